@@ -1,0 +1,1 @@
+//! Cluster state to tables: sources, model, compile, apply, admin.

@@ -1,0 +1,1 @@
+//! Stages over bursts, the worker loop and port I/O.

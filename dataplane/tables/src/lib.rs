@@ -1,0 +1,1 @@
+//! Every lookup structure of the packet path, and how it is published.

@@ -1,0 +1,1 @@
+//! Safe prefetch, timestamp counter, huge-page slices: the processor without DPDK.

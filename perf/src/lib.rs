@@ -1,0 +1,1 @@
+//! Benches of the packet path and the compiler.
