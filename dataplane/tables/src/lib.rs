@@ -1,1 +1,3 @@
 //! Every lookup structure of the packet path, and how it is published.
+
+pub mod maglev;

@@ -1,0 +1,212 @@
+//! Maglev table: flow hash -> index of a backend in its pool. Built by `control`, read by every worker, never mutated.
+//! Invariant: equal sets of (name, weight) give equal tables, in whatever order the set is listed, on every
+//! appliance and in every release. Not here: stickiness (`flow`), which backends are eligible (`control`).
+//! Source: Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016, section 3.4.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::fmt;
+use std::net::IpAddr;
+
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+/// Table sizes, all prime. A pure ladder, so that appliances which never talk to each other agree on the size.
+const SIZES: [u32; 6] = [251, 1021, 4093, 16_381, 65_537, 655_373];
+/// With 100 slots a backend the shares of two backends differ by 1 % at most (paper, section 5.3).
+const SLOTS_PER_BACKEND: usize = 100;
+/// Seeds of the two hashes of a name (paper: `h1`, `h2`). Part of the wire contract between appliances: never change.
+const OFFSET_SEED: u64 = 0x6661_6972_6c65_6164;
+const SKIP_SEED: u64 = 0x6d61_676c_6576_0001;
+/// Virtual time of one turn of a backend of weight 1; divided by the weight it is the time between two turns.
+const TURN: u64 = 1 << 40;
+
+/// One member of a pool, as the table sees it.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Member {
+    /// Stable name of the backend, equal on every appliance; see [`name_of`].
+    pub name: u64,
+    /// Relative share of the slots; 0 takes none.
+    pub weight: u16,
+}
+
+/// Why no table was built.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum MaglevError {
+    /// Every weight is 0, or there is no member at all.
+    NoMember,
+    /// More members than a `u16` index can name.
+    TooManyMembers(usize),
+}
+
+impl fmt::Display for MaglevError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoMember => f.write_str("no member with a weight above 0"),
+            Self::TooManyMembers(count) => write!(f, "{count} members; a pool holds at most {}", u16::MAX),
+        }
+    }
+}
+
+impl std::error::Error for MaglevError {}
+
+/// Prime-sized array: hash -> index in the list given to [`Maglev::build`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Maglev {
+    slots: Box<[u16]>,
+}
+
+impl Maglev {
+    /// Fills a table from `members`; their order matters only for the indices that `lookup` gives back.
+    ///
+    /// # Errors
+    /// When nobody has a weight, or there are more than 65,535 members.
+    pub fn build(members: &[Member]) -> Result<Self, MaglevError> {
+        let ranked = rank(members)?;
+        let size = size_for(ranked.len());
+        let mut filling = Filling::new(size);
+        let mut walkers: Vec<_> =
+            ranked.iter().map(|&(member, index)| Walker::new(member, index, size)).collect();
+        let first = ranked[0].0.weight;
+        if ranked.iter().all(|(member, _)| member.weight == first) {
+            filling.fill_evenly(&mut walkers);
+        } else {
+            filling.fill_by_weight(&mut walkers);
+        }
+        Ok(Self { slots: filling.slots.into_boxed_slice() })
+    }
+
+    /// The member for a hash whose 64 bits are all well mixed.
+    #[inline]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the high half of hash * len is below len")]
+    pub fn lookup(&self, hash: u64) -> u16 {
+        // Multiply-shift instead of a modulo: uniform over 0..len for a uniform hash.
+        let slot = (u128::from(hash) * self.slots.len() as u128) >> 64;
+        self.slots[slot as usize]
+    }
+
+    /// The whole table, slot by slot; for tests, `show` and comparisons.
+    #[must_use]
+    pub fn slots(&self) -> &[u16] {
+        &self.slots
+    }
+}
+
+/// The name of the backend at `address`:`port`: a hash of its 16 mapped address bytes and 2 port bytes, so that
+/// appliances agree on it without knowing each other's slot numbers.
+#[must_use]
+pub fn name_of(address: IpAddr, port: u16) -> u64 {
+    let mapped = match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    };
+    let mut bytes = [0; 18];
+    bytes[..16].copy_from_slice(&mapped.octets());
+    bytes[16..].copy_from_slice(&port.to_be_bytes());
+    xxh3_64(&bytes)
+}
+
+/// The members that take part, in the order of their names: the order of turns must not depend on the caller's.
+fn rank(members: &[Member]) -> Result<Vec<(Member, u16)>, MaglevError> {
+    if members.len() > usize::from(u16::MAX) {
+        return Err(MaglevError::TooManyMembers(members.len()));
+    }
+    let indexed = members.iter().copied().zip(0u16..);
+    let mut ranked: Vec<_> = indexed.filter(|(member, _)| member.weight > 0).collect();
+    if ranked.is_empty() {
+        return Err(MaglevError::NoMember);
+    }
+    ranked.sort_unstable();
+    Ok(ranked)
+}
+
+/// First size of the ladder that gives each member its slots; the largest beyond.
+fn size_for(members: usize) -> u32 {
+    let wanted = members * SLOTS_PER_BACKEND;
+    let fits = SIZES.into_iter().find(|&size| size as usize >= wanted);
+    fits.unwrap_or(SIZES[SIZES.len() - 1])
+}
+
+/// A member walking its own permutation of the slots: position, position + skip, ... modulo the prime size.
+#[derive(Clone, Copy)]
+struct Walker {
+    position: u32,
+    skip: u32,
+    index: u16,
+    weight: u16,
+}
+
+impl Walker {
+    #[expect(clippy::cast_possible_truncation, reason = "a remainder by a u32 fits a u32")]
+    fn new(member: Member, index: u16, size: u32) -> Self {
+        let name = member.name.to_le_bytes();
+        let below = |seed, bound: u32| (xxh3_64_with_seed(&name, seed) % u64::from(bound)) as u32;
+        Self {
+            position: below(OFFSET_SEED, size),
+            skip: below(SKIP_SEED, size - 1) + 1,
+            index,
+            weight: member.weight,
+        }
+    }
+}
+
+/// A table being filled. The bit set answers "taken?" from 82 KB where the slots themselves would take 1.3 MB.
+struct Filling {
+    slots: Vec<u16>,
+    taken: Vec<u64>,
+    size: u32,
+    left: u32,
+}
+
+impl Filling {
+    fn new(size: u32) -> Self {
+        let slots = vec![0; size as usize];
+        let taken = vec![0; (size as usize).div_ceil(64)];
+        Self { slots, taken, size, left: size }
+    }
+
+    /// Everybody in turn, one slot a turn.
+    fn fill_evenly(&mut self, walkers: &mut [Walker]) {
+        while self.left > 0 {
+            let turns = walkers.len().min(self.left as usize);
+            for walker in &mut walkers[..turns] {
+                self.claim_next(walker);
+            }
+        }
+    }
+
+    /// Turns come as often as the weight says; at the same moment, in the order of names. With equal weights this
+    /// is `fill_evenly`.
+    fn fill_by_weight(&mut self, walkers: &mut [Walker]) {
+        let pace = |walker: &Walker| TURN / u64::from(walker.weight);
+        let first_turns = walkers.iter().enumerate().map(|(rank, walker)| Reverse((pace(walker), rank)));
+        let mut agenda: BinaryHeap<_> = first_turns.collect();
+        while self.left > 0 {
+            let mut next = agenda.peek_mut().expect("build refuses an empty set, and nobody leaves");
+            let Reverse((due, rank)) = *next;
+            self.claim_next(&mut walkers[rank]);
+            // Dropping the guard sifts the entry down to its new place.
+            *next = Reverse((due + pace(&walkers[rank]), rank));
+        }
+    }
+
+    /// Gives the walker the next free slot of its permutation. There is one while `left` is above 0, and a
+    /// permutation visits every slot, so this ends.
+    fn claim_next(&mut self, walker: &mut Walker) {
+        debug_assert!(self.left > 0, "no slot is free");
+        loop {
+            let slot = walker.position as usize;
+            walker.position += walker.skip;
+            if walker.position >= self.size {
+                walker.position -= self.size;
+            }
+            let (word, bit) = (slot / 64, 1 << (slot % 64));
+            if self.taken[word] & bit == 0 {
+                self.taken[word] |= bit;
+                self.slots[slot] = walker.index;
+                self.left -= 1;
+                return;
+            }
+        }
+    }
+}
