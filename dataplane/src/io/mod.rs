@@ -1,0 +1,32 @@
+//! Ports: where bursts come from and go to. The memory port serves tests and benches, the pcap port replays
+//! captures, and DPDK is one more implementation behind a feature.
+
+pub mod mem;
+
+use crate::buf::{Burst, PacketBuf};
+
+/// What a port's device does by itself.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Capabilities {
+    /// Received packets carry a checksum status; without it the stages detect unfinished checksums themselves.
+    pub rx_checksum: bool,
+    /// Finishes a TCP checksum on request.
+    pub tx_tcp_checksum: bool,
+    /// Finishes a UDP checksum on request.
+    pub tx_udp_checksum: bool,
+}
+
+/// One rx/tx queue pair of a port, owned by one worker.
+pub trait PortIo {
+    /// The buffers this port receives and sends.
+    type Buf: PacketBuf;
+
+    /// What the device does by itself; constant while the port lives.
+    fn capabilities(&self) -> Capabilities;
+    /// Receives into the burst's spare slots, as many packets as are waiting.
+    fn rx(&mut self, burst: &mut Burst<Self::Buf>);
+    /// Sends from the front of the burst what the device takes; the rest stays inside. The burst has no holes.
+    fn tx(&mut self, burst: &mut Burst<Self::Buf>);
+    /// An empty buffer with the usual headroom for a packet made here; `None` when the pool is exhausted.
+    fn alloc(&mut self) -> Option<Self::Buf>;
+}
