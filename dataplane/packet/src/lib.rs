@@ -1,1 +1,37 @@
-//! Bytes to headers and back: pure, no dependencies.
+//! Bytes to headers and back: pure, no dependencies, no heap, no clock.
+//!
+//! [`parse`] makes one pass from a frame to the facts the packet path needs ([`Parsed`]); it accepts any bytes and
+//! never panics. A header view (one file a protocol) proves at construction that its header lies inside the bytes, so
+//! its getters cannot fail. [`nat`] and [`reply`] write: the first rewrites a parsed frame, the second builds answers.
+//!
+//! Map: values `address`, `flow_key`, `mac`, `protocol`, `parsed`; layers `ether`, `vlan`, `arp`, `ipv4`, `ipv6`,
+//! `tcp`, `udp`, `sctp`, `icmp`, `ndp`; arithmetic `checksum`, `crc32c`. Not here: reassembly, tables, policy.
+#![forbid(unsafe_code)]
+
+mod address;
+pub mod arp;
+mod bytes;
+pub mod checksum;
+mod error;
+pub mod ether;
+mod flow_key;
+pub mod icmp;
+pub mod ipv4;
+pub mod ipv6;
+mod mac;
+pub mod ndp;
+mod parse;
+mod parsed;
+mod protocol;
+pub mod tcp;
+pub mod vlan;
+
+pub use address::{Address, AnyAddrs, Family};
+pub use error::ParseError;
+pub use flow_key::{AnyKey, FlowKey};
+pub use mac::{MacAddr, MacClass};
+pub use parse::parse;
+pub use parsed::{Arp, ArpOperation, Body, Fragment, Icmp, Inner, Nd, NdKind, Parsed};
+pub use protocol::Protocol;
+pub use tcp::TcpFlags;
+pub use vlan::VlanTag;
