@@ -6,4 +6,6 @@
 #![forbid(unsafe_code)]
 
 pub mod buf;
+pub mod idle;
 pub mod io;
+pub mod plan;

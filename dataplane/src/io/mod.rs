@@ -2,6 +2,7 @@
 //! captures, and DPDK is one more implementation behind a feature.
 
 pub mod mem;
+pub mod pcap;
 
 use crate::buf::{Burst, PacketBuf};
 
