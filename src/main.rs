@@ -1,3 +1,28 @@
-//! The `fairlead` binary.
+//! The `fairlead` binary: one file a subcommand, all of them thin.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod cli;
+mod columns;
+mod reload;
+mod show;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+
+/// Exit codes: 0 done, 1 it failed (a sentence on stderr), 2 the command line makes no sense (clap's).
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Show(args) => show::run(&args),
+        Command::Reload(args) => reload::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fairlead: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,4 @@
 //! Cluster state to tables: sources, model, compile, apply, admin.
+#![forbid(unsafe_code)]
+
+pub mod admin;

@@ -1,0 +1,109 @@
+//! Client of the admin API: one request, one JSON answer, over the unix socket.
+//!
+//! Not here: retries. A command that finds no appliance says so at once.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+/// The longest an answer may take; `reload` and large `show flows` included.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The largest answer read; a million flows as JSON is about 300 MiB.
+const ANSWER_BYTES_MAX: usize = 512 << 20;
+
+/// Why the appliance could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens there.
+    #[error("no appliance answers at {}: {source}; is `fairlead run` up, and is this its --socket?", socket.display())]
+    Connect {
+        /// The socket's path.
+        socket: PathBuf,
+        /// What connect(2) said.
+        source: std::io::Error,
+    },
+    /// The connection broke, or what came back is no HTTP.
+    #[error("the appliance at {} broke off: {reason}", socket.display())]
+    Broken {
+        /// The socket's path.
+        socket: PathBuf,
+        /// What the HTTP layer said.
+        reason: String,
+    },
+    /// The appliance took longer than 30 s.
+    #[error("the appliance at {} did not answer within 30 s", .0.display())]
+    Timeout(PathBuf),
+    /// The appliance refused, in its own words.
+    #[error("{0}")]
+    Refused(String),
+    /// An answer this program does not understand: another version.
+    #[error("the appliance answered something else than expected ({0}); are both the same version?")]
+    Unreadable(#[from] serde_json::Error),
+}
+
+/// Asks `GET path` and reads the JSON answer.
+///
+/// # Errors
+/// [`ClientError`], each with what to look at.
+pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, ClientError> {
+    Ok(serde_json::from_slice(&ask(socket, Method::GET, path, Bytes::new()).await?)?)
+}
+
+/// Sends `body` as JSON to `POST path` and reads the JSON answer.
+///
+/// # Errors
+/// [`ClientError`], each with what to look at.
+pub async fn post<B: serde::Serialize, T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    body: &B,
+) -> Result<T, ClientError> {
+    let body = Bytes::from(serde_json::to_vec(body)?);
+    Ok(serde_json::from_slice(&ask(socket, Method::POST, path, body).await?)?)
+}
+
+async fn ask(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
+    tokio::time::timeout(ANSWER_TIMEOUT, exchange(socket, method, path, body))
+        .await
+        .map_err(|_| ClientError::Timeout(socket.to_owned()))?
+}
+
+async fn exchange(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
+    let broken = |error: &dyn std::fmt::Display| ClientError::Broken {
+        socket: socket.to_owned(),
+        reason: error.to_string(),
+    };
+    let stream = UnixStream::connect(socket)
+        .await
+        .map_err(|source| ClientError::Connect { socket: socket.to_owned(), source })?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+    let driver = tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "fairlead")
+        .header("content-type", "application/json")
+        .body(Full::new(body))
+        .map_err(|error| broken(&error))?;
+    let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
+    let status = response.status();
+    let collected = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+    driver.abort();
+    let bytes = collected.map_err(|error| broken(&error))?.to_bytes();
+    if status == StatusCode::OK { Ok(bytes) } else { Err(ClientError::Refused(refusal(status, &bytes))) }
+}
+
+/// The sentence in `{"error": "..."}`, else the status line and the body as they are.
+fn refusal(status: StatusCode, body: &[u8]) -> String {
+    serde_json::from_slice::<super::view::Refusal>(body).map_or_else(
+        |_| format!("{status}: {}", String::from_utf8_lossy(body).trim()),
+        |refusal| refusal.error,
+    )
+}

@@ -1,0 +1,240 @@
+//! What travels over the admin socket; also what `fairlead show -o json` prints.
+//!
+//! Fields are camelCase and keep their meaning: scripts read them. Absent values are empty lists, empty strings or null.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// The body of every answer that is not 200.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Refusal {
+    /// One sentence: what is wrong and what to do.
+    pub error: String,
+}
+
+/// One service port, over both address families.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Service {
+    /// The Service's namespace.
+    pub namespace: String,
+    /// The Service's name.
+    pub name: String,
+    /// The port's name; empty when it has none.
+    pub port_name: String,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// The service port.
+    pub port: u16,
+    /// `ClusterIP`, `NodePort` or `LoadBalancer`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `snat` or `dnat`.
+    pub mode: String,
+    /// Cluster addresses.
+    #[serde(rename = "clusterIPs")]
+    pub cluster_ips: Vec<IpAddr>,
+    /// External addresses in force.
+    #[serde(rename = "externalIPs")]
+    pub external_ips: Vec<IpAddr>,
+    /// Load balancer addresses in force.
+    #[serde(rename = "loadBalancerIPs")]
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// The nodePort; 0 when it has none.
+    pub node_port: u16,
+    /// Every endpoint, whatever its state.
+    pub backends: Vec<ServiceBackend>,
+    /// What keeps the Service from working as written, a sentence each.
+    pub problems: Vec<String>,
+}
+
+/// One backend of a service port.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ServiceBackend {
+    /// Address and port.
+    pub address: String,
+    /// `Active`, `Draining` or `Down`.
+    pub state: String,
+    /// Share relative to its peers.
+    pub weight: u16,
+}
+
+/// One backend with the service port it belongs to.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Backend {
+    /// The Service's namespace.
+    pub namespace: String,
+    /// The Service's name.
+    pub service: String,
+    /// The port's name; empty when it has none.
+    pub port_name: String,
+    /// Address and port.
+    pub address: String,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// `Active`, `Draining` or `Down`.
+    pub state: String,
+    /// Share relative to its peers.
+    pub weight: u16,
+    /// The node it runs on; empty when unknown.
+    pub node: String,
+}
+
+/// One flow of one worker.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Flow {
+    /// The worker that owns it.
+    pub worker: u16,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// The client's address and port.
+    pub client: String,
+    /// The address and port the client asked for.
+    pub vip: String,
+    /// The address and port the backend sees as the source.
+    pub source: String,
+    /// The backend's address and port.
+    pub backend: String,
+    /// `namespace/name:port`; empty when the Service is gone.
+    pub service: String,
+    /// `snat` or `dnat`.
+    pub mode: String,
+    /// Where the flow is in its life.
+    pub phase: String,
+    /// Milliseconds since its last packet.
+    pub idle_ms: u32,
+}
+
+/// One port.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Port {
+    /// The port's name.
+    pub name: String,
+    /// The DPDK device behind it.
+    pub device: String,
+    /// Its MAC address.
+    pub mac: String,
+    /// Its MTU, bytes.
+    pub mtu: u16,
+    /// Address and prefix length, each.
+    pub addresses: Vec<String>,
+    /// Whether it has a kernel mirror.
+    pub tap: bool,
+    /// Packets received by every worker.
+    pub rx_packets: u64,
+    /// Bytes received by every worker.
+    pub rx_bytes: u64,
+    /// Packets sent by every worker.
+    pub tx_packets: u64,
+    /// Bytes sent by every worker.
+    pub tx_bytes: u64,
+}
+
+/// One counter of one worker.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Counter {
+    /// The worker.
+    pub worker: u16,
+    /// The counter's name as in `/metrics`, without the prefix.
+    pub name: String,
+    /// Its value.
+    pub value: u64,
+}
+
+/// Packets dropped by one worker for one reason.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Drops {
+    /// The worker.
+    pub worker: u16,
+    /// The reason's name as in `/metrics`.
+    pub reason: String,
+    /// Packets.
+    pub packets: u64,
+    /// The reason for people.
+    pub text: String,
+}
+
+/// One route.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Route {
+    /// The prefix.
+    pub to: String,
+    /// The next hop; null when the prefix is on the link.
+    pub via: Option<IpAddr>,
+    /// The port it leaves by; empty for a blackhole.
+    pub port: String,
+    /// `config`, `kernel`, `node` or `connected`.
+    pub origin: String,
+}
+
+/// One neighbour.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Neighbor {
+    /// Its address.
+    pub address: IpAddrText,
+    /// The port it is behind.
+    pub port: String,
+    /// Its MAC; null while it is not resolved.
+    pub mac: Option<String>,
+    /// `Static`, `Resolved` or `Incomplete`.
+    pub state: String,
+}
+
+/// An address as text.
+pub type IpAddrText = String;
+
+/// One address pool.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pool {
+    /// The pool's name.
+    pub name: String,
+    /// Whether a Service that names no pool may draw from it.
+    pub auto_assign: bool,
+    /// Its CIDRs and ranges as written.
+    pub ranges: Vec<String>,
+    /// Addresses in it; saturates for IPv6.
+    pub addresses: u64,
+    /// Addresses in use.
+    pub used: u64,
+    /// Who has what.
+    pub assignments: Vec<Assignment>,
+}
+
+/// One address of a pool in use.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Assignment {
+    /// The address.
+    pub address: IpAddr,
+    /// `namespace/name`.
+    pub service: String,
+}
+
+/// One source of cluster state: a manifest file.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Source {
+    /// The file.
+    pub name: String,
+    /// `Ok` or `Broken` (the last good content is in force).
+    pub state: String,
+    /// Objects in force from it.
+    pub objects: u64,
+    /// Objects of kinds that mean nothing here.
+    pub ignored: u64,
+    /// What is wrong; empty when nothing is.
+    pub error: String,
+}
+
+/// What a reload did.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reload {
+    /// Keys whose new value is in force.
+    pub applied: Vec<String>,
+    /// Keys whose new value needs a restart; the running value stays.
+    pub needs_restart: Vec<String>,
+}

@@ -1,0 +1,120 @@
+//! The command line: what may be said, and nothing about what happens then.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Gateway appliance of a bare-metal Kubernetes cluster.
+#[derive(Debug, Parser)]
+#[command(name = "fairlead", version, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Each subcommand is one file of `src/`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show what the running appliance does.
+    Show(ShowArgs),
+    /// Make the running appliance read its configuration again.
+    Reload(SocketArgs),
+}
+
+/// How to find the running appliance.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SocketArgs {
+    /// The appliance's admin socket [default: /run/fairlead/admin.sock].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) socket: Option<PathBuf>,
+}
+
+/// `fairlead show`.
+#[derive(Args, Debug)]
+pub(crate) struct ShowArgs {
+    /// What to list.
+    #[arg(value_enum)]
+    pub(crate) kind: Kind,
+    #[command(flatten)]
+    pub(crate) appliance: SocketArgs,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+    /// Only this namespace [default: all].
+    #[arg(short, long, value_name = "NS", conflicts_with = "all_namespaces")]
+    pub(crate) namespace: Option<String>,
+    /// Every namespace; this is the default.
+    #[arg(short = 'A', long)]
+    pub(crate) all_namespaces: bool,
+    /// At most so many flows.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub(crate) limit: u32,
+}
+
+/// What `show` can list.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Kind {
+    /// Service ports, their addresses and backends.
+    Services,
+    /// Backends of every service port.
+    Backends,
+    /// Flows in the workers' tables.
+    Flows,
+    /// The appliance's ports.
+    Ports,
+    /// Packet counters of every worker.
+    Counters,
+    /// Dropped packets by reason.
+    Drops,
+    /// Routes in force.
+    Routes,
+    /// Next hops and hosts on the link.
+    Neighbors,
+    /// Address pools and who has what.
+    Pools,
+    /// Where cluster state comes from, and what is wrong with it.
+    Sources,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Output {
+    /// Columns for people.
+    #[default]
+    Table,
+    /// More columns.
+    Wide,
+    /// For programs.
+    Json,
+}
+
+impl Kind {
+    /// The admin API's word for it.
+    pub(crate) fn path(self) -> &'static str {
+        match self {
+            Self::Services => "services",
+            Self::Backends => "backends",
+            Self::Flows => "flows",
+            Self::Ports => "ports",
+            Self::Counters => "counters",
+            Self::Drops => "drops",
+            Self::Routes => "routes",
+            Self::Neighbors => "neighbors",
+            Self::Pools => "pools",
+            Self::Sources => "sources",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}
