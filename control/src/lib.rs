@@ -2,3 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod config;
+pub mod model;
+pub mod network;

@@ -1,0 +1,294 @@
+//! The appliance's own configuration: one YAML document, parsed once into values that need no further checks.
+//! Every key has a default unless its type says otherwise. Not here: cluster state (`model`), which comes from `kubernetes`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use packet::MacAddr;
+
+/// Where the configuration is looked for when no `--config` is given.
+pub const DEFAULT_PATH: &str = "/etc/fairlead/config.yaml";
+
+/// The whole document, `apiVersion: fairlead.dev/v1alpha1`, `kind: GatewayConfig`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct GatewayConfig {
+    /// At least one; their order gives the port numbers.
+    pub ports: Vec<PortConfig>,
+    /// How many workers, where, and what they do when idle.
+    pub workers: Workers,
+    /// What the DPDK environment is started with.
+    pub dpdk: DpdkConfig,
+    /// Where cluster state comes from and how it is read.
+    pub kubernetes: KubernetesConfig,
+    /// Addresses to give to Services of type `LoadBalancer`.
+    pub pools: Vec<PoolConfig>,
+    /// How service packets are rewritten and remembered.
+    pub forwarding: ForwardingConfig,
+    /// Static routes.
+    pub routes: Vec<RouteConfig>,
+    /// Static neighbours.
+    pub neighbors: Vec<NeighborConfig>,
+    /// The unix socket of the admin API.
+    pub admin: AdminConfig,
+    /// The HTTP listener of `/metrics`, `/healthz` and `/readyz`.
+    pub metrics: MetricsConfig,
+    /// Folder for what must survive a restart; one process at a time.
+    pub state_dir: PathBuf,
+}
+
+/// One DPDK port.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PortConfig {
+    /// Name of the port and of its kernel mirror: a valid netdev name of at most 15 bytes.
+    pub name: String,
+    /// PCI address or vdev string, as DPDK takes it.
+    pub device: String,
+    /// Addresses with the prefix length of their subnet, host bits kept.
+    pub addresses: Vec<IpNet>,
+    /// Largest IP packet in bytes, 576 to 9,600 (at least 1,280 when the port has an IPv6 address).
+    pub mtu: u16,
+    /// Whether a TAP mirror hands the port's own traffic to the kernel.
+    pub tap: bool,
+}
+
+/// Where workers run.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Placement {
+    /// So many workers, on cores of our choice.
+    Count(u16),
+    /// One worker on each of these cores.
+    Cores(Vec<u16>),
+}
+
+/// The packet workers.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Workers {
+    /// How many and where.
+    pub placement: Placement,
+    /// What a worker does when nothing arrives.
+    pub idle: Idle,
+}
+
+impl Workers {
+    /// Number of workers, at least 1.
+    #[must_use]
+    pub fn count(&self) -> u16 {
+        match &self.placement {
+            Placement::Count(count) => *count,
+            Placement::Cores(cores) => u16::try_from(cores.len()).unwrap_or(u16::MAX),
+        }
+    }
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self { placement: Placement::Count(1), idle: Idle::Poll }
+    }
+}
+
+/// What a worker does when nothing arrives.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Idle {
+    /// Keeps polling.
+    #[default]
+    Poll,
+    /// Backs off to 50 us, then 1 ms.
+    Sleep,
+}
+
+/// Whether packet memory lies in huge pages.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Hugepages {
+    /// When the host has them.
+    #[default]
+    Auto,
+    /// Or the start fails.
+    Require,
+    /// Not at all.
+    Never,
+}
+
+/// What the DPDK environment is started with.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct DpdkConfig {
+    /// Packet memory in MiB.
+    pub memory_mib: u32,
+    /// Whether that memory lies in huge pages.
+    pub hugepages: Hugepages,
+    /// Further EAL arguments, in order.
+    pub args: Vec<String>,
+}
+
+impl Default for DpdkConfig {
+    fn default() -> Self {
+        Self { memory_mib: 1024, hugepages: Hugepages::Auto, args: Vec::new() }
+    }
+}
+
+/// Where cluster state comes from: exactly one.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Source {
+    /// A directory of manifests, or a single file.
+    Manifests(PathBuf),
+    /// The API server that a kubeconfig file names.
+    Kubeconfig(PathBuf),
+    /// The API server of the cluster this process runs in.
+    InCluster,
+}
+
+/// Where cluster state comes from and how it is read.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KubernetesConfig {
+    /// The one source.
+    pub source: Source,
+    /// The node that the appliance acts as; none: it is off-node.
+    pub node_name: Option<String>,
+    /// Pod networks besides those of the Nodes.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Service networks besides those of the `ServiceCIDR` objects.
+    pub service_cidrs: Vec<IpNet>,
+    /// Addresses that serve nodePorts; a family without an entry here serves on all its port addresses.
+    pub node_port_addresses: Vec<IpNet>,
+    /// Where a Service's externalIPs may lie; empty: nowhere.
+    pub external_ip_allow: Vec<IpNet>,
+    /// The `loadBalancerClass` that is ours; empty: Services without a class.
+    pub load_balancer_class: String,
+}
+
+/// Addresses for Services of type `LoadBalancer`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PoolConfig {
+    /// Unique name.
+    pub name: String,
+    /// Inclusive ranges, first and last of one family, in the order of the config (`cidrs` first).
+    pub ranges: Vec<(IpAddr, IpAddr)>,
+    /// Whether a Service gets an address from here without asking for it.
+    pub auto_assign: bool,
+}
+
+/// How a Service's packets are rewritten unless the Service says otherwise.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Mode {
+    /// `dnat` for `externalTrafficPolicy: Local`, `snat` for `Cluster`.
+    #[default]
+    Auto,
+    /// Source rewritten to the appliance's address.
+    Snat,
+    /// Source kept; replies must pass the appliance.
+    Dnat,
+}
+
+/// What a Service's packets are sent to.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Target {
+    /// Straight to the endpoints.
+    #[default]
+    Pods,
+    /// To the nodePorts of the nodes.
+    NodePorts,
+}
+
+/// How service packets are rewritten and remembered.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ForwardingConfig {
+    /// Default mode.
+    pub mode: Mode,
+    /// Default target.
+    pub target: Target,
+    /// Addresses for SNAT; empty: the first address of the port that leads to the backend.
+    pub snat_addresses: Vec<IpAddr>,
+    /// First and last source port for SNAT.
+    pub snat_ports: (u16, u16),
+    /// Capacity of one worker's flow table.
+    pub flows_per_worker: u32,
+    /// When an idle flow is forgotten.
+    pub timeouts: Timeouts,
+}
+
+impl Default for ForwardingConfig {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Auto,
+            target: Target::Pods,
+            snat_addresses: Vec::new(),
+            snat_ports: (1024, 60_999),
+            flows_per_worker: 1 << 20,
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+/// When an idle flow is forgotten; each 1 s to 14 days.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Timeouts {
+    /// Established TCP.
+    pub tcp_established: Duration,
+    /// TCP that is opening or closing.
+    pub tcp_transient: Duration,
+    /// UDP that saw no reply.
+    pub udp: Duration,
+    /// UDP that saw packets both ways.
+    pub udp_stream: Duration,
+    /// SCTP.
+    pub sctp: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            tcp_established: Duration::from_secs(2 * 3600),
+            tcp_transient: Duration::from_secs(120),
+            udp: Duration::from_secs(30),
+            udp_stream: Duration::from_secs(180),
+            sctp: Duration::from_secs(2 * 3600),
+        }
+    }
+}
+
+/// A static route.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RouteConfig {
+    /// Destination, host bits zero.
+    pub to: IpNet,
+    /// Next hop, of the same family, on a connected subnet.
+    pub via: IpAddr,
+}
+
+/// A static neighbour.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NeighborConfig {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its Ethernet address.
+    pub mac: MacAddr,
+    /// Name of the port it is behind.
+    pub port: String,
+}
+
+/// The admin API.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AdminConfig {
+    /// Unix socket.
+    pub socket: PathBuf,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self { socket: PathBuf::from("/run/fairlead/admin.sock") }
+    }
+}
+
+/// The metrics listener.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct MetricsConfig {
+    /// Address and TCP port.
+    pub listen: SocketAddr,
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9472)) }
+    }
+}

@@ -1,0 +1,311 @@
+//! Desired cluster state in our own words. Sources (manifests now) turn their objects into these values with the API
+//! server's defaults filled in; nothing past this file knows Kubernetes types. Not here: what the state means (`compile`).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use packet::{Family, Protocol};
+
+/// Namespace and name of an object.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ObjectKey {
+    /// Namespace.
+    pub namespace: String,
+    /// Name, unique among the objects of its kind in the namespace.
+    pub name: String,
+}
+
+impl ObjectKey {
+    /// A key of its two parts.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// `spec.type`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ServiceType {
+    /// Cluster address only.
+    #[default]
+    ClusterIp,
+    /// Also a port on every node.
+    NodePort,
+    /// Also an address for the outside.
+    LoadBalancer,
+    /// A DNS alias; never served.
+    ExternalName,
+}
+
+impl fmt::Display for ServiceType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ClusterIp => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::LoadBalancer => "LoadBalancer",
+            Self::ExternalName => "ExternalName",
+        })
+    }
+}
+
+/// `internalTrafficPolicy` and `externalTrafficPolicy`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum TrafficPolicy {
+    /// Any usable endpoint.
+    #[default]
+    Cluster,
+    /// Endpoints on the same node only.
+    Local,
+}
+
+/// `status.loadBalancer.ingress[].ipMode`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum IpMode {
+    /// Packets arrive with the address as destination.
+    #[default]
+    Vip,
+    /// Packets arrive rewritten, or a mode nobody here knows: the address is not programmed (SEMANTICS of KEP-1860).
+    Other,
+}
+
+/// A `Service`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Service {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// `metadata.creationTimestamp` in RFC 3339 UTC, which sorts as text; empty when the manifest has none.
+    pub created: String,
+    /// Value of the label `service.kubernetes.io/service-proxy-name`, when there is one.
+    pub proxy_name: Option<String>,
+    /// Value of the annotation `fairlead.dev/mode`, unchecked.
+    pub mode: Option<String>,
+    /// Value of the annotation `fairlead.dev/target`, unchecked.
+    pub target: Option<String>,
+    /// `spec.type`.
+    pub kind: ServiceType,
+    /// Whether `spec.clusterIP` is `None`.
+    pub headless: bool,
+    /// `spec.clusterIPs`, the first one first.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `spec.ipFamilies`, or the families of the cluster addresses.
+    pub families: Vec<Family>,
+    /// `spec.ports`.
+    pub ports: Vec<ServicePort>,
+    /// `spec.externalIPs` that parse.
+    pub external_ips: Vec<IpAddr>,
+    /// `spec.internalTrafficPolicy`.
+    pub internal_policy: TrafficPolicy,
+    /// `spec.externalTrafficPolicy`.
+    pub external_policy: TrafficPolicy,
+    /// Seconds of `sessionAffinity: ClientIP`; none: no affinity.
+    pub affinity_timeout_s: Option<u32>,
+    /// `spec.loadBalancerIP`.
+    pub requested_ip: Option<IpAddr>,
+    /// `spec.loadBalancerClass`.
+    pub load_balancer_class: Option<String>,
+    /// `spec.loadBalancerSourceRanges` that parse.
+    pub source_ranges: Vec<IpNet>,
+    /// `status.loadBalancer.ingress` entries that have an address.
+    pub ingress: Vec<Ingress>,
+    /// What was ignored while reading the object, one sentence each.
+    pub notes: Vec<String>,
+}
+
+impl Default for ObjectKey {
+    fn default() -> Self {
+        Self::new("default", "")
+    }
+}
+
+/// One entry of `status.loadBalancer.ingress`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Ingress {
+    /// The address.
+    pub address: IpAddr,
+    /// How packets for it arrive.
+    pub mode: IpMode,
+}
+
+/// One entry of `spec.ports`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ServicePort {
+    /// Name; empty when unnamed.
+    pub name: String,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port of the service addresses.
+    pub port: u16,
+    /// Port of the nodes; none when not allocated.
+    pub node_port: Option<u16>,
+}
+
+/// An `EndpointSlice` of address type IPv4 or IPv6.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct EndpointSlice {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// The Service it belongs to, by the label `kubernetes.io/service-name`.
+    pub service: ObjectKey,
+    /// `addressType`.
+    pub family: Family,
+    /// `ports` that have a number.
+    pub ports: Vec<SlicePort>,
+    /// Endpoints that have an address.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One entry of an `EndpointSlice`'s `ports`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SlicePort {
+    /// Name; empty when unnamed.
+    pub name: String,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Number, not 0.
+    pub port: u16,
+}
+
+/// One endpoint: its first address, its conditions with their defaults, its place and its hints.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Endpoint {
+    /// First address.
+    pub address: IpAddr,
+    /// `conditions.ready`, true when absent.
+    pub ready: bool,
+    /// `conditions.serving`, true when absent.
+    pub serving: bool,
+    /// `conditions.terminating`, false when absent.
+    pub terminating: bool,
+    /// `nodeName`.
+    pub node: Option<Arc<str>>,
+    /// `hints.forNodes`.
+    pub hint_nodes: Vec<Arc<str>>,
+    /// `hints.forZones`.
+    pub hint_zones: Vec<Arc<str>>,
+}
+
+/// A `Node`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Node {
+    /// Name.
+    pub name: String,
+    /// `status.addresses` of type InternalIP.
+    pub internal_ips: Vec<IpAddr>,
+    /// `status.addresses` of type ExternalIP.
+    pub external_ips: Vec<IpAddr>,
+    /// `spec.podCIDRs`.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Label `topology.kubernetes.io/zone`.
+    pub zone: Option<Arc<str>>,
+}
+
+/// A `ServiceCIDR`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ServiceCidr {
+    /// Name.
+    pub name: String,
+    /// `spec.cidrs`.
+    pub cidrs: Vec<IpNet>,
+}
+
+/// One object that appeared, changed or (`None`) went away.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A Service.
+    Service(ObjectKey, Option<Arc<Service>>),
+    /// An EndpointSlice.
+    EndpointSlice(ObjectKey, Option<Arc<EndpointSlice>>),
+    /// A Node.
+    Node(String, Option<Arc<Node>>),
+    /// A ServiceCIDR.
+    ServiceCidr(String, Option<Arc<ServiceCidr>>),
+}
+
+/// Everything the cluster asks for, at one revision.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    revision: u64,
+    services: BTreeMap<ObjectKey, Arc<Service>>,
+    slices: BTreeMap<ObjectKey, Arc<EndpointSlice>>,
+    slices_of: BTreeMap<ObjectKey, BTreeMap<ObjectKey, Arc<EndpointSlice>>>,
+    nodes: BTreeMap<String, Arc<Node>>,
+    service_cidrs: BTreeMap<String, Arc<ServiceCidr>>,
+}
+
+impl Model {
+    /// Takes one change in.
+    pub fn apply(&mut self, change: Change) {
+        self.revision += 1;
+        match change {
+            Change::Service(key, service) => put(&mut self.services, key, service),
+            Change::EndpointSlice(key, slice) => self.apply_slice(key, slice),
+            Change::Node(name, node) => put(&mut self.nodes, name, node),
+            Change::ServiceCidr(name, cidr) => put(&mut self.service_cidrs, name, cidr),
+        }
+    }
+
+    fn apply_slice(&mut self, key: ObjectKey, slice: Option<Arc<EndpointSlice>>) {
+        if let Some(old) = self.slices.remove(&key)
+            && let Some(siblings) = self.slices_of.get_mut(&old.service)
+        {
+            siblings.remove(&key);
+            if siblings.is_empty() {
+                self.slices_of.remove(&old.service);
+            }
+        }
+        if let Some(slice) = slice {
+            self.slices_of.entry(slice.service.clone()).or_default().insert(key.clone(), Arc::clone(&slice));
+            self.slices.insert(key, slice);
+        }
+    }
+
+    /// How many changes were taken in; grows by one with each.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Services by namespace and name.
+    #[must_use]
+    pub fn services(&self) -> &BTreeMap<ObjectKey, Arc<Service>> {
+        &self.services
+    }
+
+    /// EndpointSlices by namespace and name.
+    #[must_use]
+    pub fn slices(&self) -> &BTreeMap<ObjectKey, Arc<EndpointSlice>> {
+        &self.slices
+    }
+
+    /// The slices of one Service, by name.
+    pub fn slices_of(&self, service: &ObjectKey) -> impl Iterator<Item = &Arc<EndpointSlice>> {
+        self.slices_of.get(service).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// Nodes by name.
+    #[must_use]
+    pub fn nodes(&self) -> &BTreeMap<String, Arc<Node>> {
+        &self.nodes
+    }
+
+    /// ServiceCIDRs by name.
+    #[must_use]
+    pub fn service_cidrs(&self) -> &BTreeMap<String, Arc<ServiceCidr>> {
+        &self.service_cidrs
+    }
+}
+
+fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
+    match value {
+        Some(value) => map.insert(key, value),
+        None => map.remove(&key),
+    };
+}

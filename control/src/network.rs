@@ -1,0 +1,74 @@
+//! What the appliance's own network looks like: input of `compile`, written by the kernel mirror (or, without one, by
+//! the configuration). Not here: how it is learnt.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use packet::MacAddr;
+
+/// Ports, kernel routes and neighbours at one moment.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Network {
+    /// Ports by index: `ports[i].index == i`.
+    pub ports: Vec<NetworkPort>,
+    /// Routes learnt from the kernel; static routes of the configuration are added by `compile`.
+    pub routes: Vec<NetworkRoute>,
+    /// Neighbours learnt from the kernel; static ones of the configuration are added by `compile` and win.
+    pub neighbors: Vec<Neighbor>,
+}
+
+/// One port as it is now.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NetworkPort {
+    /// Number, the place in the configuration's list.
+    pub index: u16,
+    /// Name.
+    pub name: String,
+    /// Ethernet address.
+    pub mac: MacAddr,
+    /// Largest IP packet in bytes.
+    pub mtu: u16,
+    /// Addresses with their subnets' prefix length, in order: the first of a family is the port's source address.
+    pub addresses: Vec<IpNet>,
+}
+
+/// A route of the kernel's main table over one of our ports.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct NetworkRoute {
+    /// Destination.
+    pub to: IpNet,
+    /// What to do with packets for it.
+    pub hop: RouteHop,
+    /// Kernel metric; the lowest wins among routes for one destination.
+    pub metric: u32,
+}
+
+/// Where a route leads.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum RouteHop {
+    /// To a gateway behind a port.
+    Via {
+        /// Gateway, of either family.
+        gateway: IpAddr,
+        /// Index of the port.
+        port: u16,
+    },
+    /// To a neighbour of the same address behind a port.
+    Link {
+        /// Index of the port.
+        port: u16,
+    },
+    /// Nowhere: `blackhole`, `unreachable` and `prohibit` routes.
+    Blackhole,
+}
+
+/// A neighbour behind one of our ports.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Neighbor {
+    /// Index of the port.
+    pub port: u16,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its Ethernet address; none while it is being asked for.
+    pub mac: Option<MacAddr>,
+}
