@@ -32,3 +32,9 @@ pub(crate) fn array<const M: usize, const N: usize>(bytes: &[u8; N], at: usize) 
 pub(crate) fn put<const M: usize, const N: usize>(bytes: &mut [u8; N], at: usize, value: [u8; M]) {
     bytes[at..at + M].copy_from_slice(&value);
 }
+
+/// The `N` bytes from `at` on for writing, if there are as many.
+#[inline]
+pub(crate) fn chunk_mut<const N: usize>(bytes: &mut [u8], at: usize) -> Option<&mut [u8; N]> {
+    bytes.get_mut(at..)?.first_chunk_mut()
+}

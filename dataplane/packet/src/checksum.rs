@@ -2,6 +2,12 @@
 //!
 //! A sum here is over 16-bit big-endian words in ones' complement arithmetic; a checksum is its complement.
 
+mod l4;
+mod sum;
+
+pub use l4::{Field, is_right, is_unfinished, of_packet};
+pub use sum::{Sum, ipv4_header};
+
 use crate::Address;
 
 /// Folds a sum of 16-bit words to 16 bits.
@@ -49,6 +55,9 @@ impl Delta {
         Self(fold(self.0 as u64 + other.0 as u64))
     }
 
+    /// One hop: TTL less 1, in the upper half of its word.
+    pub const TTL_DECREMENT: Self = Self(0xfeff);
+
     /// The change that takes this one back.
     #[inline]
     #[must_use]
@@ -93,7 +102,7 @@ impl Delta {
 
 /// Folded sum of an address in network order.
 #[inline]
-fn word_sum([high, low]: [u64; 2]) -> u16 {
+pub(crate) fn word_sum([high, low]: [u64; 2]) -> u16 {
     let halves = |word: u64| (word >> 32) + (word & 0xffff_ffff);
     fold(halves(high) + halves(low))
 }

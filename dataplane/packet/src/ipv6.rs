@@ -111,8 +111,11 @@ pub(crate) struct Payload {
 pub(crate) fn walk(head: &[u8], at: usize, end: usize, protocol: u8) -> Result<Payload, ParseError> {
     let mut here = Payload { protocol, at, fragment: Fragment::Whole };
     for _ in 0..=EXTENSIONS_MAX {
-        if !matches!(here.protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS) {
-            return Ok(here);
+        match here.protocol {
+            // Hop-by-hop options come first or not at all (RFC 8200 §4.1).
+            HOP_BY_HOP if here.at == at => {}
+            ROUTING | FRAGMENT | DESTINATION_OPTIONS => {}
+            _ => return Ok(here),
         }
         if here.at + 8 > end {
             return Err(ParseError::Truncated);

@@ -12,6 +12,7 @@ mod address;
 pub mod arp;
 mod bytes;
 pub mod checksum;
+pub mod crc32c;
 mod error;
 pub mod ether;
 mod flow_key;
@@ -19,11 +20,16 @@ pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
 mod mac;
+pub mod nat;
 pub mod ndp;
 mod parse;
 mod parsed;
 mod protocol;
+pub mod sctp;
 pub mod tcp;
+#[cfg(any(test, feature = "testkit"))]
+pub mod testkit;
+pub mod udp;
 pub mod vlan;
 
 pub use address::{Address, AnyAddrs, Family};

@@ -19,3 +19,6 @@ impl VlanTag {
         (self.0 >> 13) as u8
     }
 }
+
+/// Bytes of a tag with the EtherType behind it.
+pub const TAG_LEN: usize = 4;

@@ -1,0 +1,6 @@
+//! The crate from outside: frames in, facts and frames out.
+
+mod checksum;
+mod nat;
+mod parse;
+mod strategy;
