@@ -200,6 +200,16 @@ impl AnyAddrs {
         }
     }
 
+    /// The addresses of an answer.
+    #[inline]
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        match self {
+            Self::V4 { src, dst } => Self::V4 { src: dst, dst: src },
+            Self::V6 { src, dst } => Self::V6 { src: dst, dst: src },
+        }
+    }
+
     /// The IP version.
     #[inline]
     #[must_use]

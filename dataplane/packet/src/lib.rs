@@ -25,6 +25,7 @@ pub mod ndp;
 mod parse;
 mod parsed;
 mod protocol;
+pub mod reply;
 pub mod sctp;
 pub mod tcp;
 #[cfg(any(test, feature = "testkit"))]

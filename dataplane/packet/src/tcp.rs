@@ -155,6 +155,19 @@ impl<B: BorrowMut<[u8; HEADER_LEN]>> Header<B> {
         put(self.0.borrow_mut(), 2, dport.to_be_bytes());
     }
 
+    /// Sets the sequence and acknowledgment numbers.
+    #[inline]
+    pub fn set_numbers(&mut self, seq: u32, ack: u32) {
+        put(self.0.borrow_mut(), 4, seq.to_be_bytes());
+        put(self.0.borrow_mut(), 8, ack.to_be_bytes());
+    }
+
+    /// Sets the flags, and the header length to that of a header without options.
+    #[inline]
+    pub fn set_flags(&mut self, flags: TcpFlags) {
+        put(self.0.borrow_mut(), 12, [5 << 4, flags.0]);
+    }
+
     /// Sets the checksum.
     #[inline]
     pub fn set_checksum(&mut self, checksum: u16) {

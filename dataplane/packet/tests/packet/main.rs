@@ -3,4 +3,5 @@
 mod checksum;
 mod nat;
 mod parse;
+mod reply;
 mod strategy;
