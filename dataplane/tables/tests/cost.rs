@@ -28,7 +28,7 @@ fn maglev_build() {
         for (kind, spread) in [("equal", 1), ("weighted", 3)] {
             let member = |n: u64| Member {
                 name: n.wrapping_mul(0x9e37_79b9_7f4a_7c15),
-                weight: 1 + u16::from(n % spread == 0) * 9,
+                weight: 1 + u16::from(n.is_multiple_of(spread)) * 9,
             };
             let members: Vec<_> = (0..count).map(member).collect();
             let time = median(21, || drop(black_box(Maglev::build(black_box(&members)))));

@@ -1,0 +1,248 @@
+//! Bounded rings of frames between one worker and control: punt (worker to control) and inject (back).
+//!
+//! A ring is a preallocated run of bytes with length-prefixed records, so a short frame costs its length and not a
+//! buffer. Frames are copied, and no buffer of a device ever leaves its worker. A full ring refuses; the caller counts.
+
+use std::net::IpAddr;
+
+use rtrb::{Consumer, Producer, RingBuffer, chunks::ChunkError};
+
+use crate::PortId;
+
+/// Longest frame that fits a ring, in bytes: a jumbo frame of MTU 9,000 with its Ethernet header and two tags, rounded up.
+pub const FRAME_LEN_MAX: usize = 9_216;
+
+/// Kind (1), port (2), length of the body (2).
+const HEADER_LEN: usize = 5;
+const KIND_FRAME: u8 = 0;
+const KIND_RESOLVE: u8 = 1;
+
+/// Why a message was not taken.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PuntError {
+    /// The other end is behind: no room now.
+    Full,
+    /// The frame is longer than [`FRAME_LEN_MAX`].
+    TooLong,
+}
+
+/// What a ring carries.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Message {
+    /// A frame that came in on, or is to leave by, this port; its bytes are in the caller's buffer.
+    Frame {
+        /// The port.
+        port: PortId,
+        /// Bytes of the buffer that are the frame.
+        len: usize,
+    },
+    /// Somebody waits for the link-layer address of `address` behind `port`.
+    Resolve {
+        /// The port.
+        port: PortId,
+        /// The next hop.
+        address: IpAddr,
+    },
+}
+
+/// The writing end.
+pub struct FrameSender {
+    ring: Producer<u8>,
+}
+
+/// The reading end.
+pub struct FrameReceiver {
+    ring: Consumer<u8>,
+}
+
+/// A ring of `bytes` (at least one longest frame; more is better).
+#[must_use]
+pub fn frame_ring(bytes: usize) -> (FrameSender, FrameReceiver) {
+    let (producer, consumer) = RingBuffer::new(bytes.max(HEADER_LEN + FRAME_LEN_MAX));
+    (FrameSender { ring: producer }, FrameReceiver { ring: consumer })
+}
+
+impl FrameSender {
+    /// Copies a frame, given as its segments, into the ring.
+    ///
+    /// # Errors
+    /// [`PuntError::Full`] or [`PuntError::TooLong`]; then nothing was written.
+    pub fn frame<'a>(
+        &mut self,
+        port: PortId,
+        segments: impl Iterator<Item = &'a [u8]> + Clone,
+    ) -> Result<(), PuntError> {
+        let len = segments.clone().map(<[u8]>::len).sum::<usize>();
+        if len > FRAME_LEN_MAX {
+            return Err(PuntError::TooLong);
+        }
+        self.record(KIND_FRAME, port, len, segments)
+    }
+
+    /// Asks for a next hop to be resolved.
+    ///
+    /// # Errors
+    /// [`PuntError::Full`].
+    pub fn resolve(&mut self, port: PortId, address: IpAddr) -> Result<(), PuntError> {
+        match address {
+            IpAddr::V4(address) => {
+                self.record(KIND_RESOLVE, port, 4, [address.octets().as_slice()].into_iter())
+            }
+            IpAddr::V6(address) => {
+                self.record(KIND_RESOLVE, port, 16, [address.octets().as_slice()].into_iter())
+            }
+        }
+    }
+
+    /// True when the reading end is gone.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        self.ring.is_abandoned()
+    }
+
+    fn record<'a>(
+        &mut self,
+        kind: u8,
+        port: PortId,
+        len: usize,
+        parts: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<(), PuntError> {
+        let length = u16::try_from(len).map_err(|_| PuntError::TooLong)?;
+        let [port_high, port_low] = port.0.to_be_bytes();
+        let [len_high, len_low] = length.to_be_bytes();
+        let header = [kind, port_high, port_low, len_high, len_low];
+        let mut chunk =
+            self.ring.write_chunk(HEADER_LEN + len).map_err(|ChunkError::TooFewSlots(_)| PuntError::Full)?;
+        let (first, second) = chunk.as_mut_slices();
+        copy_split(first, second, 0, &header);
+        let mut at = HEADER_LEN;
+        for part in parts {
+            copy_split(first, second, at, part);
+            at += part.len();
+        }
+        chunk.commit_all();
+        Ok(())
+    }
+}
+
+impl FrameReceiver {
+    /// Takes the oldest message; the bytes of a frame go to the front of `buffer`.
+    pub fn receive(&mut self, buffer: &mut [u8; FRAME_LEN_MAX]) -> Option<Message> {
+        let mut header = [0; HEADER_LEN];
+        self.ring.pop_entire_slice(&mut header).ok()?;
+        let [kind, port_high, port_low, len_high, len_low] = header;
+        let port = PortId(u16::from_be_bytes([port_high, port_low]));
+        let len = usize::from(u16::from_be_bytes([len_high, len_low]));
+        let body = buffer.get_mut(..len)?;
+        // A record is committed whole, so its body is there when its header is.
+        self.ring.pop_entire_slice(body).ok()?;
+        match kind {
+            KIND_FRAME => Some(Message::Frame { port, len }),
+            _ => address_of(body).map(|address| Message::Resolve { port, address }),
+        }
+    }
+
+    /// True when nothing waits.
+    #[inline]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ring.is_empty()
+    }
+
+    /// True when the writing end is gone.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        self.ring.is_abandoned()
+    }
+}
+
+/// Copies `part` to position `at` of the two slices taken as one.
+fn copy_split(first: &mut [u8], second: &mut [u8], at: usize, part: &[u8]) {
+    let in_first = part.len().min(first.len().saturating_sub(at));
+    let (head, tail) = part.split_at(in_first);
+    let from = at.min(first.len());
+    first[from..from + head.len()].copy_from_slice(head);
+    let from = at.saturating_sub(first.len());
+    second[from..from + tail.len()].copy_from_slice(tail);
+}
+
+/// The address whose bytes these are, by their count.
+fn address_of(body: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(body).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(body).map(IpAddr::from)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Frame(u16, Vec<u8>, usize),
+        Resolve(u16, IpAddr),
+        Receive,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (any::<u16>(), prop::collection::vec(any::<u8>(), 0..3_000), 0_usize..3_000)
+                .prop_map(|(port, bytes, cut)| Step::Frame(port, bytes, cut)),
+            (any::<u16>(), any::<IpAddr>()).prop_map(|(port, address)| Step::Resolve(port, address)),
+            Just(Step::Receive),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn messages_arrive_whole_and_in_order(steps in prop::collection::vec(step(), 1..200)) {
+            let (mut sender, mut receiver) = frame_ring(0);
+            let mut twin: VecDeque<(Message, Vec<u8>)> = VecDeque::new();
+            let mut buffer = [0; FRAME_LEN_MAX];
+            for step in steps {
+                match step {
+                    Step::Frame(port, bytes, cut) => {
+                        let (head, tail) = bytes.split_at(cut.min(bytes.len()));
+                        let used: usize = twin.iter().map(|(_, bytes)| HEADER_LEN + bytes.len()).sum();
+                        let fits = used + HEADER_LEN + bytes.len() <= HEADER_LEN + FRAME_LEN_MAX;
+                        let sent = sender.frame(PortId(port), [head, tail].into_iter());
+                        prop_assert_eq!(sent, if fits { Ok(()) } else { Err(PuntError::Full) });
+                        if fits {
+                            twin.push_back((Message::Frame { port: PortId(port), len: bytes.len() }, bytes));
+                        }
+                    }
+                    Step::Resolve(port, address) => {
+                        if sender.resolve(PortId(port), address).is_ok() {
+                            let octets = match address {
+                                IpAddr::V4(address) => address.octets().to_vec(),
+                                IpAddr::V6(address) => address.octets().to_vec(),
+                            };
+                            twin.push_back((Message::Resolve { port: PortId(port), address }, octets));
+                        }
+                    }
+                    Step::Receive => {
+                        let got = receiver.receive(&mut buffer);
+                        let want = twin.pop_front();
+                        prop_assert_eq!(got, want.as_ref().map(|(message, _)| *message));
+                        if let Some((_, bytes)) = want {
+                            prop_assert_eq!(&buffer[..bytes.len()], &bytes[..]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_oversized_frame_is_refused() {
+        let (mut sender, receiver) = frame_ring(0);
+        let frame = [0; FRAME_LEN_MAX + 1];
+        assert_eq!(sender.frame(PortId(0), [&frame[..]].into_iter()), Err(PuntError::TooLong));
+        assert!(receiver.is_empty());
+        drop(receiver);
+        assert!(sender.is_abandoned());
+    }
+}
