@@ -1,1 +1,16 @@
-//! Safe prefetch, timestamp counter, huge-page slices: the processor without DPDK.
+//! Safe prefetch, timestamp counter, huge-page slices, thread affinity and bounded naps: the processor without DPDK.
+//!
+//! Contract: nothing here can break memory safety whatever its arguments are; a function that the kernel may refuse
+//! says so in its result. `tables` and `dataplane` forbid `unsafe` and come here for it. Not here: threads, NUMA
+//! placement other than by first touch, and anything that knows about packets.
+
+pub mod affinity;
+mod clock;
+mod huge;
+mod idle;
+mod prefetch;
+
+pub use clock::{TscClock, tsc};
+pub use huge::{HugeSlice, Line, PageKind, Plain};
+pub use idle::{NAP_MAX, nap, pause, set_timer_slack};
+pub use prefetch::{prefetch_index, prefetch_read};
