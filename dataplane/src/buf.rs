@@ -53,7 +53,7 @@ pub trait PacketBuf {
     /// Bytes of the whole frame over all segments.
     fn total_len(&self) -> usize;
     /// Every segment in order, the head first.
-    fn segments(&self) -> impl Iterator<Item = &[u8]>;
+    fn segments(&self) -> impl Iterator<Item = &[u8]> + Clone;
     /// Grows the head by `bytes` at its front; `None` (and no change) when the headroom is too small.
     fn prepend(&mut self, bytes: usize) -> Option<&mut [u8]>;
     /// Cuts `bytes` off the front of the head; `None` (and no change) when the head is shorter.

@@ -98,7 +98,7 @@ impl PacketBuf for MemBuf {
         self.0.end - self.0.start + self.0.more.iter().map(|segment| segment.len()).sum::<usize>()
     }
 
-    fn segments(&self) -> impl Iterator<Item = &[u8]> {
+    fn segments(&self) -> impl Iterator<Item = &[u8]> + Clone {
         std::iter::once(self.head()).chain(self.0.more.iter().map(AsRef::as_ref))
     }
 
