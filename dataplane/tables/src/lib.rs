@@ -1,12 +1,46 @@
 //! Every lookup structure of the packet path, and how it is published.
-
+//!
+//! [`Tables`] is one immutable version of what control knows: services, backends, routes, addresses. Control edits its
+//! own copy (a clone shares every chunk, an edit copies one) and publishes it; workers read it between bursts and never
+//! write to it. What a worker itself remembers, its flow table and counters, is its own and outlives every version.
+//!
+//! Here: no I/O, no clock, no randomness, no lock; nothing is allocated for a packet. Time is an argument.
 #![forbid(unsafe_code)]
 
+mod address;
+mod adjacency;
+mod backend;
+pub mod chunked;
+pub mod counters;
+mod drop_reason;
+mod fib;
 mod ids;
+mod index;
+mod lpm;
 pub mod maglev;
+mod port;
+mod prefix;
 pub mod publish;
 pub mod punt;
+mod service;
+pub mod sharded;
+mod slots;
+mod snapshot;
 
+pub use address::{AddressInfo, AddressKind, Addresses, PortSet};
+pub use adjacency::{Adjacencies, Adjacency, AdjacencyState};
+pub use backend::{Backend, BackendState, Backends};
+pub use drop_reason::DropReason;
+pub use fib::{Fib, Route};
 pub use ids::{
     BackendId, Generation, Millis, NextHopId, NodeId, PortId, SLOT_LIMIT, ServiceId, SlotId, WorkerId,
 };
+pub use index::{Frontend, FrontendKey, FrontendKind, Index};
+pub use lpm::Lpm;
+pub use port::{PortAddress, PortInfo};
+pub use prefix::{BadPrefix, Prefix};
+pub use service::{
+    Action, Choice, NatMode, NodeRule, Pool, Rule, ServiceInfo, ServicePort, Services, Source,
+};
+pub use slots::SlotAllocator;
+pub use snapshot::{SnatConfig, SnatRange, Tables};

@@ -1,0 +1,163 @@
+//! Why a packet was dropped or refused: one list gives the variant, the symbol on metrics and the operator's text.
+
+use std::fmt;
+
+use packet::ParseError;
+
+macro_rules! drop_reasons {
+    ($($name:ident: $text:literal,)*) => {
+        /// Why a packet went no further. The symbol is the `reason` label of `fairlead_dropped_packets_total`.
+        #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $(#[doc = $text] $name,)*
+        }
+
+        impl DropReason {
+            /// Every reason, in the order of [`Self::index`].
+            pub const ALL: [Self; [$(stringify!($name)),*].len()] = [$(Self::$name),*];
+
+            /// The symbol of metrics, JSON and traces, such as `SnatExhausted`.
+            #[must_use]
+            pub const fn symbol(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name),)* }
+            }
+
+            /// What it means and what to do about it.
+            #[must_use]
+            pub const fn text(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    // The frame itself: one reason for each `ParseError`.
+    BadArp: "ARP packet of an unknown shape; look for a broken or hostile station on the segment",
+    BadIpv4Checksum: "IPv4 header checksum is wrong; look for a failing link, NIC or driver",
+    BadIpv4HeaderLen: "IPv4 header length is impossible; malformed or hostile traffic",
+    BadIpVersion: "IP version disagrees with the EtherType; malformed or hostile traffic",
+    BadNd: "neighbour discovery message that RFC 4861 forbids; look for spoofed ND from beyond the link",
+    BadTcpOffset: "TCP data offset is impossible; malformed or hostile traffic",
+    BadUdpLength: "UDP length disagrees with the packet; malformed or hostile traffic",
+    ExtensionHeaders: "more IPv6 extension headers than are walked; malformed or hostile traffic",
+    ShortL4: "packet ends inside its transport header; malformed or hostile traffic",
+    SplitHeader: "headers are spread over several receive buffers; raise the buffer size or lower header splitting of the NIC",
+    StackedVlan: "more than one VLAN tag; take the outer tag off at the switch port",
+    TooLong: "IP packet of more than 65,535 bytes; malformed or hostile traffic",
+    Truncated: "frame is shorter than the packet in it; check the MTU along the path and the capture length of the device",
+    BadChecksum: "transport checksum that the NIC found wrong; look for a failing link or device before us",
+
+    // Who the frame is for.
+    BadVlan: "VLAN tag that this port does not carry; check the switch port's VLAN list",
+    NotForUs: "unicast frame for another station; normal in small numbers while a switch learns, else check for promiscuous mode",
+    UnsupportedEtherType: "neither IPv4, IPv6 nor ARP; no action needed unless that protocol matters here",
+    MartianSource: "source address that no sender may have (own, loopback, multicast, unspecified); look for spoofing or a loop",
+    MulticastUnsupported: "multicast or broadcast that nobody here takes; normal on most segments",
+
+    // Service verdicts (the client may get a RST or an ICMP error).
+    NoEndpoints: "the Service has no usable endpoint; check its selector and the readiness of its pods",
+    NoLocalEndpoints: "a Local traffic policy and no endpoint on that node; the policy asks for this, use Cluster if it is not meant",
+    SourceRange: "source is not in loadBalancerSourceRanges of the Service; add the client's range if it should be served",
+    VipPortUnknown: "the clusterIP has no such port or protocol; check the client's port against the Service",
+    ServiceCidrUnallocated: "address in a service CIDR that belongs to no served Service; the client uses a stale or wrong address",
+    BackendIsService: "the endpoint's address is itself a clusterIP or lies in a service CIDR; correct the EndpointSlice",
+
+    // Flows and translation.
+    FlowTableFull: "the flow table is full of flows that saw a reply; raise forwarding.flowsPerWorker or add workers",
+    FlowKeyTaken: "another flow already has these addresses and ports; the client may retry from another source port",
+    SnatExhausted: "no free source port towards this backend; add forwarding.snatAddresses or widen forwarding.snatPorts",
+    SnatNoAddress: "no address of this family to translate to; give the port towards the backend an address of the family",
+    ReplyWithoutFlow: "a backend's reply that no flow knows, late or spoofed; many of them mean flows end too early (timeouts) or came in elsewhere",
+    ReplyBypass: "a dnat flow whose replies never pass here; route the backends' replies through this appliance or use mode snat",
+    SnatPortUnowned: "packet to a translated port that no flow holds; late replies or a scan",
+    FragmentUnsupported: "IP fragment of a service flow; lower the client's packet size or let path MTU discovery work",
+    IcmpErrorUnsupported: "ICMP error that could not be brought back to its flow; path MTU discovery of that flow may suffer",
+    IcmpErrorWithoutFlow: "ICMP error about a packet that no flow here sent; late or spoofed",
+    BackendGone: "the flow's backend was removed; the client should open a new flow",
+
+    // Routing.
+    TtlExceeded: "TTL or hop limit ran out; look for a routing loop",
+    NoRoute: "no route to the destination; add a route for it",
+    Blackhole: "a blackhole, unreachable or prohibit route covers the destination; remove it if that is not meant",
+    NeighborUnresolved: "the next hop does not answer ARP or ND; check that it is up and on that segment",
+    HoldFull: "too many packets wait for the same next hop to answer; check that it is up and on that segment",
+    TooBig: "packet exceeds the MTU of the way out and may not be fragmented; the sender was told by ICMP",
+    NotForwarded: "packet for elsewhere from a port that does not route for it; check the sender's gateway",
+
+    // Queues and devices.
+    PuntRingFull: "the ring to the kernel was full; the control thread is behind, or somebody floods our own addresses",
+    PuntRateLimited: "more packets for the appliance itself than the limit allows; somebody floods our own addresses",
+    PuntUnavailable: "packet for the kernel on a port without a mirror (tap: false); set tap: true if it should be served",
+    HandoffFull: "the ring to the worker that owns the flow was full; the load is uneven, check RSS",
+    TxFull: "the transmit queue stayed full; the link or the peer is slower than the traffic",
+    NoBuffer: "no packet buffer was free; raise dpdk.memoryMiB",
+    NoHeadroom: "no room before the packet for a longer header; raise the buffer size",
+    BadDevice: "the port is gone, down or unknown; check the device and the configuration",
+}
+
+impl DropReason {
+    /// How many reasons there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// Position in arrays of [`Self::COUNT`] elements.
+    #[inline]
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.symbol())
+    }
+}
+
+impl From<ParseError> for DropReason {
+    #[inline]
+    fn from(error: ParseError) -> Self {
+        match error {
+            ParseError::BadArp => Self::BadArp,
+            ParseError::BadIpv4Checksum => Self::BadIpv4Checksum,
+            ParseError::BadIpv4HeaderLen => Self::BadIpv4HeaderLen,
+            ParseError::BadIpVersion => Self::BadIpVersion,
+            ParseError::BadNd => Self::BadNd,
+            ParseError::BadTcpOffset => Self::BadTcpOffset,
+            ParseError::BadUdpLength => Self::BadUdpLength,
+            ParseError::ExtensionHeaders => Self::ExtensionHeaders,
+            ParseError::ShortL4 => Self::ShortL4,
+            ParseError::SplitHeader => Self::SplitHeader,
+            ParseError::StackedVlan => Self::StackedVlan,
+            ParseError::TooLong => Self::TooLong,
+            ParseError::Truncated => Self::Truncated,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn symbols_are_camel_case_and_unique_and_texts_say_two_things() {
+        let mut seen = HashSet::new();
+        for (index, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason.index(), index);
+            assert!(seen.insert(reason.symbol()));
+            assert!(reason.symbol().chars().all(char::is_alphanumeric));
+            assert!(reason.symbol().starts_with(char::is_uppercase));
+            assert!(reason.text().contains([';', ',']), "{reason}: meaning, then what to do");
+        }
+    }
+
+    #[test]
+    fn every_parse_error_keeps_its_name() {
+        for error in ParseError::ALL {
+            assert_eq!(DropReason::from(error).symbol(), format!("{error:?}"));
+        }
+    }
+}

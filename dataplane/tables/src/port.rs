@@ -1,0 +1,91 @@
+//! Ports as the packet path sees them.
+
+use std::net::IpAddr;
+
+use packet::{Family, MacAddr};
+
+use crate::{PortId, Prefix};
+
+/// An address of a port, with the network on its segment.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct PortAddress {
+    /// The port's own address.
+    pub address: IpAddr,
+    /// The connected network.
+    pub network: Prefix,
+}
+
+impl PortAddress {
+    /// The address in a network of `length` bits; `None` if its family has fewer.
+    #[must_use]
+    pub fn new(address: IpAddr, length: u8) -> Option<Self> {
+        Some(Self { address, network: Prefix::new(address, length)? })
+    }
+}
+
+/// A port.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PortInfo {
+    /// Its position in the configuration.
+    pub id: PortId,
+    /// Its name, also that of its kernel mirror.
+    pub name: String,
+    /// Its own link-layer address.
+    pub mac: MacAddr,
+    /// Largest IP packet sent, in bytes.
+    pub mtu: u16,
+    /// Its addresses, those of the configuration first and in its order.
+    pub addresses: Box<[PortAddress]>,
+}
+
+impl PortInfo {
+    /// The first address of a family: the source of what the appliance itself sends.
+    #[must_use]
+    pub fn first_address(&self, family: Family) -> Option<IpAddr> {
+        self.addresses.iter().map(|at| at.address).find(|&address| Family::of(address) == family)
+    }
+
+    /// The port's own address in the network that holds `neighbour`, else its first of the family.
+    #[must_use]
+    pub fn address_towards(&self, neighbour: IpAddr) -> Option<IpAddr> {
+        let near = self.addresses.iter().find(|at| at.network.contains(neighbour)).map(|at| at.address);
+        near.or_else(|| self.first_address(Family::of(neighbour)))
+    }
+
+    /// True if the address lies in a network of this port's segment.
+    #[must_use]
+    pub fn is_connected(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|at| at.network.contains(address))
+    }
+
+    /// True if one network of this port holds both: they can talk past the appliance.
+    #[must_use]
+    pub fn same_network(&self, a: IpAddr, b: IpAddr) -> bool {
+        self.addresses.iter().any(|at| at.network.contains(a) && at.network.contains(b))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_of_a_port() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let at = |text, length| PortAddress::new(ip(text), length).unwrap();
+        let port = PortInfo {
+            id: PortId(0),
+            name: "inside".into(),
+            mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            mtu: 1500,
+            addresses: [at("10.0.0.1", 24), at("10.0.1.1", 24), at("2001:db8::1", 64)].into(),
+        };
+        assert_eq!(port.first_address(Family::V6), Some(ip("2001:db8::1")));
+        assert_eq!(port.address_towards(ip("10.0.1.9")), Some(ip("10.0.1.1")));
+        assert_eq!(port.address_towards(ip("8.8.8.8")), Some(ip("10.0.0.1")));
+        assert!(port.same_network(ip("10.0.0.2"), ip("10.0.0.3")));
+        assert!(!port.same_network(ip("10.0.0.2"), ip("10.0.1.3")), "connected, but apart");
+        assert!(port.is_connected(ip("10.0.1.3")) && !port.is_connected(ip("10.0.2.3")));
+        assert_eq!(PortAddress::new(ip("10.0.0.1"), 33), None);
+    }
+}
