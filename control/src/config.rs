@@ -1,12 +1,23 @@
 //! The appliance's own configuration: one YAML document, parsed once into values that need no further checks.
 //! Every key has a default unless its type says otherwise. Not here: cluster state (`model`), which comes from `kubernetes`.
 
+mod cross;
+mod duration;
+mod read;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use packet::MacAddr;
+
+use crate::yaml::{self, At, Errors, Problem};
 
 /// Where the configuration is looked for when no `--config` is given.
 pub const DEFAULT_PATH: &str = "/etc/fairlead/config.yaml";
@@ -291,4 +302,83 @@ impl Default for MetricsConfig {
     fn default() -> Self {
         Self { listen: SocketAddr::from(([127, 0, 0, 1], 9472)) }
     }
+}
+
+/// Why a file gave no value: every fault, by line.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Refused {
+    /// The file's name as it was given.
+    pub file: String,
+    /// The faults, at least one.
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for Refused {
+    /// One line a fault: `FILE:LINE: path.to.key: what is wrong; what is expected`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.problems.iter().enumerate() {
+            let newline = if index == 0 { "" } else { "\n" };
+            write!(f, "{newline}{}:{}: {problem}", self.file, problem.line)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl GatewayConfig {
+    /// Reads the document in `text`; `file` names it in faults.
+    ///
+    /// # Errors
+    /// With every fault of the document, not only the first.
+    pub fn parse(file: &str, text: &str) -> Result<Self, Refused> {
+        read_document(text).map_err(|problems| Refused { file: file.to_owned(), problems })
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// As [`Self::parse`], and when the file cannot be read or is larger than 1 MiB.
+    pub fn load(path: &Path) -> Result<Self, Refused> {
+        let file = path.display().to_string();
+        let text = read_bounded(path).map_err(|what| Refused {
+            file: file.clone(),
+            problems: vec![document_problem(what, "a readable file of YAML is expected")],
+        })?;
+        Self::parse(&file, &text)
+    }
+}
+
+/// Largest configuration file in bytes.
+const FILE_MAX: u64 = 1 << 20;
+
+fn read_bounded(path: &Path) -> Result<String, String> {
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    let mut text = String::new();
+    file.take(FILE_MAX + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    if text.len() as u64 > FILE_MAX {
+        return Err(format!("larger than {FILE_MAX} bytes"));
+    }
+    Ok(text)
+}
+
+fn document_problem(what: impl fmt::Display, expected: &str) -> Problem {
+    Problem { line: 1, path: String::new(), message: format!("{what}; {expected}") }
+}
+
+fn read_document(text: &str) -> Result<GatewayConfig, Vec<Problem>> {
+    let documents = yaml::parse(text)
+        .map_err(|error| vec![Problem { line: error.line, path: String::new(), message: error.message }])?;
+    let [document] = documents.as_slice() else {
+        let what = format!("{} documents", documents.len());
+        return Err(vec![document_problem(what, "exactly one document is expected")]);
+    };
+    let errors = Errors::default();
+    let root = At::root(document);
+    let config = read::document(&root, &errors);
+    if errors.count() == 0 {
+        cross::check(&root, &config, &errors);
+    }
+    let problems = errors.into_problems();
+    if problems.is_empty() { Ok(config) } else { Err(problems) }
 }

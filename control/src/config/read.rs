@@ -1,0 +1,430 @@
+//! The configuration's keys, one function a section. Each notes every fault it sees and goes on; a value whose key is
+//! faulty is replaced by its default, which is never used because the whole document is then refused.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use packet::{Family, MacAddr};
+
+use super::{
+    AdminConfig, DpdkConfig, ForwardingConfig, GatewayConfig, Hugepages, Idle, KubernetesConfig,
+    MetricsConfig, Mode, NeighborConfig, Placement, PoolConfig, PortConfig, RouteConfig, Source, Target,
+    Timeouts, Workers, duration,
+};
+use crate::yaml::{At, Errors};
+
+const API_VERSION: &str = "fairlead.dev/v1alpha1";
+const KIND: &str = "GatewayConfig";
+const MTU_MIN: u16 = 576;
+const MTU_MAX: u16 = 9600;
+/// IFNAMSIZ less its final NUL: Linux refuses longer names of network devices.
+const NETDEV_NAME_MAX: usize = 15;
+const WORKERS_MAX: u16 = 64;
+const FLOWS_MIN: u32 = 1024;
+const FLOWS_MAX: u32 = 1 << 27;
+const TIMEOUT_MAX: Duration = Duration::from_secs(14 * 86_400);
+
+const NET: &str = "a CIDR such as 10.0.0.0/8 or 2001:db8::/32";
+const INTERFACE_NET: &str = "an address with its prefix length such as 192.0.2.1/24";
+const ADDRESS: &str = "an address such as 192.0.2.1 or 2001:db8::1";
+
+/// Reads the whole document.
+pub(super) fn document(at: &At<'_>, errors: &Errors) -> GatewayConfig {
+    let known = [
+        "apiVersion",
+        "kind",
+        "ports",
+        "workers",
+        "dpdk",
+        "kubernetes",
+        "pools",
+        "forwarding",
+        "routes",
+        "neighbors",
+        "admin",
+        "metrics",
+        "stateDir",
+    ];
+    at.only(&known, errors);
+    constant(at, "apiVersion", API_VERSION, errors);
+    constant(at, "kind", KIND, errors);
+    if at.field("ports").is_none() {
+        errors.add(at, "`ports` is missing", "a list of at least one port is expected");
+    }
+    let path = |text: String| PathBuf::from(text);
+    let state_dir = at.field("stateDir").and_then(|at| absolute(&at, errors)).map(path);
+    GatewayConfig {
+        ports: list(at, "ports", errors, port),
+        workers: at.field("workers").map(|at| workers(&at, errors)).unwrap_or_default(),
+        dpdk: at.field("dpdk").map(|at| dpdk(&at, errors)).unwrap_or_default(),
+        kubernetes: kubernetes(at, errors),
+        pools: list(at, "pools", errors, pool),
+        forwarding: at.field("forwarding").map(|at| forwarding(&at, errors)).unwrap_or_default(),
+        routes: list(at, "routes", errors, route),
+        neighbors: list(at, "neighbors", errors, neighbor),
+        admin: at.field("admin").and_then(|at| admin(&at, errors)).unwrap_or_default(),
+        metrics: at.field("metrics").and_then(|at| metrics(&at, errors)).unwrap_or_default(),
+        state_dir: state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/fairlead")),
+    }
+}
+
+fn constant(at: &At<'_>, key: &str, want: &str, errors: &Errors) {
+    match at.field(key) {
+        None => errors.add(at, format!("`{key}` is missing"), format!("`{key}: {want}` is expected")),
+        Some(field) if field.scalar() != Some(want) => {
+            let what = format!("`{}` is not known", field.scalar().unwrap_or_default());
+            errors.add(&field, what, format!("{want} is expected"));
+        }
+        Some(_) => {}
+    }
+}
+
+fn list<T>(at: &At<'_>, key: &str, errors: &Errors, read: fn(&At<'_>, &Errors) -> Option<T>) -> Vec<T> {
+    let Some(field) = at.field(key) else { return Vec::new() };
+    field.items(errors).filter_map(|item| read(&item, errors)).collect()
+}
+
+/// A key that must be there.
+fn required<T>(at: &At<'_>, key: &str, errors: &Errors, read: impl Fn(&At<'_>) -> Option<T>) -> Option<T> {
+    match at.field(key) {
+        Some(field) => read(&field),
+        None => {
+            errors.add(at, format!("`{key}` is missing"), "a value is expected");
+            None
+        }
+    }
+}
+
+fn port(at: &At<'_>, errors: &Errors) -> Option<PortConfig> {
+    at.only(&["name", "device", "addresses", "mtu", "tap"], errors);
+    let name = required(at, "name", errors, |at| netdev_name(at, errors));
+    let device = required(at, "device", errors, |at| nonempty(at, errors));
+    let addresses = list(at, "addresses", errors, interface_address);
+    let mtu = at.field("mtu").and_then(|at| mtu(&at, &addresses, errors)).unwrap_or(1500);
+    let tap = at.field("tap").and_then(|at| at.boolean(errors)).unwrap_or(true);
+    Some(PortConfig { name: name?, device: device?, addresses, mtu, tap })
+}
+
+fn mtu(at: &At<'_>, addresses: &[IpNet], errors: &Errors) -> Option<u16> {
+    // RFC 8200, section 5: every IPv6 link carries 1280 bytes.
+    let has_v6 = addresses.iter().any(|net| Family::of(net.addr()) == Family::V6);
+    at.number(if has_v6 { 1280 } else { MTU_MIN }..=MTU_MAX, errors)
+}
+
+fn netdev_name(at: &At<'_>, errors: &Errors) -> Option<String> {
+    let name = at.text(errors)?;
+    let fits = (1..=NETDEV_NAME_MAX).contains(&name.len()) && name != "." && name != "..";
+    let clean = name.chars().all(|c| c.is_ascii_graphic() && c != '/' && c != ':');
+    if fits && clean {
+        return Some(name.to_owned());
+    }
+    let expected =
+        "1 to 15 letters, digits, `-`, `_` or `.` are expected (the kernel mirror takes this name)";
+    errors.add(at, format!("`{name}` cannot name a network device"), expected);
+    None
+}
+
+fn nonempty(at: &At<'_>, errors: &Errors) -> Option<String> {
+    let text = at.text(errors)?;
+    if text.is_empty() {
+        errors.add(at, "empty", "a value is expected");
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+fn absolute(at: &At<'_>, errors: &Errors) -> Option<String> {
+    let text = nonempty(at, errors)?;
+    if !text.starts_with('/') {
+        errors.add(at, format!("`{text}` is not an absolute path"), "a path from `/` on is expected");
+        return None;
+    }
+    Some(text)
+}
+
+fn interface_address(at: &At<'_>, errors: &Errors) -> Option<IpNet> {
+    let net: IpNet = at.parsed(INTERFACE_NET, errors)?;
+    let last_or_first =
+        net.addr() == net.network() || (net.addr() == net.broadcast() && net.addr().is_ipv4());
+    let bits = net.max_prefix_len();
+    if net.prefix_len() + 1 < bits && last_or_first {
+        errors.add(
+            at,
+            format!("{net} is the subnet's own or broadcast address"),
+            "a host's address is expected",
+        );
+        return None;
+    }
+    unicast(at, net.addr(), errors).then_some(net)
+}
+
+/// Whether the address may be a station's; a fault when not.
+fn unicast(at: &At<'_>, address: IpAddr, errors: &Errors) -> bool {
+    let bad = address.is_unspecified() || address.is_loopback() || address.is_multicast();
+    if bad {
+        errors.add(
+            at,
+            format!("{address} is no unicast address of a network"),
+            "such an address is expected",
+        );
+    }
+    !bad
+}
+
+fn workers(at: &At<'_>, errors: &Errors) -> Workers {
+    at.only(&["count", "cores", "idle"], errors);
+    if let (Some(_), Some(cores)) = (at.field("count"), at.field("cores")) {
+        errors.add(&cores, "`count` and `cores` together", "one of them is expected");
+    }
+    let count = at.field("count").and_then(|at| at.number(1..=WORKERS_MAX, errors)).map(Placement::Count);
+    let cores = at.field("cores").and_then(|at| cores(&at, errors)).map(Placement::Cores);
+    let idle =
+        at.field("idle").and_then(|at| at.choice(&[("poll", Idle::Poll), ("sleep", Idle::Sleep)], errors));
+    Workers { placement: cores.or(count).unwrap_or(Placement::Count(1)), idle: idle.unwrap_or_default() }
+}
+
+fn cores(at: &At<'_>, errors: &Errors) -> Option<Vec<u16>> {
+    let mut cores = Vec::new();
+    for item in at.items(errors) {
+        let Some(core) = item.number(0..=1023, errors) else { continue };
+        if cores.contains(&core) {
+            errors.add(&item, format!("core {core} stands twice"), "one worker a core is expected");
+        }
+        cores.push(core);
+    }
+    if cores.is_empty() || cores.len() > usize::from(WORKERS_MAX) {
+        errors.add(at, format!("{} cores", cores.len()), format!("1 to {WORKERS_MAX} are expected"));
+        return None;
+    }
+    Some(cores)
+}
+
+fn dpdk(at: &At<'_>, errors: &Errors) -> DpdkConfig {
+    at.only(&["memoryMiB", "hugepages", "args"], errors);
+    let default = DpdkConfig::default();
+    let words = [("auto", Hugepages::Auto), ("require", Hugepages::Require), ("never", Hugepages::Never)];
+    DpdkConfig {
+        memory_mib: at
+            .field("memoryMiB")
+            .and_then(|at| at.number(64..=1_048_576, errors))
+            .unwrap_or(default.memory_mib),
+        hugepages: at.field("hugepages").and_then(|at| at.choice(&words, errors)).unwrap_or_default(),
+        args: list(at, "args", errors, nonempty),
+    }
+}
+
+fn kubernetes(root: &At<'_>, errors: &Errors) -> KubernetesConfig {
+    let Some(at) = root.field("kubernetes") else {
+        errors.add(
+            root,
+            "`kubernetes` is missing",
+            "`manifests`, `kubeconfig` or `inCluster: true` under it is expected",
+        );
+        return empty_kubernetes();
+    };
+    let known = [
+        "manifests",
+        "kubeconfig",
+        "inCluster",
+        "nodeName",
+        "podCIDRs",
+        "serviceCIDRs",
+        "nodePortAddresses",
+        "externalIPAllow",
+        "loadBalancerClass",
+    ];
+    at.only(&known, errors);
+    KubernetesConfig {
+        source: source(&at, errors).unwrap_or(Source::InCluster),
+        node_name: at.field("nodeName").and_then(|at| nonempty(&at, errors)),
+        pod_cidrs: list(&at, "podCIDRs", errors, network),
+        service_cidrs: list(&at, "serviceCIDRs", errors, network),
+        node_port_addresses: list(&at, "nodePortAddresses", errors, network),
+        external_ip_allow: list(&at, "externalIPAllow", errors, network),
+        load_balancer_class: at
+            .field("loadBalancerClass")
+            .and_then(|at| at.text(errors).map(str::to_owned))
+            .unwrap_or_default(),
+    }
+}
+
+fn empty_kubernetes() -> KubernetesConfig {
+    KubernetesConfig {
+        source: Source::InCluster,
+        node_name: None,
+        pod_cidrs: Vec::new(),
+        service_cidrs: Vec::new(),
+        node_port_addresses: Vec::new(),
+        external_ip_allow: Vec::new(),
+        load_balancer_class: String::new(),
+    }
+}
+
+fn source(at: &At<'_>, errors: &Errors) -> Option<Source> {
+    let faults = errors.count();
+    let manifests = at.field("manifests").and_then(|at| nonempty(&at, errors));
+    let kubeconfig = at.field("kubeconfig").and_then(|at| nonempty(&at, errors));
+    let in_cluster = at.field("inCluster").and_then(|at| at.boolean(errors)).filter(|yes| *yes);
+    let mut sources: Vec<_> = manifests.map(|path| Source::Manifests(path.into())).into_iter().collect();
+    sources.extend(kubeconfig.map(|path| Source::Kubeconfig(path.into())));
+    sources.extend(in_cluster.map(|_| Source::InCluster));
+    if sources.len() != 1 && errors.count() == faults {
+        let what = format!("{} sources of cluster state", sources.len());
+        errors.add(at, what, "exactly one of `manifests`, `kubeconfig` and `inCluster: true` is expected");
+    }
+    sources.pop()
+}
+
+/// A CIDR with no host bits.
+fn network(at: &At<'_>, errors: &Errors) -> Option<IpNet> {
+    let net: IpNet = at.parsed(NET, errors)?;
+    if net.addr() != net.network() {
+        errors.add(at, format!("{net} has host bits"), format!("{} is expected", net.trunc()));
+        return None;
+    }
+    Some(net)
+}
+
+fn address(at: &At<'_>, errors: &Errors) -> Option<IpAddr> {
+    let address = at.parsed(ADDRESS, errors)?;
+    unicast(at, address, errors).then_some(address)
+}
+
+fn pool(at: &At<'_>, errors: &Errors) -> Option<PoolConfig> {
+    at.only(&["name", "cidrs", "ranges", "autoAssign"], errors);
+    let name = required(at, "name", errors, |at| nonempty(at, errors));
+    let faults = errors.count();
+    let mut ranges: Vec<_> =
+        list(at, "cidrs", errors, network).iter().map(|net| (net.network(), net.broadcast())).collect();
+    ranges.extend(list(at, "ranges", errors, range));
+    if ranges.is_empty() && errors.count() == faults {
+        errors.add(at, "no addresses", "`cidrs` or `ranges` with at least one entry is expected");
+    }
+    let auto_assign = at.field("autoAssign").and_then(|at| at.boolean(errors)).unwrap_or(true);
+    Some(PoolConfig { name: name?, ranges, auto_assign })
+}
+
+fn range(at: &At<'_>, errors: &Errors) -> Option<(IpAddr, IpAddr)> {
+    let text = at.text(errors)?;
+    let ends = text.split_once('-').and_then(|(first, last)| {
+        Some((IpAddr::from_str(first.trim()).ok()?, IpAddr::from_str(last.trim()).ok()?))
+    });
+    match ends {
+        Some((first, last)) if Family::of(first) == Family::of(last) && first <= last => Some((first, last)),
+        _ => {
+            let expected =
+                "first and last address of one family such as 192.0.2.100-192.0.2.199 are expected";
+            errors.add(at, format!("`{text}` is not a range"), expected);
+            None
+        }
+    }
+}
+
+fn forwarding(at: &At<'_>, errors: &Errors) -> ForwardingConfig {
+    let known = ["mode", "target", "snatAddresses", "snatPorts", "flowsPerWorker", "timeouts"];
+    at.only(&known, errors);
+    let default = ForwardingConfig::default();
+    let modes = [("auto", Mode::Auto), ("snat", Mode::Snat), ("dnat", Mode::Dnat)];
+    let targets = [("pods", Target::Pods), ("nodePorts", Target::NodePorts)];
+    ForwardingConfig {
+        mode: at.field("mode").and_then(|at| at.choice(&modes, errors)).unwrap_or_default(),
+        target: at.field("target").and_then(|at| at.choice(&targets, errors)).unwrap_or_default(),
+        snat_addresses: list(at, "snatAddresses", errors, address),
+        snat_ports: at
+            .field("snatPorts")
+            .and_then(|at| port_range(&at, errors))
+            .unwrap_or(default.snat_ports),
+        flows_per_worker: at
+            .field("flowsPerWorker")
+            .and_then(|at| at.number(FLOWS_MIN..=FLOWS_MAX, errors))
+            .unwrap_or(default.flows_per_worker),
+        timeouts: at.field("timeouts").map(|at| timeouts(&at, errors)).unwrap_or_default(),
+    }
+}
+
+fn port_range(at: &At<'_>, errors: &Errors) -> Option<(u16, u16)> {
+    let text = at.scalar().unwrap_or_default();
+    let ends = text.split_once('-').and_then(|(first, last)| {
+        Some((first.trim().parse::<u16>().ok()?, last.trim().parse::<u16>().ok()?))
+    });
+    // Fewer than 1,024 ports would exhaust at once; below 1024 are the services of the machine itself.
+    match ends {
+        Some((first, last)) if first >= 1024 && u32::from(last) >= u32::from(first) + 1023 => {
+            Some((first, last))
+        }
+        _ => {
+            let expected =
+                "first and last port of at least 1,024 from 1024 on, such as 1024-60999, are expected";
+            errors.add(at, format!("`{text}` is not usable"), expected);
+            None
+        }
+    }
+}
+
+fn timeouts(at: &At<'_>, errors: &Errors) -> Timeouts {
+    at.only(&["tcpEstablished", "tcpTransient", "udp", "udpStream", "sctp"], errors);
+    let default = Timeouts::default();
+    let read = |key: &str, default| at.field(key).and_then(|at| timeout(&at, errors)).unwrap_or(default);
+    Timeouts {
+        tcp_established: read("tcpEstablished", default.tcp_established),
+        tcp_transient: read("tcpTransient", default.tcp_transient),
+        udp: read("udp", default.udp),
+        udp_stream: read("udpStream", default.udp_stream),
+        sctp: read("sctp", default.sctp),
+    }
+}
+
+fn timeout(at: &At<'_>, errors: &Errors) -> Option<Duration> {
+    let text = at.scalar().unwrap_or_default();
+    let value = duration::parse(text).filter(|value| (Duration::from_secs(1)..=TIMEOUT_MAX).contains(value));
+    if value.is_none() {
+        let expected = "a duration from 1s to 14d such as 30s, 2h or 1h30m is expected";
+        errors.add(at, format!("`{text}` is not usable"), expected);
+    }
+    value
+}
+
+fn route(at: &At<'_>, errors: &Errors) -> Option<RouteConfig> {
+    at.only(&["to", "via"], errors);
+    let to = required(at, "to", errors, |at| network(at, errors));
+    let via = required(at, "via", errors, |at| address(at, errors));
+    Some(RouteConfig { to: to?, via: via? })
+}
+
+fn neighbor(at: &At<'_>, errors: &Errors) -> Option<NeighborConfig> {
+    at.only(&["address", "mac", "port"], errors);
+    let address = required(at, "address", errors, |at| address(at, errors));
+    let mac = required(at, "mac", errors, |at| station(at, errors));
+    let port = required(at, "port", errors, |at| nonempty(at, errors));
+    Some(NeighborConfig { address: address?, mac: mac?, port: port? })
+}
+
+fn station(at: &At<'_>, errors: &Errors) -> Option<MacAddr> {
+    let mac: MacAddr = at.parsed("an Ethernet address such as \"02:00:00:00:00:0b\"", errors)?;
+    if !mac.is_station() {
+        errors.add(at, "a group's or nobody's address", "the Ethernet address of one station is expected");
+        return None;
+    }
+    Some(mac)
+}
+
+fn admin(at: &At<'_>, errors: &Errors) -> Option<AdminConfig> {
+    at.only(&["socket"], errors);
+    let socket = at.field("socket").and_then(|at| absolute(&at, errors))?;
+    // sockaddr_un: 108 bytes with the final NUL.
+    if socket.len() > 107 {
+        errors.add(at, "the socket's path is too long", "at most 107 bytes are expected");
+    }
+    Some(AdminConfig { socket: PathBuf::from(socket) })
+}
+
+fn metrics(at: &At<'_>, errors: &Errors) -> Option<MetricsConfig> {
+    at.only(&["listen"], errors);
+    let at = at.field("listen")?;
+    let listen: SocketAddr =
+        at.parsed("an address with a port such as 127.0.0.1:9472 or [::1]:9472", errors)?;
+    Some(MetricsConfig { listen })
+}

@@ -1,0 +1,155 @@
+//! The contract's example, and one row a kind of fault: exact line, path and words.
+
+use super::*;
+
+const GOOD: &str = include_str!("../../../deploy/config/fairlead.yaml");
+
+const SMALL: &str = "\
+apiVersion: fairlead.dev/v1alpha1
+kind: GatewayConfig
+ports:
+- name: outside
+  device: net_null0
+  addresses: [192.0.2.1/24]
+kubernetes:
+  manifests: /etc/fairlead/manifests
+";
+
+fn faults(text: &str) -> Vec<String> {
+    let refused = GatewayConfig::parse("f.yaml", text).expect_err("refused");
+    refused.to_string().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_shipped_example_is_good() {
+    let config = GatewayConfig::parse("fairlead.yaml", GOOD).unwrap_or_else(|refused| panic!("{refused}"));
+    assert_eq!(config.ports.len(), 2);
+}
+
+#[test]
+fn every_key_but_ports_and_source_has_a_default() {
+    let config = GatewayConfig::parse("f.yaml", SMALL).expect("good");
+    assert_eq!(config.ports[0].mtu, 1500);
+    assert!(config.ports[0].tap);
+    assert_eq!(config.workers, Workers::default());
+    assert_eq!(config.forwarding, ForwardingConfig::default());
+    assert_eq!(config.admin.socket, PathBuf::from("/run/fairlead/admin.sock"));
+    assert_eq!(config.metrics.listen.port(), 9472);
+    assert_eq!(config.kubernetes.source, Source::Manifests("/etc/fairlead/manifests".into()));
+    assert_eq!(config.state_dir, PathBuf::from("/var/lib/fairlead"));
+}
+
+#[test]
+fn all_faults_are_reported_with_their_lines() {
+    let text = "\
+apiVersion: fairlead.dev/v1
+kind: GatewayConfig
+ports:
+- name: a-name-of-sixteen
+  device: net_null0
+  addresses: [192.0.2.0/24, 300.1.1.1/8]
+  mtu: 100
+  colour: red
+workers: {count: 0, idle: nap}
+kubernetes:
+  manifests: /m
+  podCIDRs: [10.1.2.3/16]
+pools:
+- name: p
+  ranges: [192.0.2.9-192.0.2.1]
+forwarding:
+  snatPorts: 80-60999
+  timeouts:
+    udp: fast
+metrics: {listen: localhost}
+stateDir: lib
+";
+    let got = faults(text);
+    let want = [
+        "f.yaml:1: apiVersion: `fairlead.dev/v1` is not known; fairlead.dev/v1alpha1 is expected",
+        "f.yaml:4: ports[0].name: `a-name-of-sixteen` cannot name a network device; 1 to 15 letters, digits, `-`, `_` or `.` are expected (the kernel mirror takes this name)",
+        "f.yaml:6: ports[0].addresses[0]: 192.0.2.0/24 is the subnet's own or broadcast address; a host's address is expected",
+        "f.yaml:6: ports[0].addresses[1]: `300.1.1.1/8` is not valid; an address with its prefix length such as 192.0.2.1/24 is expected",
+        "f.yaml:7: ports[0].mtu: `100` is not valid; a number from 576 to 9600 is expected",
+        "f.yaml:8: ports[0].colour: unknown key; one of name, device, addresses, mtu, tap is expected",
+        "f.yaml:9: workers.count: `0` is not valid; a number from 1 to 64 is expected",
+        "f.yaml:9: workers.idle: `nap` is not known; one of poll, sleep is expected",
+        "f.yaml:12: kubernetes.podCIDRs[0]: 10.1.2.3/16 has host bits; 10.1.0.0/16 is expected",
+        "f.yaml:15: pools[0].ranges[0]: `192.0.2.9-192.0.2.1` is not a range; first and last address of one family such as 192.0.2.100-192.0.2.199 are expected",
+        "f.yaml:17: forwarding.snatPorts: `80-60999` is not usable; first and last port of at least 1,024 from 1024 on, such as 1024-60999, are expected",
+        "f.yaml:19: forwarding.timeouts.udp: `fast` is not usable; a duration from 1s to 14d such as 30s, 2h or 1h30m is expected",
+        "f.yaml:20: metrics.listen: `localhost` is not valid; an address with a port such as 127.0.0.1:9472 or [::1]:9472 is expected",
+        "f.yaml:21: stateDir: `lib` is not an absolute path; a path from `/` on is expected",
+    ];
+    assert_eq!(got, want);
+}
+
+#[test]
+fn faults_between_keys_are_found() {
+    for (added, want) in [
+        (
+            "routes: [{to: 10.9.0.0/16, via: 10.0.0.1}]",
+            "f.yaml:9: routes[0].via: 10.0.0.1 is in no subnet of a port; a neighbour of the appliance is expected",
+        ),
+        (
+            "routes: [{to: 2001:db8::/32, via: 192.0.2.9}]",
+            "f.yaml:9: routes[0].via: 2001:db8::/32 and 192.0.2.9 differ in family; one family is expected",
+        ),
+        (
+            "neighbors: [{address: 192.0.2.9, mac: \"02:00:00:00:00:0b\", port: inside}]",
+            "f.yaml:9: neighbors[0].port: there is no port `inside`; one of outside is expected",
+        ),
+        (
+            "neighbors: [{address: 192.0.2.9, mac: \"03:00:00:00:00:0b\", port: outside}]",
+            "f.yaml:9: neighbors[0].mac: a group's or nobody's address; the Ethernet address of one station is expected",
+        ),
+        (
+            "pools: [{name: a, cidrs: [203.0.113.0/26]}, {name: b, ranges: [203.0.113.60-203.0.113.70]}]",
+            "f.yaml:9: pools[1]: 203.0.113.60-203.0.113.70 overlaps 203.0.113.0-203.0.113.63 of pools[0]; every address in one pool only is expected",
+        ),
+        (
+            "pools: [{name: a, cidrs: [192.0.2.0/30]}]",
+            "f.yaml:9: pools[0]: 192.0.2.0-192.0.2.3 holds 192.0.2.1, an address of a port; addresses that nobody has are expected",
+        ),
+        (
+            "workers: {count: 2, cores: [1]}",
+            "f.yaml:9: workers.cores: `count` and `cores` together; one of them is expected",
+        ),
+        (
+            "workers: {cores: [1, 1]}",
+            "f.yaml:9: workers.cores[1]: core 1 stands twice; one worker a core is expected",
+        ),
+    ] {
+        assert_eq!(faults(&format!("{SMALL}{added}\n")), [want], "{added}");
+    }
+}
+
+#[test]
+fn exactly_one_source_is_expected() {
+    for (source, good) in [
+        ("manifests: /m", true),
+        ("kubeconfig: /k", true),
+        ("inCluster: true", true),
+        ("inCluster: false", false),
+        ("nodeName: n", false),
+        ("manifests: /m\n  inCluster: true", false),
+    ] {
+        let text = SMALL.replace("manifests: /etc/fairlead/manifests", source);
+        let got = GatewayConfig::parse("f.yaml", &text);
+        assert_eq!(got.is_ok(), good, "{source}: {got:?}");
+    }
+}
+
+#[test]
+fn a_broken_document_names_its_line() {
+    assert!(faults("a: [\n")[0].starts_with("f.yaml:2: "));
+    assert_eq!(faults(""), ["f.yaml:1: 0 documents; exactly one document is expected"]);
+    assert!(faults("[]\n")[0].starts_with("f.yaml:1: not a map; keys apiVersion"));
+    assert!(faults("kind: GatewayConfig\n").iter().any(|line| line.contains("`ports` is missing")));
+}
+
+#[test]
+fn an_unreadable_file_is_one_clear_sentence() {
+    let refused = GatewayConfig::load(Path::new("/nonexistent/f.yaml")).expect_err("refused");
+    assert!(refused.to_string().starts_with("/nonexistent/f.yaml:1: No such file"), "{refused}");
+}
