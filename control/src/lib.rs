@@ -3,6 +3,9 @@
 
 pub mod admin;
 pub mod config;
+pub mod mirror;
 pub mod model;
+pub mod netlink;
 pub mod network;
+pub mod state_dir;
 pub mod yaml;

@@ -1,0 +1,73 @@
+//! The kernel's own source ports, kept out of the SNAT range while a mirror is on.
+//!
+//! Both use the ports' addresses; without this a connection of the kernel's could take a port that SNAT hands out. The
+//! original range is kept in the state directory, so that even a crash does not lose it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::state_dir::StateDir;
+
+/// The kernel parameter, of this network namespace.
+const PARAMETER: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+/// What the kernel may use while a mirror is on: what the default `forwarding.snatPorts` leaves.
+const WHILE_MIRRORED: &str = "61000 65535";
+/// Name of the file that remembers the original.
+const SAVED: &str = "ip_local_port_range";
+
+/// The range is narrowed while this lives.
+#[derive(Debug)]
+pub struct PortRange {
+    parameter: PathBuf,
+    original: String,
+}
+
+impl PortRange {
+    /// Narrows the range and remembers the original in `state`.
+    ///
+    /// # Errors
+    /// When the parameter cannot be written.
+    pub fn narrow(state: &StateDir) -> io::Result<Self> {
+        Self::narrow_at(Path::new(PARAMETER), state)
+    }
+
+    fn narrow_at(parameter: &Path, state: &StateDir) -> io::Result<Self> {
+        let saved = state.read(SAVED)?.and_then(|bytes| String::from_utf8(bytes).ok());
+        let original = match saved {
+            Some(saved) => saved,
+            None => fs::read_to_string(parameter)?.split_whitespace().collect::<Vec<_>>().join(" "),
+        };
+        state.write(SAVED, original.as_bytes())?;
+        fs::write(parameter, WHILE_MIRRORED)?;
+        Ok(Self { parameter: parameter.to_owned(), original })
+    }
+
+    /// Puts the original back.
+    ///
+    /// # Errors
+    /// When the parameter cannot be written.
+    pub fn restore(self, state: &StateDir) -> io::Result<()> {
+        fs::write(&self.parameter, &self.original)?;
+        state.remove(SAVED)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_original_comes_back_even_after_a_crash() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::open(folder.path()).unwrap();
+        let parameter = folder.path().join("parameter");
+        fs::write(&parameter, "32768\t60999\n").unwrap();
+        drop(PortRange::narrow_at(&parameter, &state).unwrap());
+        assert_eq!(fs::read_to_string(&parameter).unwrap(), WHILE_MIRRORED);
+        let second = PortRange::narrow_at(&parameter, &state).unwrap();
+        second.restore(&state).unwrap();
+        assert_eq!(fs::read_to_string(&parameter).unwrap(), "32768 60999");
+        assert_eq!(state.read(SAVED).unwrap(), None);
+    }
+}

@@ -1,0 +1,173 @@
+//! Moves frames between the workers' rings and the TAPs.
+//!
+//! Punt rings cannot wake anybody (a worker makes no system call), so a thread of its own polls them: every 100 us while
+//! frames come, every millisecond when none do. The kernel's frames come by tasks that sleep until there is one.
+//! Everything is bounded; what does not fit is dropped and counted, as on a wire.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use tables::PortId;
+use tables::punt::{FRAME_LEN_MAX, FrameReceiver, FrameSender, Message};
+
+use super::Device;
+use crate::netlink::Resolver;
+
+/// Between two looks at the rings while frames come.
+const NAP_BUSY: Duration = Duration::from_micros(100);
+/// Between two looks when none came for [`IDLE_AFTER`].
+const NAP_IDLE: Duration = Duration::from_millis(1);
+const IDLE_AFTER: Duration = Duration::from_millis(100);
+/// Messages taken from one worker before the next has its turn.
+const TURN: usize = 64;
+
+/// Control's ends of one worker's rings.
+pub struct WorkerRings {
+    /// What the worker hands to the kernel.
+    pub punt: FrameReceiver,
+    /// What the kernel sends by the worker.
+    pub inject: FrameSender,
+}
+
+/// Frames moved and lost, all ports together.
+#[derive(Debug, Default)]
+pub struct PumpCounters {
+    /// Given to the kernel.
+    pub to_kernel: AtomicU64,
+    /// Not given to the kernel: its queue is full, or the port has no TAP.
+    pub to_kernel_dropped: AtomicU64,
+    /// Taken from the kernel.
+    pub from_kernel: AtomicU64,
+    /// Taken from the kernel and lost: the worker's ring is full.
+    pub from_kernel_dropped: AtomicU64,
+}
+
+/// The running pump; it ends when dropped.
+pub struct Pump {
+    counters: Arc<PumpCounters>,
+    stop: Arc<AtomicBool>,
+    punt: Option<JoinHandle<()>>,
+    inject: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Pump {
+    /// Starts the thread and the tasks. A port's frames from the kernel all go by one worker, in order.
+    ///
+    /// # Errors
+    /// When no thread can be made.
+    pub fn start(
+        devices: &[Device],
+        rings: Vec<WorkerRings>,
+        resolver: Option<Resolver>,
+    ) -> io::Result<Self> {
+        let counters = Arc::new(PumpCounters::default());
+        let stop = Arc::new(AtomicBool::new(false));
+        let (receivers, senders): (Vec<_>, Vec<_>) =
+            rings.into_iter().map(|ring| (ring.punt, Arc::new(Mutex::new(ring.inject)))).unzip();
+        let inject = devices.iter().filter_map(|device| {
+            let by = usize::from(device.link.port).checked_rem(senders.len())?;
+            Some(tokio::spawn(inject(device.clone(), Arc::clone(&senders[by]), Arc::clone(&counters))))
+        });
+        let inject = inject.collect();
+        let punter = Punter {
+            receivers,
+            devices: devices.iter().map(|device| (PortId(device.link.port), device.clone())).collect(),
+            resolver,
+            counters: Arc::clone(&counters),
+        };
+        let stopped = Arc::clone(&stop);
+        let punt = thread::Builder::new().name("fairlead-punt".into()).spawn(move || punter.run(&stopped))?;
+        Ok(Self { counters, stop, punt: Some(punt), inject })
+    }
+
+    /// What was moved so far.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<PumpCounters> {
+        &self.counters
+    }
+}
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.inject.iter().for_each(tokio::task::JoinHandle::abort);
+        if let Some(punt) = self.punt.take() {
+            // It naps for a millisecond at most; a panic in it was reported when it happened.
+            let _ = punt.join();
+        }
+    }
+}
+
+struct Punter {
+    receivers: Vec<FrameReceiver>,
+    devices: BTreeMap<PortId, Device>,
+    resolver: Option<Resolver>,
+    counters: Arc<PumpCounters>,
+}
+
+impl Punter {
+    fn run(mut self, stop: &AtomicBool) {
+        let mut buffer = [0; FRAME_LEN_MAX];
+        let mut busy_at = Instant::now();
+        while !stop.load(Ordering::Relaxed) {
+            if self.turn(&mut buffer) {
+                busy_at = Instant::now();
+                continue;
+            }
+            thread::sleep(if busy_at.elapsed() < IDLE_AFTER { NAP_BUSY } else { NAP_IDLE });
+        }
+    }
+
+    /// One turn for each worker; true when there was anything.
+    fn turn(&mut self, buffer: &mut [u8; FRAME_LEN_MAX]) -> bool {
+        let mut any = false;
+        for worker in 0..self.receivers.len() {
+            for _ in 0..TURN {
+                let Some(message) = self.receivers[worker].receive(buffer) else { break };
+                any = true;
+                self.take(message, buffer);
+            }
+        }
+        any
+    }
+
+    fn take(&self, message: Message, buffer: &[u8; FRAME_LEN_MAX]) {
+        match message {
+            Message::Frame { port, len } => {
+                let written = self.devices.get(&port).map(|device| device.write(&buffer[..len]));
+                let counter = match written {
+                    Some(Ok(())) => &self.counters.to_kernel,
+                    _ => &self.counters.to_kernel_dropped,
+                };
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+            Message::Resolve { port, address } => {
+                if let Some(resolver) = self.resolver.as_ref().filter(|_| self.devices.contains_key(&port)) {
+                    resolver.resolve(port.0, address);
+                }
+            }
+        }
+    }
+}
+
+async fn inject(device: Device, sender: Arc<Mutex<FrameSender>>, counters: Arc<PumpCounters>) {
+    let mut buffer = vec![0; FRAME_LEN_MAX];
+    loop {
+        let length = match device.read(&mut buffer).await {
+            Ok(length) => length,
+            Err(error) => {
+                tracing::error!(port = %device.name, %error, "the TAP is gone; the kernel no longer reaches this port");
+                return;
+            }
+        };
+        let frame = [&buffer[..length]].into_iter();
+        let sent =
+            sender.lock().unwrap_or_else(PoisonError::into_inner).frame(PortId(device.link.port), frame);
+        let counter = if sent.is_ok() { &counters.from_kernel } else { &counters.from_kernel_dropped };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
