@@ -133,6 +133,9 @@ pub(crate) fn walk(head: &[u8], at: usize, end: usize, protocol: u8) -> Result<P
         if here.at > end {
             return Err(ParseError::Truncated);
         }
+        if here.at > head.len() {
+            return Err(ParseError::SplitHeader);
+        }
         if here.at - at > EXTENSION_BYTES_MAX {
             return Err(ParseError::ExtensionHeaders);
         }

@@ -3,7 +3,11 @@
 //! A [`Parsed`] is the proof that its headers lie inside the frame, so nothing here fails on the frame it came from.
 //! Handed another frame, these functions change nothing they cannot reach, and never panic.
 
+mod error;
+
 use std::net::{Ipv4Addr, Ipv6Addr};
+
+pub use error::rewrite_error;
 
 use crate::{
     Address, Body, FlowKey, Parsed, Protocol,

@@ -26,6 +26,10 @@ pub(crate) fn facts(kind: NdKind, src: Ipv6Addr, dst: Ipv6Addr, message: &[u8]) 
 
 /// The rules of RFC 4861 §6.1.1, §6.1.2, §7.1.1 and §7.1.2 about addresses and flags.
 fn is_allowed(nd: &Nd) -> bool {
+    if nd.src.is_multicast() {
+        // A group sends nothing (RFC 4291 §2.7), and must not be made to answer for one.
+        return false;
+    }
     let unspecified = nd.src.is_unspecified();
     match nd.kind {
         NdKind::RouterSolicitation => !unspecified || nd.link_layer.is_none(),

@@ -6,5 +6,7 @@
 mod builder;
 mod check;
 
+pub mod targets;
+
 pub use builder::PacketBuilder;
 pub use check::{assert_valid_checksums, flow_of};

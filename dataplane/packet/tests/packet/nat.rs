@@ -1,7 +1,7 @@
 //! A rewritten frame equals the frame that was built with the new addresses from the start.
 
 use packet::{
-    Address, FlowKey, nat,
+    Address, AnyKey, FlowKey, Protocol, nat,
     nat::Rewrite,
     parse,
     testkit::{PacketBuilder, assert_valid_checksums},
@@ -9,6 +9,32 @@ use packet::{
 use proptest::prelude::*;
 
 use crate::strategy::{Dress, dress, key_v4, key_v6};
+
+/// An ICMP error of `from` about a packet of `key`, which it quotes up to `limit` bytes.
+fn error<A: Address>(from: A, key: FlowKey<A>, dress: &Dress, limit: usize) -> Vec<u8> {
+    let bare = Dress { vlan: None, padded: false, ..dress.clone() };
+    let packet = bare.on(PacketBuilder::flow(A::any(key))).build();
+    let headers = usize::from(parse(&packet, packet.len()).expect("valid").l4) - 14 + 8;
+    let quoted = &packet[14..packet.len().min(14 + headers + limit)];
+    let (kind, code) = if A::BYTES == 4 { (3, 4) } else { (2, 0) };
+    PacketBuilder::icmp(from.into(), key.src.into(), kind, code, &[&[0, 0, 5, 0xdc], quoted].concat()).build()
+}
+
+/// Rewrites the error about `from` to one about `to`, and says what it should have become.
+fn translated<A: Address>(
+    from: FlowKey<A>,
+    to: FlowKey<A>,
+    router: Option<A>,
+    dress: &Dress,
+    limit: usize,
+) -> (Vec<u8>, Vec<u8>) {
+    let protocol = if dress.padded { Protocol::Tcp } else { Protocol::Udp };
+    let (from, to) = (FlowKey { protocol, ..from }, FlowKey { protocol, ..to });
+    let mut frame = error(router.unwrap_or(from.dst), from, dress, limit);
+    let parsed = parse(&frame, frame.len()).expect("valid");
+    assert!(nat::rewrite_error(&mut frame, &parsed, A::any(to)));
+    (frame, error(router.unwrap_or(to.dst), to, dress, limit))
+}
 
 /// The frame of `from`, and the one that the rewrite to `to` has to make of it (one hop later).
 fn frames<A: Address>(from: FlowKey<A>, to: FlowKey<A>, dress: &Dress) -> (Vec<u8>, Vec<u8>) {
@@ -63,6 +89,40 @@ proptest! {
         let mut short = vec![0; len];
         Rewrite::new(&from, &to).forward(&mut short, &parsed);
         nat::decrement_ttl(&mut short, &parsed);
+    }
+}
+
+proptest! {
+    #[test]
+    fn an_ipv4_error_is_translated_with_what_it_quotes(
+        from in key_v4(), to in key_v4(), router: Option<u32>, dress in dress(), words in 0usize..20,
+    ) {
+        let (frame, want) = translated(from, to, router.map(Into::into), &dress, words * 2);
+        assert_valid_checksums(&frame);
+        prop_assert_eq!(frame, want);
+    }
+
+    #[test]
+    fn an_ipv6_error_is_translated_with_what_it_quotes(
+        from in key_v6(), to in key_v6(), router: Option<u128>, dress in dress(), words in 0usize..20,
+    ) {
+        let (frame, want) = translated(from, to, router.map(Into::into), &dress, words * 2);
+        assert_valid_checksums(&frame);
+        prop_assert_eq!(frame, want);
+    }
+}
+
+#[test]
+fn only_an_error_about_a_flow_of_that_family_is_translated() {
+    let v6 = AnyKey::new("[::1]:1".parse().unwrap(), "[::2]:2".parse().unwrap(), Protocol::Udp)
+        .expect("one family");
+    let quoted = PacketBuilder::udp("10.0.0.1:1", "10.0.0.2:2").build();
+    let rest = [&[0; 4][..], &quoted[14..]].concat();
+    let error = PacketBuilder::icmp([10, 0, 0, 2].into(), [10, 0, 0, 1].into(), 3, 3, &rest).build();
+    for frame in [quoted, error] {
+        let (mut after, parsed) = (frame.clone(), parse(&frame, frame.len()).expect("valid"));
+        assert!(!nat::rewrite_error(&mut after, &parsed, v6));
+        assert_eq!(after, frame);
     }
 }
 
