@@ -14,6 +14,7 @@ pub mod chunked;
 pub mod counters;
 mod drop_reason;
 mod fib;
+pub mod hash;
 mod ids;
 mod index;
 mod lpm;
