@@ -14,6 +14,7 @@ pub mod chunked;
 pub mod counters;
 mod drop_reason;
 mod fib;
+pub mod flow;
 pub mod hash;
 mod ids;
 mod index;
@@ -27,6 +28,7 @@ mod service;
 pub mod sharded;
 mod slots;
 mod snapshot;
+pub mod tcp_state;
 
 pub use address::{AddressInfo, AddressKind, Addresses, PortSet};
 pub use adjacency::{Adjacencies, Adjacency, AdjacencyState};

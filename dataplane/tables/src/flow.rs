@@ -1,0 +1,404 @@
+//! Flow table of one worker: packets with one 5-tuple keep their backend and their rewrite. One record, two keys
+//! (original and reply), which live and die together.
+//! Invariants: nothing is allocated after construction; a flow that saw a reply is never recycled; a record is
+//! self-contained but for (slot, epoch) ids. Time is an argument. Not here: which backend (`maglev`), which source port
+//! (`snat`), when a phase changes (`tcp_state`).
+//!
+//! A burst looks its packets up in steps, so that their cache misses overlap: [`FlowTable::hash`] and
+//! [`FlowTable::prefetch_bucket`] for all, then [`FlowTable::candidate`] for all, then [`FlowTable::find`]. A hit reads
+//! one line of the index and one of the slab (two for IPv6).
+
+mod index;
+mod record;
+mod slab;
+mod sweep;
+mod view;
+
+use std::fmt;
+use std::io;
+
+use packet::{Address, Family, FlowKey, TcpFlags};
+
+use self::index::{Index, Place};
+use self::record::{Expiry, STATE, State};
+use self::slab::{Queue, Slab};
+use crate::hash::{FlowHash, FlowHasher};
+use crate::tcp_state::{Phase, Timeouts};
+use crate::{BackendId, Millis, NatMode, ServiceId};
+
+pub use self::sweep::{Liveness, Swept};
+pub use self::view::{FlowView, Rewrite};
+
+/// Which of a flow's two keys a packet has.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Direction {
+    /// Client to Service.
+    Original,
+    /// Backend to client (or to the SNAT address).
+    Reply,
+}
+
+/// A flow of the table that gave this out. Good until that table inserts, sweeps, or removes a flow: then the slot may
+/// hold another flow, and [`FlowTable::still_holds`] tells.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct FlowRef(u32);
+
+/// What a hash's first bucket has for it, found while the rest of the burst waits for memory; a hint only.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Candidate(Option<Place>);
+
+impl Candidate {
+    /// No hint.
+    pub const NONE: Self = Self(None);
+}
+
+/// Sizes and clocks of a [`FlowTable`].
+#[derive(Clone, Copy, Debug)]
+pub struct FlowTableConfig {
+    /// Flows it holds at most, of both families together; 2^30 at most.
+    pub flows: u32,
+    /// Reserve two lines a flow, so that any of them may be IPv6: 160 bytes a flow instead of 96.
+    pub ipv6: bool,
+    /// Random and new at every start: keeps clients from aiming at one bucket.
+    pub secret: u64,
+    /// When a silent flow is gone.
+    pub timeouts: Timeouts,
+}
+
+/// A flow to be entered. Its first packet is counted as seen.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct NewFlow<A> {
+    /// Key of the client's packets as they arrive.
+    pub original: FlowKey<A>,
+    /// Key of the backend's packets as they arrive.
+    pub reply: FlowKey<A>,
+    /// The Service port it belongs to.
+    pub service: ServiceId,
+    /// The backend it is pinned to.
+    pub backend: BackendId,
+    /// How it is rewritten; for reports, since the keys say all.
+    pub mode: NatMode,
+}
+
+/// Why a flow was not entered.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum InsertError {
+    /// The table is full of flows that may not be recycled, or (never seen) both buckets of a key are.
+    Full,
+    /// A live flow has one of the two keys, or the two are equal.
+    KeyTaken,
+    /// An IPv6 flow in a table that reserved no room for its addresses.
+    Ipv6NotReserved,
+}
+
+impl fmt::Display for InsertError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "the flow table is full",
+            Self::KeyTaken => "another flow has this key",
+            Self::Ipv6NotReserved => "the flow table has no room for IPv6",
+        })
+    }
+}
+
+impl std::error::Error for InsertError {}
+
+/// What a packet did to its flow.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Touch {
+    /// Nothing but the time of the last packet changed.
+    Same,
+    /// The flow came into this phase.
+    Entered(Phase),
+    /// A SYN on a closed tuple: the same record starts anew.
+    Reopened,
+    /// The client goes on (an ACK, or its SYN again) while no packet of the backend was ever seen: the replies of this
+    /// dnat flow probably take another way. Told once a flow.
+    ReplyBypass,
+}
+
+/// What a table holds, and has done since the start.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct FlowStats {
+    /// Flows it can hold.
+    pub capacity: u32,
+    /// Flows it holds.
+    pub used: u32,
+    /// Flows without a reply, which may be recycled.
+    pub embryonic: u32,
+    /// Flows entered.
+    pub created: u64,
+    /// Flows gone by their timeout.
+    pub expired: u64,
+    /// Embryonic flows that made room for another.
+    pub recycled: u64,
+    /// Flows taken out on demand: by `remove`, or because their backend went.
+    pub removed: u64,
+    /// Flows refused because the table was full.
+    pub refused: u64,
+}
+
+/// See the module.
+pub struct FlowTable {
+    hasher: FlowHasher,
+    index: Index,
+    slab: Slab,
+    embryonic: Queue,
+    expiry: Expiry,
+    ipv6: bool,
+    /// From this many flows on, a new one takes the place of the oldest embryonic one.
+    recycle_from: u32,
+    sweep_cursor: u32,
+    stats: FlowStats,
+}
+
+impl FlowTable {
+    /// A table with all its memory reserved and touched.
+    ///
+    /// # Errors
+    /// When the system has not that much memory, or `flows` is 0 or above 2^30.
+    pub fn new(config: &FlowTableConfig) -> io::Result<Self> {
+        if !(1..=1 << 30).contains(&config.flows) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a flow table holds 1 to 2^30 flows"));
+        }
+        Ok(Self {
+            hasher: FlowHasher::new(config.secret),
+            index: Index::new(config.flows)?,
+            slab: Slab::new(config.flows, if config.ipv6 { 2 } else { 1 })?,
+            embryonic: Queue::new(),
+            expiry: Expiry::new(&config.timeouts),
+            ipv6: config.ipv6,
+            recycle_from: config.flows - config.flows / 10,
+            sweep_cursor: 0,
+            stats: FlowStats::default(),
+        })
+    }
+
+    /// The hash of one direction of a flow, for the steps below.
+    #[inline]
+    #[must_use]
+    pub fn hash<A: Address>(&self, key: &FlowKey<A>) -> FlowHash {
+        self.hasher.hash(key)
+    }
+
+    /// Step 1: asks for the line of the index where the hash is most likely to be.
+    #[inline]
+    pub fn prefetch_bucket(&self, hash: FlowHash) {
+        self.index.prefetch_first(hash);
+    }
+
+    /// Step 2: reads that line, and asks for the record it names or else for the hash's other bucket.
+    #[inline]
+    #[must_use]
+    pub fn candidate(&self, hash: FlowHash) -> Candidate {
+        let place = self.index.candidate(hash);
+        match place {
+            Some(place) => self.slab.prefetch(place.slot),
+            None => self.index.prefetch_second(hash),
+        }
+        Candidate(place)
+    }
+
+    /// Step 3: the flow that has `key`, and which of its keys that is. An expired flow is removed and not found.
+    #[inline]
+    pub fn find<A: Address>(
+        &mut self,
+        hash: FlowHash,
+        candidate: Candidate,
+        key: &FlowKey<A>,
+        now: Millis,
+    ) -> Option<(FlowRef, Direction)> {
+        let place = match candidate.0 {
+            Some(place) if record::holds(self.slab.record(place.slot), place.direction, key) => place,
+            _ => self
+                .index
+                .find(hash, |place| record::holds(self.slab.record(place.slot), place.direction, key))?,
+        };
+        if self.expiry.is_over(self.slab.state(place.slot), now) {
+            self.expire(place.slot);
+            return None;
+        }
+        Some((FlowRef(place.slot), place.direction))
+    }
+
+    /// For a burst of insertions: asks for the lines of the index that these keys will want, if one comes of them.
+    pub fn prefetch_insert<A: Address>(&self, original: &FlowKey<A>, reply: &FlowKey<A>) {
+        self.prefetch_both([self.hash(original), self.hash(reply)]);
+    }
+
+    /// All steps at once, for a single key.
+    pub fn lookup<A: Address>(&mut self, key: &FlowKey<A>, now: Millis) -> Option<(FlowRef, Direction)> {
+        self.find(self.hash(key), Candidate::NONE, key, now)
+    }
+
+    /// Enters a flow whose first packet arrives now. From 90 % of the capacity on it takes the place of the oldest
+    /// embryonic flow.
+    ///
+    /// # Errors
+    /// See [`InsertError`]; `Full` is counted as refused.
+    pub fn insert<A: Address>(&mut self, flow: &NewFlow<A>, now: Millis) -> Result<FlowRef, InsertError> {
+        if A::FAMILY == Family::V6 && !self.ipv6 {
+            return Err(InsertError::Ipv6NotReserved);
+        }
+        let hashes = [self.hash(&flow.original), self.hash(&flow.reply)];
+        self.prefetch_both(hashes);
+        self.slab.prefetch_free();
+        let taken = flow.original == flow.reply
+            || self.find(hashes[0], Candidate::NONE, &flow.original, now).is_some()
+            || self.find(hashes[1], Candidate::NONE, &flow.reply, now).is_some();
+        if taken {
+            return Err(InsertError::KeyTaken);
+        }
+        if self.slab.used() >= self.recycle_from {
+            self.recycle();
+        }
+        let entered = self.slab.take().filter(|&slot| self.enter_keys(slot, hashes));
+        let Some(slot) = entered else {
+            self.stats.refused += 1;
+            return Err(InsertError::Full);
+        };
+        self.write(slot, flow, now);
+        self.stats.created += 1;
+        Ok(FlowRef(slot))
+    }
+
+    /// Notes a packet of the flow.
+    #[inline]
+    pub fn touch(&mut self, flow: FlowRef, direction: Direction, flags: TcpFlags, now: Millis) -> Touch {
+        let word = &mut self.slab.head_mut(flow.0)[STATE];
+        let state = State(*word);
+        debug_assert!(state.is_live(), "a stale FlowRef");
+        let phase = state.phase().after(state.protocol(), direction, flags);
+        let seen = state.seen_at(now);
+        if phase != state.phase() || state.is_unanswered() {
+            return self.turn(flow.0, direction, flags, (seen, phase));
+        }
+        // Most packets of a busy flow fall into the millisecond of the last one: their line stays clean.
+        if seen != state {
+            *word = seen.0;
+        }
+        Touch::Same
+    }
+
+    /// Takes a flow out.
+    pub fn remove(&mut self, flow: FlowRef) {
+        self.stats.removed += 1;
+        self.discard(flow.0);
+    }
+
+    /// Puts other timeouts in force, for the flows that are there too.
+    pub fn set_timeouts(&mut self, timeouts: &Timeouts) {
+        self.expiry = Expiry::new(timeouts);
+    }
+
+    /// Counts and gauges.
+    #[must_use]
+    pub fn stats(&self) -> FlowStats {
+        let (capacity, used, embryonic) = (self.slab.capacity(), self.slab.used(), self.embryonic.len());
+        FlowStats { capacity, used, embryonic, ..self.stats }
+    }
+
+    /// Bytes of memory of the index and the slab.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.index.bytes() + self.slab.bytes()
+    }
+
+    /// The less usual half of `touch`: the phase changes, or the flow was without a reply until now.
+    fn turn(
+        &mut self,
+        slot: u32,
+        direction: Direction,
+        flags: TcpFlags,
+        (seen, phase): (State, Phase),
+    ) -> Touch {
+        let before = seen.phase();
+        let mut state = seen.in_phase(phase);
+        let mut outcome = if phase == before { Touch::Same } else { Touch::Entered(phase) };
+        if before.is_closed() && !phase.is_closed() {
+            state = self.queue_anew(slot, state);
+            outcome = Touch::Reopened;
+        } else if state.is_unanswered() && direction == Direction::Reply {
+            self.embryonic.unlink(&mut self.slab, slot);
+            state = state.unanswered(false);
+        } else if state.bypasses(flags) {
+            state = state.with_bypass_reported(true);
+            outcome = Touch::ReplyBypass;
+        }
+        self.slab.head_mut(slot)[STATE] = state.0;
+        outcome
+    }
+
+    /// A reopened flow waits for its reply like a new one.
+    fn queue_anew(&mut self, slot: u32, state: State) -> State {
+        if state.is_unanswered() {
+            self.embryonic.unlink(&mut self.slab, slot);
+        }
+        self.embryonic.push(&mut self.slab, slot);
+        state.unanswered(true).with_bypass_reported(false)
+    }
+
+    fn prefetch_both(&self, hashes: [FlowHash; 2]) {
+        for hash in hashes {
+            self.index.prefetch_first(hash);
+            self.index.prefetch_second(hash);
+        }
+    }
+
+    /// Both keys into the index, or neither and the slot given back.
+    fn enter_keys(&mut self, slot: u32, [original, reply]: [FlowHash; 2]) -> bool {
+        let places = [Direction::Original, Direction::Reply].map(|direction| Place { slot, direction });
+        if self.index.insert(original, places[0]) {
+            if self.index.insert(reply, places[1]) {
+                return true;
+            }
+            self.index.remove(original, places[0]);
+        }
+        self.slab.release(slot);
+        false
+    }
+
+    fn write<A: Address>(&mut self, slot: u32, flow: &NewFlow<A>, now: Millis) {
+        let state = State::new(A::FAMILY, flow.original.protocol, flow.mode, now).unanswered(true);
+        record::put(self.slab.record_mut(slot), flow, state);
+        self.embryonic.push(&mut self.slab, slot);
+    }
+
+    /// Gives the room of the oldest embryonic flow free. In a flood that happens at every insertion, so the lines that
+    /// the next two times will want are asked for now: the index of the new oldest, whose record was asked for the last
+    /// time, and the record behind it.
+    fn recycle(&mut self) {
+        let Some(slot) = self.embryonic.oldest() else { return };
+        self.stats.recycled += 1;
+        self.discard(slot);
+        let Some(next) = self.embryonic.oldest() else { return };
+        for direction in [Direction::Original, Direction::Reply] {
+            self.index.prefetch_first(record::hash(&self.hasher, self.slab.record(next), direction));
+        }
+        if let Some(behind) = Queue::next(&self.slab, next) {
+            self.slab.prefetch(behind);
+        }
+    }
+
+    fn expire(&mut self, slot: u32) {
+        self.stats.expired += 1;
+        self.discard(slot);
+    }
+
+    /// Takes both keys out of the index, the flow out of the queue, and frees its record.
+    fn discard(&mut self, slot: u32) {
+        debug_assert!(self.slab.state(slot).is_live(), "a stale slot");
+        for direction in [Direction::Original, Direction::Reply] {
+            let hash = record::hash(&self.hasher, self.slab.record(slot), direction);
+            let removed = self.index.remove(hash, Place { slot, direction });
+            debug_assert!(removed, "every key of a live flow is in the index");
+        }
+        if self.slab.state(slot).is_unanswered() {
+            self.embryonic.unlink(&mut self.slab, slot);
+        }
+        self.slab.release(slot);
+    }
+}
+
+#[cfg(test)]
+mod tests;

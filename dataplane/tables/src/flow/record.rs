@@ -1,0 +1,321 @@
+//! How a flow record lies in its lines: eight words each, packed and unpacked by shifts, so that a record is one cache
+//! line (IPv4) or two (IPv6) without unsafe code.
+//!
+//! Word by word, upper half first (`N` = 32 bits): 0 original addresses, 1 original ports | reply ports, 2 reply
+//! addresses, 3 [`State`], 4 service | backend, 5 next hops (16 + 16) | fib epoch, 6 IP delta, L4 delta (16 + 16) |
+//! unused, 7 neighbours in the embryonic queue. IPv6 addresses fill the second line instead of words 0 and 2.
+//! Room kept for windows of sequence numbers: word 7 of a flow that has left the queue, and half of word 6.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use packet::checksum::Delta;
+use packet::{Address, Family, FlowKey, Protocol, TcpFlags};
+
+use super::{Direction, NewFlow};
+use crate::hash::{FlowHash, FlowHasher};
+use crate::tcp_state::Phase;
+use crate::{BackendId, Millis, NatMode, NextHopId, ServiceId};
+
+/// 64 bytes: one cache line of the slab.
+pub(super) type Line = [u64; 8];
+
+const ORIGINAL_ADDRESSES: usize = 0;
+const PORTS: usize = 1;
+const REPLY_ADDRESSES: usize = 2;
+pub(super) const STATE: usize = 3;
+const IDS: usize = 4;
+const HOPS: usize = 5;
+const DELTAS: usize = 6;
+pub(super) const LINKS: usize = 7;
+
+/// In place of a next hop: not resolved.
+const NO_HOP: u16 = u16::MAX;
+/// Word [`HOPS`] of a flow with neither next hop.
+const NO_HOPS: u64 = 0xffff_ffff << 32;
+
+/// Two 32-bit values as a word.
+#[inline]
+pub(super) const fn join(upper: u32, lower: u32) -> u64 {
+    (upper as u64) << 32 | lower as u64
+}
+
+/// The upper half of a word.
+#[inline]
+pub(super) const fn upper(word: u64) -> u32 {
+    (word >> 32) as u32
+}
+
+/// The lower half of a word.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "the lower half is what is asked for")]
+pub(super) const fn lower(word: u64) -> u32 {
+    word as u32
+}
+
+/// What changes while a flow lives, in one word: 32 bits of flags over the time of the last packet.
+/// A word of 0 is a free record.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct State(pub(super) u64);
+
+impl State {
+    const PHASE: u32 = 32;
+    const PROTOCOL: u32 = 36;
+    const LIVE: u64 = 1 << 38;
+    const IPV6: u64 = 1 << 39;
+    const DNAT: u64 = 1 << 40;
+    /// In the queue of flows that may be recycled: no reply was seen.
+    const UNANSWERED: u64 = 1 << 41;
+    /// The warning about replies that bypass the appliance was given.
+    const BYPASS_REPORTED: u64 = 1 << 42;
+
+    pub(super) fn new(family: Family, protocol: Protocol, mode: NatMode, now: Millis) -> Self {
+        let code: u64 = match protocol {
+            Protocol::Tcp => 0,
+            Protocol::Udp => 1,
+            Protocol::Sctp => 2,
+        };
+        let family = if family == Family::V6 { Self::IPV6 } else { 0 };
+        let mode = if mode == NatMode::Dnat { Self::DNAT } else { 0 };
+        Self(Self::LIVE | family | mode | code << Self::PROTOCOL | u64::from(now.0))
+    }
+
+    #[inline]
+    pub(super) const fn is_live(self) -> bool {
+        self.0 & Self::LIVE != 0
+    }
+
+    #[inline]
+    pub(super) const fn family(self) -> Family {
+        if self.0 & Self::IPV6 == 0 { Family::V4 } else { Family::V6 }
+    }
+
+    #[inline]
+    pub(super) const fn mode(self) -> NatMode {
+        if self.0 & Self::DNAT == 0 { NatMode::Snat } else { NatMode::Dnat }
+    }
+
+    #[inline]
+    pub(super) const fn protocol(self) -> Protocol {
+        match self.0 >> Self::PROTOCOL & 3 {
+            0 => Protocol::Tcp,
+            1 => Protocol::Udp,
+            _ => Protocol::Sctp,
+        }
+    }
+
+    #[inline]
+    pub(super) const fn phase(self) -> Phase {
+        Phase::ALL[(self.0 >> Self::PHASE & 7) as usize]
+    }
+
+    #[inline]
+    pub(super) const fn last_seen(self) -> Millis {
+        Millis(lower(self.0))
+    }
+
+    /// Where [`Expiry`] keeps this flow's timeout: protocol and phase as one small number.
+    #[inline]
+    const fn timeout_index(self) -> usize {
+        (self.0 >> Self::PHASE & 0x3f) as usize
+    }
+
+    #[inline]
+    pub(super) const fn is_unanswered(self) -> bool {
+        self.0 & Self::UNANSWERED != 0
+    }
+
+    /// True for a client's packet that shows that it heard a reply, or misses one, where the appliance saw none.
+    #[inline]
+    pub(super) fn bypasses(self, flags: TcpFlags) -> bool {
+        let may = self.is_unanswered() && self.mode() == NatMode::Dnat && self.protocol() == Protocol::Tcp;
+        may && self.0 & Self::BYPASS_REPORTED == 0 && !flags.rst() && (flags.ack() || flags.opens())
+    }
+
+    #[inline]
+    pub(super) const fn seen_at(self, now: Millis) -> Self {
+        Self(self.0 & !0xffff_ffff | now.0 as u64)
+    }
+
+    #[inline]
+    pub(super) const fn in_phase(self, phase: Phase) -> Self {
+        Self(self.0 & !(7 << Self::PHASE) | (phase as u64) << Self::PHASE)
+    }
+
+    #[inline]
+    pub(super) const fn unanswered(self, yes: bool) -> Self {
+        Self(if yes { self.0 | Self::UNANSWERED } else { self.0 & !Self::UNANSWERED })
+    }
+
+    #[inline]
+    pub(super) const fn with_bypass_reported(self, yes: bool) -> Self {
+        Self(if yes { self.0 | Self::BYPASS_REPORTED } else { self.0 & !Self::BYPASS_REPORTED })
+    }
+}
+
+/// The timeouts, ready to be picked by a flow's state.
+pub(super) struct Expiry([u32; 64]);
+
+impl Expiry {
+    pub(super) fn new(timeouts: &crate::tcp_state::Timeouts) -> Self {
+        let mut table = [0; 64];
+        for protocol in Protocol::ALL {
+            for phase in Phase::ALL {
+                let state = State::new(Family::V4, protocol, NatMode::Snat, Millis(0)).in_phase(phase);
+                table[state.timeout_index()] = timeouts.of(protocol, phase);
+            }
+        }
+        Self(table)
+    }
+
+    /// True if the flow has been silent for longer than its timeout. A `now` slightly before the last packet (another
+    /// reading of the clock) is an age of 0, not of 49 days.
+    #[inline]
+    pub(super) fn is_over(&self, state: State, now: Millis) -> bool {
+        let age = now.since(state.last_seen());
+        age <= i32::MAX as u32 && age > self.0[state.timeout_index()]
+    }
+}
+
+/// Both addresses of a key as the one word that IPv4 needs.
+#[inline]
+fn v4_word<A: Address>(key: &FlowKey<A>) -> u64 {
+    key.src.words()[0] << 32 | key.dst.words()[0]
+}
+
+/// True if the record holds `key` in that direction. State (liveness, family, protocol) is compared too.
+#[inline]
+pub(super) fn holds<A: Address>(record: &[Line], direction: Direction, key: &FlowKey<A>) -> bool {
+    let Some(head) = record.first() else { return false };
+    let (ports, word, at) = match direction {
+        Direction::Original => (upper(head[PORTS]), ORIGINAL_ADDRESSES, 0),
+        Direction::Reply => (lower(head[PORTS]), REPLY_ADDRESSES, 4),
+    };
+    let state = State(head[STATE]);
+    if ports != key.ports()
+        || !state.is_live()
+        || state.family() != A::FAMILY
+        || state.protocol() != key.protocol
+    {
+        return false;
+    }
+    match A::FAMILY {
+        Family::V4 => head[word] == v4_word(key),
+        Family::V6 => {
+            let ([s0, s1], [d0, d1]) = (key.src.words(), key.dst.words());
+            record.get(1).is_some_and(|tail| tail[at..at + 4] == [s0, s1, d0, d1])
+        }
+    }
+}
+
+/// Writes a whole record, with no next hop known.
+pub(super) fn put<A: Address>(record: &mut [Line], flow: &NewFlow<A>, state: State) {
+    let Some((head, tail)) = record.split_first_mut() else { return };
+    let (original, reply) = (&flow.original, &flow.reply);
+    *head = [0; 8];
+    head[PORTS] = join(original.ports(), reply.ports());
+    head[STATE] = state.0;
+    head[IDS] = join(flow.service.to_bits(), flow.backend.to_bits());
+    head[HOPS] = NO_HOPS;
+    head[DELTAS] = deltas_word(original, &reply.reversed());
+    match (A::FAMILY, tail.first_mut()) {
+        (Family::V6, Some(tail)) => {
+            let words = [original.src.words(), original.dst.words(), reply.src.words(), reply.dst.words()];
+            tail.copy_from_slice(words.as_flattened());
+        }
+        _ => {
+            head[ORIGINAL_ADDRESSES] = v4_word(original);
+            head[REPLY_ADDRESSES] = v4_word(reply);
+        }
+    }
+}
+
+/// Reads one key; `A` must be the record's family.
+#[inline]
+pub(super) fn key<A: Address>(record: &[Line], direction: Direction) -> FlowKey<A> {
+    let head = record.first().unwrap_or(&[0; 8]);
+    let (ports, word, at) = match direction {
+        Direction::Original => (upper(head[PORTS]), ORIGINAL_ADDRESSES, 0),
+        Direction::Reply => (lower(head[PORTS]), REPLY_ADDRESSES, 4),
+    };
+    let (src, dst) = match (A::FAMILY, record.get(1)) {
+        (Family::V6, Some(tail)) => ([tail[at], tail[at + 1]], [tail[at + 2], tail[at + 3]]),
+        _ => ([head[word] >> 32, 0], [head[word] & 0xffff_ffff, 0]),
+    };
+    FlowKey {
+        src: address(src),
+        dst: address(dst),
+        sport: (ports >> 16) as u16,
+        dport: (ports & 0xffff) as u16,
+        protocol: State(head[STATE]).protocol(),
+    }
+}
+
+/// The address of these words: what [`Address::words`] took apart.
+#[inline]
+fn address<A: Address>([first, second]: [u64; 2]) -> A {
+    let mut bytes = [0; 16];
+    match A::FAMILY {
+        Family::V4 => bytes[..4].copy_from_slice(&lower(first).to_be_bytes()),
+        Family::V6 => bytes.copy_from_slice(&(u128::from(first) << 64 | u128::from(second)).to_be_bytes()),
+    }
+    A::from_slice(&bytes).unwrap_or(A::UNSPECIFIED)
+}
+
+/// The hash of one of the record's keys.
+pub(super) fn hash(hasher: &FlowHasher, record: &[Line], direction: Direction) -> FlowHash {
+    let family = record.first().map_or(Family::V4, |head| State(head[STATE]).family());
+    match family {
+        Family::V4 => hasher.hash(&key::<Ipv4Addr>(record, direction)),
+        Family::V6 => hasher.hash(&key::<Ipv6Addr>(record, direction)),
+    }
+}
+
+/// The checksum deltas of the original direction; those of the reply are their inverses.
+fn deltas_word<A: Address>(from: &FlowKey<A>, to: &FlowKey<A>) -> u64 {
+    let addresses = Delta::of_addr_change(from.src, to.src).and(Delta::of_addr_change(from.dst, to.dst));
+    let ports = Delta::of_u16(from.sport, to.sport).and(Delta::of_u16(from.dport, to.dport));
+    let l4 = addresses.and(ports);
+    u64::from(addresses.to_bits()) << 48 | u64::from(l4.to_bits()) << 32
+}
+
+/// The IP and L4 checksum deltas of one direction.
+#[inline]
+pub(super) fn deltas(head: &Line, direction: Direction) -> (Delta, Delta) {
+    let bits = upper(head[DELTAS]);
+    let (ip, l4) = (Delta::from_bits((bits >> 16) as u16), Delta::from_bits((bits & 0xffff) as u16));
+    match direction {
+        Direction::Original => (ip, l4),
+        Direction::Reply => (ip.inverse(), l4.inverse()),
+    }
+}
+
+/// The ids of service and backend.
+pub(super) fn ids(head: &Line) -> (ServiceId, BackendId) {
+    (ServiceId::from_bits(upper(head[IDS])), BackendId::from_bits(lower(head[IDS])))
+}
+
+/// Replaces the ids of service and backend.
+pub(super) fn set_ids(head: &mut Line, service: ServiceId, backend: BackendId) {
+    head[IDS] = join(service.to_bits(), backend.to_bits());
+}
+
+/// The next hop of one direction, if it was resolved under this epoch of the FIB.
+#[inline]
+pub(super) fn next_hop(head: &Line, direction: Direction, fib_epoch: u32) -> Option<NextHopId> {
+    let hops = upper(head[HOPS]);
+    let hop = match direction {
+        Direction::Original => (hops >> 16) as u16,
+        Direction::Reply => (hops & 0xffff) as u16,
+    };
+    (lower(head[HOPS]) == fib_epoch && hop != NO_HOP).then_some(NextHopId(hop))
+}
+
+/// Notes the next hop of one direction; what was resolved under another epoch is forgotten.
+pub(super) fn set_next_hop(head: &mut Line, direction: Direction, fib_epoch: u32, hop: NextHopId) {
+    let word = if lower(head[HOPS]) == fib_epoch { head[HOPS] } else { NO_HOPS };
+    let hops = match direction {
+        Direction::Original => u32::from(hop.0) << 16 | upper(word) & 0xffff,
+        Direction::Reply => upper(word) & 0xffff_0000 | u32::from(hop.0),
+    };
+    head[HOPS] = join(hops, fib_epoch);
+}

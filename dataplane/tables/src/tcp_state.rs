@@ -1,0 +1,249 @@
+//! Coarse phase of a flow, which picks its timeout. It follows flags only: sequence numbers, and with them protection
+//! against blind resets, are not here. UDP and SCTP know two phases: before and after the first reply.
+//! Source: RFC 9293 section 3.3.2 seen from the middle; timeouts after Linux's nf_conntrack.
+
+use packet::{Protocol, TcpFlags};
+
+use crate::flow::Direction;
+
+/// How far a flow has come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Phase {
+    /// No reply yet: a lone SYN, or datagrams one way.
+    Embryonic = 0,
+    /// TCP: the server answered the SYN; the client's ACK is awaited.
+    Answered = 1,
+    /// Both ways work.
+    Established = 2,
+    /// TCP: the client has sent its FIN.
+    FinByClient = 3,
+    /// TCP: the server has sent its FIN first.
+    FinByServer = 4,
+    /// TCP: both FINs seen, the client's first: the client holds the TIME_WAIT.
+    ClosedByClient = 5,
+    /// TCP: both FINs seen, the server's first: the server holds the TIME_WAIT.
+    ClosedByServer = 6,
+    /// TCP: reset by either side.
+    Reset = 7,
+}
+
+impl Phase {
+    /// Every phase, in the order of its number.
+    pub const ALL: [Self; 8] = [
+        Self::Embryonic,
+        Self::Answered,
+        Self::Established,
+        Self::FinByClient,
+        Self::FinByServer,
+        Self::ClosedByClient,
+        Self::ClosedByServer,
+        Self::Reset,
+    ];
+
+    /// True once nothing but stragglers is expected, so that a SYN may use the tuple anew.
+    #[inline]
+    #[must_use]
+    pub const fn is_closed(self) -> bool {
+        matches!(self, Self::ClosedByClient | Self::ClosedByServer | Self::Reset)
+    }
+
+    /// A short name for `show` and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Embryonic => "embryonic",
+            Self::Answered => "answered",
+            Self::Established => "established",
+            Self::FinByClient => "fin-by-client",
+            Self::FinByServer => "fin-by-server",
+            Self::ClosedByClient => "closed-by-client",
+            Self::ClosedByServer => "closed-by-server",
+            Self::Reset => "reset",
+        }
+    }
+
+    /// The phase after one more packet. TCP flags are ignored for the other protocols.
+    #[inline]
+    #[must_use]
+    pub fn after(self, protocol: Protocol, direction: Direction, flags: TcpFlags) -> Self {
+        match protocol {
+            Protocol::Tcp => self.after_tcp(direction, flags),
+            Protocol::Udp | Protocol::Sctp if direction == Direction::Reply => Self::Established,
+            Protocol::Udp | Protocol::Sctp => self,
+        }
+    }
+
+    #[inline]
+    fn after_tcp(self, direction: Direction, flags: TcpFlags) -> Self {
+        // The usual packet of an established flow carries none of the three.
+        if self == Self::Established && !(flags.syn() || flags.fin() || flags.rst()) {
+            return self;
+        }
+        if self.is_closed() {
+            // Stragglers and late resets do not disturb what is known about the close.
+            return if direction == Direction::Original && flags.opens() { Self::Embryonic } else { self };
+        }
+        if flags.rst() {
+            return Self::Reset;
+        }
+        self.after_handshake(direction, flags).after_fin(direction, flags)
+    }
+
+    fn after_handshake(self, direction: Direction, flags: TcpFlags) -> Self {
+        match (self, direction) {
+            // A reply that is no SYN-ACK: the flow was taken up in the middle, and both ways work.
+            (Self::Embryonic, Direction::Reply) => {
+                if flags.syn() {
+                    Self::Answered
+                } else {
+                    Self::Established
+                }
+            }
+            (Self::Answered, Direction::Original) if !flags.syn() => Self::Established,
+            (phase, _) => phase,
+        }
+    }
+
+    fn after_fin(self, direction: Direction, flags: TcpFlags) -> Self {
+        match (self, direction) {
+            (phase, _) if !flags.fin() => phase,
+            (Self::Embryonic | Self::Answered | Self::Established, Direction::Original) => Self::FinByClient,
+            (Self::Embryonic | Self::Answered | Self::Established, Direction::Reply) => Self::FinByServer,
+            (Self::FinByClient, Direction::Reply) => Self::ClosedByClient,
+            (Self::FinByServer, Direction::Original) => Self::ClosedByServer,
+            (phase, _) => phase,
+        }
+    }
+}
+
+/// How long a flow may be silent, in milliseconds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Timeouts {
+    /// TCP with the handshake done.
+    pub tcp_established_ms: u32,
+    /// TCP opening or closing.
+    pub tcp_transient_ms: u32,
+    /// UDP without a reply.
+    pub udp_ms: u32,
+    /// UDP with a reply.
+    pub udp_stream_ms: u32,
+    /// SCTP with a reply.
+    pub sctp_ms: u32,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            tcp_established_ms: 7_200_000,
+            tcp_transient_ms: 120_000,
+            udp_ms: 30_000,
+            udp_stream_ms: 180_000,
+            sctp_ms: 7_200_000,
+        }
+    }
+}
+
+/// A reset flow is kept for its stragglers only (nf_conntrack_tcp_timeout_close).
+const RESET_MS: u32 = 10_000;
+/// The longest timeout: ages are read modulo 2^32 ms, and half of that range means "in the future".
+const LONGEST_MS: u32 = i32::MAX as u32;
+
+impl Timeouts {
+    /// The silence after which a flow of this protocol in this phase is gone, in milliseconds.
+    #[must_use]
+    pub fn of(&self, protocol: Protocol, phase: Phase) -> u32 {
+        let timeout = match (protocol, phase) {
+            (Protocol::Tcp, Phase::Established) => self.tcp_established_ms,
+            (Protocol::Tcp, Phase::Reset) => self.tcp_transient_ms.min(RESET_MS),
+            (Protocol::Tcp, _) => self.tcp_transient_ms,
+            (Protocol::Udp, Phase::Embryonic) => self.udp_ms,
+            (Protocol::Udp, _) => self.udp_stream_ms,
+            (Protocol::Sctp, Phase::Embryonic) => self.sctp_ms.min(self.tcp_transient_ms),
+            (Protocol::Sctp, _) => self.sctp_ms,
+        };
+        timeout.min(LONGEST_MS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Direction::{Original, Reply};
+    use super::*;
+
+    const SYN: TcpFlags = TcpFlags::SYN;
+    const ACK: TcpFlags = TcpFlags::ACK;
+    const SYN_ACK: TcpFlags = TcpFlags(SYN.0 | ACK.0);
+    const FIN_ACK: TcpFlags = TcpFlags(TcpFlags::FIN.0 | ACK.0);
+    const RST: TcpFlags = TcpFlags::RST;
+
+    #[test]
+    fn tcp_phases_follow_the_conversation() {
+        let handshake = [(Original, SYN), (Reply, SYN_ACK), (Original, ACK)];
+        for (name, packets, want) in [
+            ("retransmitted SYN", &[(Original, SYN), (Original, SYN)][..], Phase::Embryonic),
+            ("SYN answered", &[(Original, SYN), (Reply, SYN_ACK)], Phase::Answered),
+            ("answered, SYN again", &[(Reply, SYN_ACK), (Original, SYN)], Phase::Answered),
+            ("handshake", &handshake, Phase::Established),
+            ("refused", &[(Original, SYN), (Reply, RST)], Phase::Reset),
+            ("taken up in the middle", &[(Original, ACK), (Reply, ACK)], Phase::Established),
+            ("client closes", &[(Reply, ACK), (Original, FIN_ACK)], Phase::FinByClient),
+            ("FIN again", &[(Reply, ACK), (Original, FIN_ACK), (Original, FIN_ACK)], Phase::FinByClient),
+            (
+                "both, client first",
+                &[(Reply, ACK), (Original, FIN_ACK), (Reply, FIN_ACK)],
+                Phase::ClosedByClient,
+            ),
+            (
+                "both, server first",
+                &[(Reply, ACK), (Reply, FIN_ACK), (Original, FIN_ACK)],
+                Phase::ClosedByServer,
+            ),
+            ("reset", &[(Reply, ACK), (Original, RST)], Phase::Reset),
+            ("SYN of a rebooted client", &[(Reply, ACK), (Original, SYN)], Phase::Established),
+            ("ACK after reset", &[(Reply, RST), (Original, ACK)], Phase::Reset),
+            ("SYN after reset", &[(Reply, RST), (Original, SYN)], Phase::Embryonic),
+        ] {
+            let step = |phase: Phase, &(direction, flags): &_| phase.after(Protocol::Tcp, direction, flags);
+            assert_eq!(packets.iter().fold(Phase::Embryonic, step), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_closed_tuple_reopens_by_a_syn_of_the_client_only() {
+        for phase in Phase::ALL.into_iter().filter(|phase| phase.is_closed()) {
+            assert_eq!(phase.after(Protocol::Tcp, Original, SYN), Phase::Embryonic);
+            for (direction, flags) in
+                [(Original, ACK), (Original, RST), (Reply, SYN), (Reply, SYN_ACK), (Reply, RST)]
+            {
+                assert_eq!(phase.after(Protocol::Tcp, direction, flags), phase);
+            }
+        }
+    }
+
+    #[test]
+    fn datagrams_become_a_stream_with_the_first_reply() {
+        for protocol in [Protocol::Udp, Protocol::Sctp] {
+            let once = Phase::Embryonic.after(protocol, Original, SYN);
+            assert_eq!(once, Phase::Embryonic);
+            assert_eq!(once.after(protocol, Reply, TcpFlags::NONE), Phase::Established);
+        }
+    }
+
+    #[test]
+    fn timeouts_follow_protocol_and_phase() {
+        let timeouts = Timeouts { sctp_ms: u32::MAX, ..Timeouts::default() };
+        for (protocol, phase, want) in [
+            (Protocol::Tcp, Phase::Embryonic, 120_000),
+            (Protocol::Tcp, Phase::Established, 7_200_000),
+            (Protocol::Tcp, Phase::ClosedByServer, 120_000),
+            (Protocol::Tcp, Phase::Reset, 10_000),
+            (Protocol::Udp, Phase::Embryonic, 30_000),
+            (Protocol::Udp, Phase::Established, 180_000),
+            (Protocol::Sctp, Phase::Embryonic, 120_000),
+            (Protocol::Sctp, Phase::Established, LONGEST_MS),
+        ] {
+            assert_eq!(timeouts.of(protocol, phase), want, "{protocol} {phase:?}");
+        }
+    }
+}
