@@ -11,6 +11,7 @@ mod address;
 mod adjacency;
 mod backend;
 pub mod chunked;
+pub mod command;
 pub mod counters;
 mod drop_reason;
 mod fib;
