@@ -12,7 +12,7 @@ use std::{
 
 use crossbeam::utils::CachePadded;
 
-use crate::{DropReason, PortId};
+use crate::{DropReason, PortId, flow::FlowStats};
 
 /// One list of names gives the plain struct and its order in the shared array.
 macro_rules! counter_group {
@@ -71,24 +71,36 @@ counter_group! {
 }
 
 counter_group! {
-    /// The flow table.
+    /// The flow table: what it says of itself ([`FlowStats`]), and what only the stages see.
     FlowCounts {
-        /// Flows now in it (a gauge).
-        active,
         /// Flows it can hold (a gauge).
         capacity,
-        /// Flows now in it that saw no reply yet (a gauge).
+        /// Flows it holds (a gauge).
+        used,
+        /// Flows without a reply, which may be recycled (a gauge).
         embryonic,
-        /// Flows made.
+        /// Flows entered.
         created,
-        /// Flows that ended by themselves or timed out.
+        /// Flows gone by their timeout.
         expired,
-        /// Flows without a reply that gave way to new ones.
+        /// Flows without a reply that made room for another.
         recycled,
-        /// Flows ended because their backend went.
-        purged,
-        /// New flows refused because the table was full.
+        /// Flows taken out on demand, or because their backend went.
+        removed,
+        /// Flows refused because the table was full.
         refused,
+        /// Flows found to have replies that never pass here.
+        bypassed,
+    }
+}
+
+impl FlowCounts {
+    /// Takes over what the table says of itself.
+    pub fn update(&mut self, stats: &FlowStats) {
+        let FlowStats { capacity, used, embryonic, created, expired, recycled, removed, refused } = *stats;
+        let [capacity, used, embryonic] = [capacity, used, embryonic].map(u64::from);
+        let bypassed = self.bypassed;
+        *self = Self { capacity, used, embryonic, created, expired, recycled, removed, refused, bypassed };
     }
 }
 
@@ -318,7 +330,7 @@ mod tests {
         for round in 1..=3 {
             counts.receive(PortId(1), round, 64 * round);
             counts.drop_packets(DropReason::SnatExhausted, round);
-            counts.flows.active = round;
+            counts.flows.used = round;
             counts.turns.turns += 1;
             assert_ne!(shared.snapshot(), counts);
             shared.flush(&counts);
