@@ -119,6 +119,23 @@ impl Addresses {
         self.by_ip.is_empty()
     }
 
+    /// Parts for who walks them a few at a time.
+    #[must_use]
+    pub const fn shards(&self) -> usize {
+        self.by_ip.shards()
+    }
+
+    /// The addresses of one part, in no order; none beyond the last.
+    pub fn shard(&self, index: usize) -> impl Iterator<Item = (IpAddr, AddressInfo)> {
+        self.by_ip.shard(index)
+    }
+
+    /// True if no address of this part differs from the other version's.
+    #[must_use]
+    pub fn shares_shard(&self, index: usize, other: &Self) -> bool {
+        self.by_ip.shares_shard(index, &other.by_ip)
+    }
+
     /// Shards that edits since `older` have copied.
     #[must_use]
     pub fn shards_changed_since(&self, older: &Self) -> usize {

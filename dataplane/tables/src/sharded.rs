@@ -203,6 +203,23 @@ impl<K: ShardKey, V: Copy> Sharded<K, V> {
         self.shards.iter().flat_map(|shard| shard.entries())
     }
 
+    /// How many shards there are.
+    #[must_use]
+    pub const fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// The entries of one shard, in no order; none beyond the last.
+    pub fn shard(&self, index: usize) -> impl Iterator<Item = (K, V)> {
+        self.shards.get(index).into_iter().flat_map(|shard| shard.entries())
+    }
+
+    /// True if both have the very same shard at this position.
+    #[must_use]
+    pub fn shares_shard(&self, index: usize, other: &Self) -> bool {
+        matches!((self.shards.get(index), other.shards.get(index)), (Some(a), Some(b)) if Arc::ptr_eq(a, b))
+    }
+
     /// Shards that `self` does not share with `older`: what its edits have copied.
     #[must_use]
     pub fn shards_changed_since(&self, older: &Self) -> usize {
@@ -256,6 +273,9 @@ mod tests {
         assert_eq!(new.insert(key(7), 8), None);
         assert_eq!(new.remove(key(999_999)), None);
         assert_eq!(new.shards_changed_since(&old), 1);
+        let changed: Vec<_> = (0..new.shards()).filter(|&at| !new.shares_shard(at, &old)).collect();
+        assert!(matches!(changed[..], [at] if new.shard(at).any(|entry| entry == (key(7), 8))));
+        assert!(new.shard(new.shards()).next().is_none() && !new.shares_shard(new.shards(), &old));
         assert_eq!((old.get(key(7)), new.get(key(7))), (Some(&7), Some(&8)));
     }
 
