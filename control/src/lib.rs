@@ -3,6 +3,8 @@
 
 pub mod admin;
 pub mod config;
+pub mod health;
+pub mod metrics;
 pub mod mirror;
 pub mod model;
 pub mod netlink;

@@ -1,0 +1,346 @@
+//! Prometheus text: what workers count, read at each scrape, and what control measures itself.
+//!
+//! Workers know nothing of this; their counters are plain shared numbers. The identity of packets (`tables::counters`)
+//! holds over `fairlead_*_packets_total` and `fairlead_held_packets`, exactly when a worker is quiet.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, prometheus_text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+use tables::counters::{Counts, FlowCounts, LoopCounts, PacketCounts, PortCounts, WorkerCounters};
+
+use crate::mirror::PumpCounters;
+
+/// The content type of [`Metrics::text`].
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Everything `/metrics` shows.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// What control sets.
+    pub control: ControlMetrics,
+}
+
+/// Numbers that control sets as they change.
+#[derive(Clone, Debug)]
+pub struct ControlMetrics {
+    /// Generation published last.
+    pub published: Gauge<u64, AtomicU64>,
+    /// Newest generation that every worker has taken.
+    pub programmed: Gauge<u64, AtomicU64>,
+    /// Versions of the tables in memory.
+    pub kept: Gauge<u64, AtomicU64>,
+    /// Service ports in force.
+    pub services: Gauge<u64, AtomicU64>,
+    /// Backends in force.
+    pub backends: Gauge<u64, AtomicU64>,
+    /// Source files that are broken; their last good content serves.
+    pub broken_files: Gauge<u64, AtomicU64>,
+    latency: Histogram,
+    compile: Histogram,
+}
+
+impl ControlMetrics {
+    /// A change took this long from its arrival until every worker had it.
+    pub fn programmed_after(&self, latency: Duration) {
+        self.latency.observe(latency.as_secs_f64());
+    }
+
+    /// Tables took this long to compile.
+    pub fn compiled_in(&self, time: Duration) {
+        self.compile.observe(time.as_secs_f64());
+    }
+}
+
+impl Metrics {
+    /// Metrics of these workers, and of the mirror if there is one. `ports` names the ports by index.
+    #[must_use]
+    pub fn new(
+        workers: Vec<Arc<WorkerCounters>>,
+        ports: Vec<String>,
+        mirror: Option<Arc<PumpCounters>>,
+    ) -> Self {
+        let mut registry = Registry::with_prefix("fairlead");
+        let control = ControlMetrics::register(&mut registry);
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The running program", build);
+        registry.register_collector(Box::new(WorkerCollector { workers, ports }));
+        if let Some(mirror) = mirror {
+            registry.register_collector(Box::new(MirrorCollector(mirror)));
+        }
+        Self { registry, control }
+    }
+
+    /// The Prometheus text format, version 0.0.4.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        prometheus_text::encode(&mut text, &self.registry).expect("a String takes all text");
+        text
+    }
+}
+
+impl ControlMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        let gauge = |registry: &mut Registry, name: &str, help: &str| {
+            let gauge = Gauge::<u64, AtomicU64>::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        let histogram = |registry: &mut Registry, name: &str, help: &str| {
+            let histogram = Histogram::new(exponential_buckets(0.000_05, 2.0, 18));
+            registry.register(name, help, histogram.clone());
+            histogram
+        };
+        Self {
+            published: gauge(registry, "tables_generation", "Generation of the tables published last"),
+            programmed: gauge(
+                registry,
+                "tables_programmed_generation",
+                "Newest generation every worker has taken",
+            ),
+            kept: gauge(registry, "tables_versions", "Versions of the tables in memory"),
+            services: gauge(registry, "service_ports", "Service ports in force"),
+            backends: gauge(registry, "backends", "Backends in force"),
+            broken_files: gauge(
+                registry,
+                "source_broken_files",
+                "Source files that are broken; their last good content serves",
+            ),
+            latency: histogram(
+                registry,
+                "tables_programmed_latency_seconds",
+                "From the arrival of a change until every worker has it",
+            ),
+            compile: histogram(registry, "tables_compile_seconds", "Time to compile tables"),
+        }
+    }
+}
+
+/// Reads every worker's counters at a scrape.
+struct WorkerCollector {
+    workers: Vec<Arc<WorkerCounters>>,
+    ports: Vec<String>,
+}
+
+impl fmt::Debug for WorkerCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WorkerCollector({} workers)", self.workers.len())
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Counter,
+    Gauge,
+}
+
+/// Name, what it is, kind, and how to read it.
+type Row<'a> = (&'a str, &'a str, Kind, &'a dyn Fn(&Counts) -> u64);
+
+impl Collector for WorkerCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let counts: Vec<Counts> = self.workers.iter().map(|worker| worker.snapshot()).collect();
+        for (at, (help, kind)) in PACKETS.into_iter().enumerate() {
+            let name = format!("{}_packets", PacketCounts::NAMES[at]);
+            per_worker(&mut encoder, &counts, (&name, help, kind, &|one| one.packets.to_array()[at]))?;
+        }
+        dropped(&mut encoder, &counts)?;
+        for (at, (help, kind)) in FLOWS.into_iter().enumerate() {
+            let name = format!("flows_{}", FlowCounts::NAMES[at]);
+            per_worker(&mut encoder, &counts, (&name, help, kind, &|one| one.flows.to_array()[at]))?;
+        }
+        for (at, help) in LOOP.into_iter().enumerate() {
+            let name = format!("loop_{}", LoopCounts::NAMES[at]);
+            per_worker(&mut encoder, &counts, (&name, help, Kind::Counter, &|one| one.turns.to_array()[at]))?;
+        }
+        for (at, help) in PORTS.into_iter().enumerate() {
+            self.per_port(&mut encoder, &counts, at, help)?;
+        }
+        Ok(())
+    }
+}
+
+/// In the order of `PacketCounts`.
+const PACKETS: [(&str, Kind); 9] = [
+    ("Packets received from ports", Kind::Counter),
+    ("Packets handed over by the kernel, to be sent", Kind::Counter),
+    ("Packets made by the dataplane itself, such as ARP replies", Kind::Counter),
+    ("Packets taken over from other workers", Kind::Counter),
+    ("Packets given to ports", Kind::Counter),
+    ("Packets copied to the kernel", Kind::Counter),
+    ("Packets answered or absorbed by the dataplane", Kind::Counter),
+    ("Packets handed to other workers", Kind::Counter),
+    ("Packets that wait for a neighbour, in a transmit buffer or in reassembly", Kind::Gauge),
+];
+
+/// In the order of `FlowCounts`.
+const FLOWS: [(&str, Kind); 9] = [
+    ("Flows the table can hold", Kind::Gauge),
+    ("Flows now in the table", Kind::Gauge),
+    ("Flows now in the table without a reply, which may be recycled", Kind::Gauge),
+    ("Flows entered", Kind::Counter),
+    ("Flows gone by their timeout", Kind::Counter),
+    ("Flows without a reply that made room for another", Kind::Counter),
+    ("Flows taken out on demand, or because their backend went", Kind::Counter),
+    ("Flows refused because the table was full", Kind::Counter),
+    ("Flows found to have replies that never pass here", Kind::Counter),
+];
+
+/// In the order of `LoopCounts`.
+const LOOP: [&str; 7] = [
+    "Times around the worker's loop",
+    "Times around without work",
+    "Times the worker slept",
+    "Time-stamp counter cycles in turns with work",
+    "Table versions taken",
+    "Full passes of the flow table's sweep",
+    "Messages to control lost to a full ring",
+];
+
+/// In the order of `PortCounts`.
+const PORTS: [&str; 4] =
+    ["Packets received by port", "Bytes received by port", "Packets sent by port", "Bytes sent by port"];
+
+fn per_worker(encoder: &mut DescriptorEncoder<'_>, counts: &[Counts], row: Row<'_>) -> fmt::Result {
+    let (name, help, kind, read) = row;
+    let metric_type = match kind {
+        Kind::Counter => MetricType::Counter,
+        Kind::Gauge => MetricType::Gauge,
+    };
+    let mut family = encoder.encode_descriptor(name, help, None, metric_type)?;
+    for (worker, one) in counts.iter().enumerate() {
+        let labels = [("worker", worker.to_string())];
+        let metric = family.encode_family(&labels)?;
+        match kind {
+            Kind::Counter => ConstCounter::new(read(one)).encode(metric)?,
+            Kind::Gauge => ConstGauge::new(read(one)).encode(metric)?,
+        }
+    }
+    Ok(())
+}
+
+/// Every reason of every worker, zeros too: a series that appears only with the first drop hides its rate.
+fn dropped(encoder: &mut DescriptorEncoder<'_>, counts: &[Counts]) -> fmt::Result {
+    let help = "Packets dropped, by reason; `fairlead show drops` says what each means";
+    let mut family = encoder.encode_descriptor("dropped_packets", help, None, MetricType::Counter)?;
+    for (worker, one) in counts.iter().enumerate() {
+        for (reason, packets) in one.drops() {
+            let labels = [("worker", worker.to_string()), ("reason", reason.symbol().to_owned())];
+            ConstCounter::new(packets).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+impl WorkerCollector {
+    fn per_port(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        counts: &[Counts],
+        at: usize,
+        help: &str,
+    ) -> fmt::Result {
+        let name = format!("port_{}", PortCounts::NAMES[at]);
+        let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
+        for (worker, one) in counts.iter().enumerate() {
+            for (port, counted) in self.ports.iter().zip(one.ports()) {
+                let labels = [("worker", worker.to_string()), ("port", port.clone())];
+                ConstCounter::new(counted.to_array()[at]).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct MirrorCollector(Arc<PumpCounters>);
+
+impl Collector for MirrorCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Frames between the workers and the kernel's TAPs";
+        let mut family = encoder.encode_descriptor("mirror_frames", help, None, MetricType::Counter)?;
+        for (direction, result, counter) in [
+            ("to_kernel", "passed", &self.0.to_kernel),
+            ("to_kernel", "dropped", &self.0.to_kernel_dropped),
+            ("from_kernel", "passed", &self.0.from_kernel),
+            ("from_kernel", "dropped", &self.0.from_kernel_dropped),
+        ] {
+            let labels = [("direction", direction), ("result", result)];
+            let metric = family.encode_family(&labels)?;
+            ConstCounter::new(counter.load(Ordering::Relaxed)).encode(metric)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tables::{DropReason, PortId};
+
+    use super::*;
+
+    fn metrics() -> Metrics {
+        let workers: Vec<_> = (0..2).map(|_| Arc::new(WorkerCounters::new(1))).collect();
+        let mut counts = Counts::new(1);
+        counts.receive(PortId(0), 7, 448);
+        counts.transmit(PortId(0), 4, 256);
+        counts.drop_packets(DropReason::NoRoute, 2);
+        counts.packets.held = 1;
+        counts.flows.capacity = 100;
+        workers[1].flush(&counts);
+        Metrics::new(workers, vec!["outside".into()], Some(Arc::default()))
+    }
+
+    fn value(text: &str, series: &str) -> u64 {
+        let line = text.lines().find(|line| line.starts_with(&format!("{series} ")));
+        line.unwrap_or_else(|| panic!("no {series}")).rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn the_packet_identity_holds_over_the_published_names() {
+        let text = metrics().text();
+        let of = |name: &str| value(&text, &format!("fairlead_{name}_packets_total{{worker=\"1\"}}"));
+        let came = of("rx") + of("injected") + of("originated") + of("handoff_in");
+        let dropped: u64 = text
+            .lines()
+            .filter(|line| line.starts_with("fairlead_dropped_packets_total{worker=\"1\""))
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+            .sum();
+        let held = value(&text, "fairlead_held_packets{worker=\"1\"}");
+        let went = of("tx") + of("punted") + of("consumed") + of("handoff_out");
+        assert_eq!((came, dropped), (7, 2));
+        assert_eq!(came, went + dropped + held);
+    }
+
+    #[test]
+    fn the_text_is_as_published() {
+        // Only the first worker's first lines of each family: the rest repeats.
+        let text = metrics().text();
+        let golden: Vec<&str> = text
+            .lines()
+            .filter(|line| line.starts_with("# TYPE") || line.contains("NoRoute") || line.contains("mirror"))
+            .collect();
+        insta::assert_snapshot!(golden.join("\n"));
+    }
+
+    #[test]
+    fn latencies_become_a_histogram_in_seconds() {
+        let metrics = metrics();
+        metrics.control.programmed_after(Duration::from_millis(3));
+        let text = metrics.text();
+        assert_eq!(value(&text, "fairlead_tables_programmed_latency_seconds_count"), 1);
+        assert_eq!(value(&text, "fairlead_tables_programmed_latency_seconds_bucket{le=\"0.0016\"}"), 0);
+        assert_eq!(value(&text, "fairlead_tables_programmed_latency_seconds_bucket{le=\"0.0032\"}"), 1);
+    }
+}
