@@ -1,1 +1,18 @@
-//! Benches of the packet path and the compiler.
+//! Measures the packet path and says on what machine: percentiles, host facts, JSON and a Markdown table.
+//!
+//! A sample is the time of one burst, read from the processor's counter; a row holds the samples of one case. Every report
+//! begins with an empty loop, which shows what the measuring itself costs. Not here: thresholds; the machine is shared,
+//! and only medians of interleaved rounds compare.
+#![forbid(unsafe_code)]
+
+mod host;
+mod options;
+mod report;
+mod sampler;
+mod shuffle;
+
+pub use host::Host;
+pub use options::Options;
+pub use report::{Report, Row, Unit};
+pub use sampler::Sampler;
+pub use shuffle::{Random, shuffle};
