@@ -103,17 +103,23 @@ mod tests {
     }
 
     proptest! {
+        /// And every version stays what it was when it was cloned.
         #[test]
         fn equals_a_map(writes in vec((0usize..600, any::<Option<u8>>()), 0..200)) {
             let (mut slots, mut model) = (Chunked::<u8, 128>::new(), BTreeMap::new());
+            let mut versions = Vec::new();
             for (slot, write) in writes {
+                versions.push((slots.clone(), model.clone()));
                 match write {
                     Some(value) => prop_assert_eq!(slots.set(slot, value), model.insert(slot, value)),
                     None => prop_assert_eq!(slots.clear(slot), model.remove(&slot)),
                 }
                 prop_assert_eq!(slots.len(), model.len());
             }
-            prop_assert!(slots.iter().map(|(slot, &value)| (slot, value)).eq(model));
+            versions.push((slots, model));
+            for (slots, model) in versions {
+                prop_assert!(slots.iter().map(|(slot, &value)| (slot, value)).eq(model));
+            }
         }
     }
 }

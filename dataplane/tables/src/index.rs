@@ -144,6 +144,10 @@ impl Index {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
+    use proptest::{collection::vec, prelude::*, sample::select};
+
     use super::*;
 
     #[test]
@@ -170,4 +174,32 @@ mod tests {
         }
         assert!(index.remove_node_port(Family::V4, Protocol::Tcp, 30_080).is_some() && index.is_empty());
     }
+
+    proptest! {
+        /// Few addresses and ports, so that keys differ in one part and share the others.
+        #[test]
+        fn equals_a_map(edits in vec((select(KEYS.to_vec()), 0u16..3, select(Protocol::ALL.to_vec()), any::<Option<u8>>()), 0..80)) {
+            let (mut index, mut model) = (Index::default(), HashMap::new());
+            for (address, port, protocol, edit) in edits {
+                let key = FrontendKey { address: address.parse().unwrap(), protocol, port };
+                match edit {
+                    Some(slot) => {
+                        let service = ServiceId::new(slot.into(), 0).unwrap();
+                        let frontend = Frontend { service, kind: FrontendKind::ExternalIp };
+                        prop_assert_eq!(index.insert_vip(key, frontend), model.insert(key, frontend));
+                    }
+                    None => prop_assert_eq!(index.remove_vip(key), model.remove(&key)),
+                }
+            }
+            for (address, port) in KEYS.iter().flat_map(|address| (0..3).map(move |port| (address, port))) {
+                for protocol in Protocol::ALL {
+                    let key = FrontendKey { address: address.parse().unwrap(), protocol, port };
+                    prop_assert_eq!(index.vip(key.address, protocol, port), model.get(&key).copied());
+                }
+            }
+            prop_assert_eq!(index.vips().collect::<HashMap<_, _>>(), model);
+        }
+    }
+
+    const KEYS: [&str; 5] = ["0.0.0.1", "1.0.0.0", "::1", "::", "::ffff:0.0.0.1"];
 }

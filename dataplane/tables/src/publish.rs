@@ -31,7 +31,8 @@ struct Seat<T> {
     swept: CachePadded<AtomicU64>,
 }
 
-/// Control's end: publishes to all workers and frees what they no longer hold.
+/// Control's end: publishes to all workers and frees what they no longer hold. It must outlive the workers' ends, or
+/// the last versions are freed where those end: join the workers first.
 pub struct Publisher<T> {
     seats: Vec<Arc<Seat<T>>>,
     /// Every version that a worker may still hold, oldest first; the newest is always here.

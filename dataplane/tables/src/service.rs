@@ -244,6 +244,8 @@ impl Services {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::btree_map, prelude::*};
+
     use super::*;
 
     fn to(pool: u16, mode: NatMode) -> Choice {
@@ -313,5 +315,24 @@ mod tests {
         assert!(services.remove(old).is_none() && services.len() == 1);
         assert!(services.remove(new).is_some() && services.is_empty());
         assert!(services.get(ServiceId::NONE).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn a_rule_equals_a_linear_scan(overrides in btree_map(0u32..20, (1u16..9, 1u16..9), 0..12), node in 0u32..20) {
+            let by_node: Vec<_> = overrides
+                .iter()
+                .map(|(&node, &(pod, own))| NodeRule {
+                    node: NodeId(node),
+                    pod: to(pod, NatMode::Dnat),
+                    own: to(own, NatMode::Snat),
+                })
+                .collect();
+            let rule = Rule { by_node: by_node.clone().into(), ..Rule::same(to(0, NatMode::Snat)) };
+            let found = by_node.iter().find(|rule| rule.node == NodeId(node));
+            prop_assert_eq!(rule.choose(Source::Outside), rule.outside);
+            prop_assert_eq!(rule.choose(Source::Pod(NodeId(node))), found.map_or(rule.pod, |rule| rule.pod));
+            prop_assert_eq!(rule.choose(Source::Node(NodeId(node))), found.map_or(rule.node, |rule| rule.own));
+        }
     }
 }
