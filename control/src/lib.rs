@@ -4,10 +4,12 @@
 pub mod admin;
 pub mod config;
 pub mod health;
+pub mod http;
 pub mod metrics;
 pub mod mirror;
 pub mod model;
 pub mod netlink;
 pub mod network;
 pub mod state_dir;
+pub mod workers;
 pub mod yaml;
