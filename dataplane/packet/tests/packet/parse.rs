@@ -223,6 +223,9 @@ fn the_rest_is_named_not_guessed() {
     // The final receiver of a packet with segments left is not the address in its header.
     let routed = PacketBuilder::tcp(CLIENT6, VIP6).extension(43, &[4, 1, 0, 0, 0, 0]).build();
     assert!(matches!(whole(&routed).expect("valid").body, Body::OtherIp { protocol: 43, .. }));
+    // Hop-by-hop options anywhere but first are no header that anybody has to know.
+    let late = PacketBuilder::tcp(CLIENT6, VIP6).extension(60, &[0; 6]).extension(0, &[0; 6]).build();
+    assert!(matches!(whole(&late).expect("valid").body, Body::OtherIp { protocol: 0, .. }));
     let arrived = PacketBuilder::tcp(CLIENT6, VIP6).extension(43, &[4, 0, 0, 0, 0, 0]).build();
     assert!(whole(&arrived).expect("valid").key().is_some());
 }
