@@ -8,6 +8,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Seed of the Maglev hashes. Part of the contract between appliances: never change.
 const MAGLEV_SEED: u64 = 0x6661_6972_6c65_6164;
+/// Any odd constant with its bits well mixed.
+const SPREAD_SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Where a key belongs in the index of one [`crate::flow::FlowTable`]; meaningless in another.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -63,6 +65,29 @@ pub fn maglev_hash<A: Address>(key: &FlowKey<A>) -> u64 {
 #[must_use]
 pub fn maglev_client_hash<A: Address>(client: A) -> u64 {
     xxh3_64_with_seed(&mapped(client).octets(), MAGLEV_SEED)
+}
+
+/// Which of `workers` has the packets of this end of a flow: one function for every worker, without a secret, since all
+/// it decides is who works.
+#[inline]
+pub(crate) fn spread<A: Address>(end: A, port: u16, workers: u16) -> u16 {
+    let [high, low] = end.words();
+    let mixed = fold(high ^ SPREAD_SEED, low ^ SPREAD_SEED.rotate_left(32));
+    let hash = fold(mixed ^ u64::from(port), SPREAD_SEED);
+    u16::try_from(scale(lower(hash), workers.into())).unwrap_or(0)
+}
+
+/// The lower half of a word.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "the lower half is what is asked for")]
+pub(crate) const fn lower(word: u64) -> u32 {
+    word as u32
+}
+
+/// Multiply-shift of a uniform 32-bit value to 0..len; `len` is below 2^31. Cheaper than a remainder.
+#[inline]
+pub(crate) const fn scale(value: u32, len: usize) -> usize {
+    ((value as u64 * len as u64) >> 32) as usize
 }
 
 /// IPv4 as `::ffff:a.b.c.d`, so that both families hash alike.

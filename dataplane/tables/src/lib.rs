@@ -29,6 +29,7 @@ mod service;
 pub mod sharded;
 mod slots;
 mod snapshot;
+pub mod snat;
 pub mod tcp_state;
 
 pub use address::{AddressInfo, AddressKind, Addresses, PortSet};

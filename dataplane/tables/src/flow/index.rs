@@ -6,8 +6,8 @@
 use cpu::HugeSlice;
 
 use super::Direction;
-use super::record::{join, lower, upper};
-use crate::hash::FlowHash;
+use super::record::{join, upper};
+use crate::hash::{FlowHash, lower, scale};
 
 /// Entries of a bucket: what a cache line holds.
 const WIDTH: usize = 8;
@@ -167,12 +167,6 @@ fn matches(bucket: &[u64; WIDTH], tag: u32) -> u32 {
         bits |= u32::from(upper(*entry) == tag) << at;
     }
     bits
-}
-
-/// Multiply-shift of a uniform 32-bit value to 0..len; `len` is below 2^31.
-#[inline]
-const fn scale(value: u32, len: usize) -> usize {
-    ((value as u64 * len as u64) >> 32) as usize
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use packet::checksum::Delta;
 use packet::{Address, Family, FlowKey, Protocol, TcpFlags};
 
 use super::{Direction, NewFlow};
-use crate::hash::{FlowHash, FlowHasher};
+use crate::hash::{FlowHash, FlowHasher, lower};
 use crate::tcp_state::Phase;
 use crate::{BackendId, Millis, NatMode, NextHopId, ServiceId};
 
@@ -43,13 +43,6 @@ pub(super) const fn join(upper: u32, lower: u32) -> u64 {
 #[inline]
 pub(super) const fn upper(word: u64) -> u32 {
     (word >> 32) as u32
-}
-
-/// The lower half of a word.
-#[inline]
-#[expect(clippy::cast_possible_truncation, reason = "the lower half is what is asked for")]
-pub(super) const fn lower(word: u64) -> u32 {
-    word as u32
 }
 
 /// What changes while a flow lives, in one word: 32 bits of flags over the time of the last packet.

@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use cpu::HugeSlice;
 
-use super::record::{LINKS, Line, STATE, State, join, lower, upper};
+use super::record::{LINKS, Line, STATE, State, join, upper};
+use crate::hash::lower;
 
 /// No slot.
 const NIL: u32 = u32::MAX;

@@ -1,0 +1,189 @@
+//! Source ports of translated flows. A port need not be unique, only the reply key that comes of it: the flow table is
+//! asked whether a key is free, and no other state is kept. Each worker draws from a subset of its own, so that the
+//! port of a reply names the worker that has the flow.
+//! Invariants: at most [`PROBES_MAX`] keys of one address are looked up; a port that is reserved, or of another
+//! worker, is never chosen.
+
+use std::fmt;
+
+use packet::{Address, FlowKey};
+
+use crate::flow::{FlowRef, FlowTable};
+use crate::hash::{FlowHash, lower, scale};
+use crate::tcp_state::Phase;
+use crate::{Millis, SnatRange, WorkerId};
+
+/// Reply keys looked up for one address.
+pub const PROBES_MAX: u32 = 32;
+/// Ports considered for one address: reserved ones cost no look-up, but the walk past them must end too.
+const STEPS_MAX: u32 = 4 * PROBES_MAX;
+/// How long a server remembers a connection that it closed first: TIME_WAIT as Linux has it. A SYN of another client
+/// behind the same address and port is refused meanwhile where its timestamps are older (PAWS, RFC 7323 section 5).
+const TIME_WAIT_MS: u32 = 60_000;
+/// Strides of the walk. Primes above every number of ports, so that a walk meets each port once before any twice.
+const STRIDES: [u32; 8] = [65_537, 65_539, 65_543, 65_551, 65_557, 65_563, 65_579, 65_581];
+
+/// Every reply key that was looked up is in use, at every address.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SnatExhausted;
+
+impl fmt::Display for SnatExhausted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no source port is free for this backend")
+    }
+}
+
+impl std::error::Error for SnatExhausted {}
+
+/// The worker whose subset has this port.
+#[inline]
+#[must_use]
+pub const fn port_owner(port: u16, workers: u16) -> WorkerId {
+    // Interleaved, so that a block of reserved ports, such as those of nodePorts, falls on all workers alike.
+    if workers <= 1 { WorkerId(0) } else { WorkerId(port % workers) }
+}
+
+/// One worker's share of the ports; cheap to make, kept by nobody.
+#[derive(Clone, Copy, Debug)]
+pub struct SnatPorts<'a> {
+    range: &'a SnatRange,
+    first: u32,
+    count: u32,
+    workers: u16,
+}
+
+/// A flow that needs a source port.
+#[derive(Clone, Copy, Debug)]
+pub struct SnatRequest<A> {
+    /// Key of the client's packets as they arrive.
+    pub original: FlowKey<A>,
+    /// Where they will go.
+    pub backend: A,
+    /// The backend's port.
+    pub port: u16,
+}
+
+impl<A: Address> SnatRequest<A> {
+    /// The reply key if the flow leaves from this address and port.
+    fn reply(&self, address: A, port: u16) -> FlowKey<A> {
+        let protocol = self.original.protocol;
+        FlowKey { src: self.backend, dst: address, sport: self.port, dport: port, protocol }
+    }
+}
+
+impl<'a> SnatPorts<'a> {
+    /// The ports of `range` that `worker` may use.
+    #[must_use]
+    pub fn new(range: &'a SnatRange, worker: WorkerId, workers: u16) -> Self {
+        let workers = workers.max(1);
+        let (low, last, stride) = (u32::from(range.first()), u32::from(range.last()), u32::from(workers));
+        let first = low + (u32::from(worker.0 % workers) + stride - low % stride) % stride;
+        let count = if first > last { 0 } else { (last - first) / stride + 1 };
+        Self { range, first, count, workers }
+    }
+
+    /// The reply key that `choose` will try first, for a prefetch.
+    #[must_use]
+    pub fn likely<A: Address>(
+        &self,
+        table: &FlowTable,
+        request: &SnatRequest<A>,
+        address: A,
+    ) -> Option<FlowKey<A>> {
+        self.walk(table.hash(&request.original)).next().map(|port| request.reply(address, port))
+    }
+
+    /// A reply key that no flow has: at the first address where one is found, never used (or long gone) before last
+    /// closed longest ago. A closed flow whose key is taken is removed. What a server closed within 60 s is taken only
+    /// if no address has another.
+    ///
+    /// # Errors
+    /// When all that was probed is in use.
+    pub fn choose<A: Address>(
+        &self,
+        table: &mut FlowTable,
+        request: &SnatRequest<A>,
+        addresses: impl IntoIterator<Item = A>,
+        now: Millis,
+    ) -> Result<FlowKey<A>, SnatExhausted> {
+        let hash = table.hash(&request.original);
+        let mut in_time_wait: Option<Closed<A>> = None;
+        for address in addresses {
+            match self.probe(table, (request, hash), address, now) {
+                Probe::Free(reply) => return Ok(reply),
+                Probe::Closed(closed) => return Ok(closed.reuse(table)),
+                Probe::TimeWait(closed) => in_time_wait = Closed::older(in_time_wait, closed),
+                Probe::Nothing => {}
+            }
+        }
+        in_time_wait.map(|closed| closed.reuse(table)).ok_or(SnatExhausted)
+    }
+
+    fn probe<A: Address>(
+        &self,
+        table: &mut FlowTable,
+        (request, hash): (&SnatRequest<A>, FlowHash),
+        address: A,
+        now: Millis,
+    ) -> Probe<A> {
+        let (mut closed, mut in_time_wait) = (None, None);
+        for port in self.walk(hash).take(PROBES_MAX as usize) {
+            let reply = request.reply(address, port);
+            let Some((flow, _)) = table.lookup(&reply, now) else { return Probe::Free(reply) };
+            let phase = table.phase(flow);
+            if !phase.is_closed() {
+                continue;
+            }
+            let found = Closed { flow, reply, age_ms: now.since(table.last_seen(flow)) };
+            if phase == Phase::ClosedByServer && found.age_ms < TIME_WAIT_MS {
+                in_time_wait = Closed::older(in_time_wait, found);
+            } else {
+                closed = Closed::older(closed, found);
+            }
+        }
+        match (closed, in_time_wait) {
+            (Some(closed), _) => Probe::Closed(closed),
+            (None, Some(closed)) => Probe::TimeWait(closed),
+            (None, None) => Probe::Nothing,
+        }
+    }
+
+    /// Ports to try for a flow, from the one that its hash names, without the reserved ones.
+    fn walk(&self, hash: FlowHash) -> impl Iterator<Item = u16> + use<'a> {
+        let Self { range, first, count, workers } = *self;
+        let start = scale(lower(hash.0), count as usize);
+        let stride = STRIDES[(hash.0 >> 61) as usize] as usize;
+        (0..STEPS_MAX.min(count)).filter_map(move |step| {
+            let nth = (start + step as usize * stride) % count as usize;
+            let port = first as usize + nth * usize::from(workers);
+            u16::try_from(port).ok().filter(|&port| range.contains(port))
+        })
+    }
+}
+
+/// What the probes at one address came to.
+enum Probe<A> {
+    Free(FlowKey<A>),
+    Closed(Closed<A>),
+    TimeWait(Closed<A>),
+    Nothing,
+}
+
+/// A closed flow whose reply key could be used again.
+#[derive(Clone, Copy)]
+struct Closed<A> {
+    flow: FlowRef,
+    reply: FlowKey<A>,
+    age_ms: u32,
+}
+
+impl<A: Address> Closed<A> {
+    fn older(best: Option<Self>, found: Self) -> Option<Self> {
+        best.filter(|best| best.age_ms >= found.age_ms).or(Some(found))
+    }
+
+    fn reuse(self, table: &mut FlowTable) -> FlowKey<A> {
+        table.remove(self.flow);
+        self.reply
+    }
+}
