@@ -21,6 +21,7 @@ mod ids;
 mod index;
 mod lpm;
 pub mod maglev;
+pub mod owner;
 mod port;
 mod prefix;
 pub mod publish;
