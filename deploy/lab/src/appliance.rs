@@ -123,10 +123,10 @@ impl Appliance {
         Metrics::parse(&page(namespace, "/metrics")?.1)
     }
 
-    /// A `fairlead` command that finds this appliance by its configuration.
+    /// A `fairlead` command that finds this appliance by its socket.
     pub fn cli(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
-        command.args(arguments).arg("--config").arg(self.dir.join("config.yaml"));
+        command.args(arguments).arg("--socket").arg(self.dir.join("admin.sock"));
         command
     }
 

@@ -304,6 +304,18 @@ pub fn down(name: &str) -> Result<usize> {
     Ok(namespaces.len())
 }
 
+/// Ends labs called `<stem><pid>...` whose program is gone: it was killed before it could tidy up.
+pub fn sweep(stem: &str) {
+    for entry in fs::read_dir("/tmp/fairlead-lab").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(rest) = name.strip_prefix(stem) else { continue };
+        let pid: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        if !pid.is_empty() && !Path::new("/proc").join(&pid).exists() {
+            let _ = down(&name);
+        }
+    }
+}
+
 /// Where a lab keeps its files.
 pub fn dir_of(name: &str) -> PathBuf {
     PathBuf::from("/tmp/fairlead-lab").join(name)

@@ -19,4 +19,4 @@ pub mod process;
 mod servers;
 pub mod traffic;
 
-pub use cluster::{Lab, LabOptions, dir_of, down};
+pub use cluster::{Lab, LabOptions, dir_of, down, sweep};

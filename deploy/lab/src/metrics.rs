@@ -30,9 +30,9 @@ impl Metrics {
         matching.map(|(_, _, value)| value).sum()
     }
 
-    /// Whether there is any sample of the name.
-    pub fn has(&self, name: &str) -> bool {
-        self.samples.iter().any(|(n, _, _)| n == name)
+    /// Table versions that every worker has taken.
+    pub fn generation(&self) -> f64 {
+        self.sum("fairlead_programmed_generation")
     }
 
     /// Both sides of `rx + injected + originated + handoff_in = tx + punted + consumed + dropped + handoff_out + held`

@@ -14,7 +14,12 @@ use crate::process::Daemon;
 ///
 /// # Errors
 /// When its configuration cannot be written or the program is not installed.
-pub(crate) fn start(container: Container, pod: &PodPlan, namespace: &Namespace, dir: &Path) -> Result<Daemon> {
+pub(crate) fn start(
+    container: Container,
+    pod: &PodPlan,
+    namespace: &Namespace,
+    dir: &Path,
+) -> Result<Daemon> {
     fs::create_dir_all(dir)?;
     let (name, mut command) = match container {
         Container::Web => ("web", nginx(namespace, dir, "web", &web_conf(pod, dir))?),

@@ -92,7 +92,12 @@ pub fn upload(from: &Namespace, target: SocketAddrV4, file: &Path, name: &str) -
 ///
 /// # Errors
 /// When the message does not arrive.
-pub fn mqtt(subscriber: &Namespace, publisher: &Namespace, target: SocketAddrV4, message: &str) -> Result<String> {
+pub fn mqtt(
+    subscriber: &Namespace,
+    publisher: &Namespace,
+    target: SocketAddrV4,
+    message: &str,
+) -> Result<String> {
     let (host, port) = (target.ip().to_string(), target.port().to_string());
     let topic = format!("lab/{message}");
     let base = ["-h", &host, "-p", &port, "-V", "mqttv311", "-q", "1", "-t", &topic];
@@ -146,23 +151,41 @@ pub fn dns_truncated(from: &Namespace, target: SocketAddrV4) -> Result<()> {
 
 fn dig(from: &Namespace, target: SocketAddrV4, name: &str, options: &[&str]) -> Result<String> {
     let (server, port) = (format!("@{}", target.ip()), target.port().to_string());
-    let argv = [&["dig", &server, "-p", &port, "+short", "+tries=1", "+time=3", "TXT", name], options].concat();
+    let argv =
+        [&["dig", &server, "-p", &port, "+short", "+tries=1", "+time=3", "TXT", name], options].concat();
     from.run(&argv, Duration::from_secs(10))?.ok().with_context(|| argv.join(" "))
 }
 
-/// Publishes a test picture by RTMP from one host and plays 30 frames of it on another.
+/// Publishes a test picture by RTMP from one host and plays 15 frames of it on another.
 ///
 /// # Errors
 /// When the player gets no picture.
-pub fn rtmp(publisher: &Namespace, player: &Namespace, target: SocketAddrV4, name: &str, dir: &Path) -> Result<()> {
+pub fn rtmp(
+    publisher: &Namespace,
+    player: &Namespace,
+    target: SocketAddrV4,
+    name: &str,
+    dir: &Path,
+) -> Result<()> {
     let url = format!("rtmp://{target}/live/{name}");
     let source = "testsrc=size=160x120:rate=30";
     let mut command = publisher.command("ffmpeg");
     command.args(["-nostdin", "-loglevel", "error", "-re", "-f", "lavfi", "-i", source, "-t", "30"]);
     command.args(["-c:v", "flv", "-g", "15", "-f", "flv", &url]);
     let mut sender = Daemon::start("ffmpeg", &mut command, &dir.join("ffmpeg.log"))?;
-    let argv = ["ffmpeg", "-nostdin", "-loglevel", "error", "-rw_timeout", "3000000", "-i", &url];
-    let argv = [&argv[..], &["-frames:v", "30", "-f", "null", "-"]].concat();
+    let argv = [
+        "ffmpeg",
+        "-nostdin",
+        "-loglevel",
+        "error",
+        "-rw_timeout",
+        "3000000",
+        "-analyzeduration",
+        "300000",
+        "-i",
+        &url,
+    ];
+    let argv = [&argv[..], &["-frames:v", "15", "-f", "null", "-"]].concat();
     let mut last = String::new();
     // nginx-rtmp lets a player wait for a stream; it ends one that came too early.
     for _ in 0..5 {
@@ -193,7 +216,9 @@ pub struct Throughput {
 /// When the test does not come to its end.
 pub fn iperf(from: &Namespace, target: SocketAddrV4, seconds: u32, options: &[&str]) -> Result<Throughput> {
     let (host, port, time) = (target.ip().to_string(), target.port().to_string(), seconds.to_string());
-    let argv = [&["iperf3", "-c", &host, "-p", &port, "-t", &time, "-J", "--connect-timeout", "3000"], options].concat();
+    let argv =
+        [&["iperf3", "-c", &host, "-p", &port, "-t", &time, "-J", "--connect-timeout", "3000"], options]
+            .concat();
     let mut said = String::new();
     // It serves one test at a time, and the end of the last one takes it a moment.
     for _ in 0..5 {
