@@ -8,4 +8,12 @@
 pub mod buf;
 pub mod idle;
 pub mod io;
+mod lane;
+mod pass;
 pub mod plan;
+pub mod stage;
+#[cfg(feature = "testkit")]
+#[expect(clippy::panic, reason = "test code")]
+pub mod testkit;
+pub mod trace;
+pub mod worker;

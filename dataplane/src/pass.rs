@@ -1,0 +1,189 @@
+//! One burst's way through the stages: the tables it sees, the lanes it leaves by, and the worker's own state.
+//!
+//! The stage files each add their step to [`Pass`]; this one has the burst's course and the few ways a packet ends.
+//! Memory is fetched for the whole burst before it is read: frames, then index buckets, then flow records.
+
+use packet::{AnyKey, Body, MacClass, Parsed};
+use tables::{
+    DropReason, Millis, PortId, PortSet, Tables, WorkerId,
+    counters::Counts,
+    flow::{Candidate, FlowTable},
+    hash::FlowHash,
+    owner::owner,
+    punt::FrameSender,
+};
+
+use crate::{
+    buf::{BURST, Burst, PacketBuf},
+    io::PortIo,
+    lane::Lane,
+    stage::{
+        hold::{Hold, Target},
+        limit::Limit,
+    },
+};
+
+/// What a worker keeps from burst to burst.
+pub(crate) struct State<B> {
+    pub(crate) worker: WorkerId,
+    pub(crate) flows: FlowTable,
+    pub(crate) counts: Counts,
+    pub(crate) hold: Hold<B>,
+    /// Bounds the packets made here.
+    pub(crate) limit: Limit,
+    /// To the kernel, by way of control.
+    pub(crate) kernel: FrameSender,
+    /// Ports with a kernel mirror.
+    pub(crate) mirrored: PortSet,
+}
+
+/// What the stages know of a burst's packets, by slot; made once a worker.
+pub(crate) struct Scratch {
+    parsed: [Result<Parsed, DropReason>; BURST],
+    hashes: [FlowHash; BURST],
+    candidates: [Candidate; BURST],
+}
+
+impl Scratch {
+    pub(crate) const fn new() -> Self {
+        Self {
+            parsed: [Err(DropReason::Truncated); BURST],
+            hashes: [FlowHash(0); BURST],
+            candidates: [Candidate::NONE; BURST],
+        }
+    }
+}
+
+/// See the module.
+pub(crate) struct Pass<'a, P: PortIo> {
+    pub(crate) tables: &'a Tables,
+    pub(crate) lanes: &'a mut [Lane<P>],
+    pub(crate) state: &'a mut State<P::Buf>,
+    pub(crate) now: Millis,
+    /// The port the packets at hand came in by.
+    pub(crate) port: PortId,
+}
+
+impl<P: PortIo> Pass<'_, P> {
+    /// Takes a received burst to its end; afterwards it is empty.
+    pub(crate) fn run(&mut self, burst: &mut Burst<P::Buf>, scratch: &mut Scratch) {
+        burst.iter().for_each(PacketBuf::prefetch);
+        self.parse(burst, scratch);
+        self.fetch_records(burst.len(), scratch);
+        for slot in 0..burst.len() {
+            let Some(buf) = burst.take(slot) else { continue };
+            match &scratch.parsed[slot] {
+                Err(reason) => self.drop(buf, *reason),
+                Ok(parsed) => self.finish(buf, parsed, (scratch.hashes[slot], scratch.candidates[slot])),
+            }
+        }
+        burst.clear();
+    }
+
+    /// Facts of every frame, and the index lines of their flows asked for.
+    fn parse(&mut self, burst: &Burst<P::Buf>, scratch: &mut Scratch) {
+        let mac = self.tables.port(self.port).map(|info| info.mac);
+        let mut bytes = 0;
+        for (slot, buf) in burst.iter().enumerate() {
+            bytes += buf.total_len() as u64;
+            let parsed = match packet::parse(buf.head(), buf.total_len()) {
+                Err(error) => Err(error.into()),
+                Ok(parsed) if Some(parsed.dst_mac) != mac && parsed.dst_mac.class() == MacClass::Unicast => {
+                    Err(DropReason::NotForUs)
+                }
+                // Ports are untagged; tag 0 carries a priority only.
+                Ok(parsed) if parsed.vlan.is_some_and(|tag| tag.id() != 0) => Err(DropReason::BadVlan),
+                Ok(parsed) => Ok(parsed),
+            };
+            if let Ok(Parsed { body: Body::Flow { key, .. }, .. }) = &parsed {
+                let hash = match key {
+                    AnyKey::V4(key) => self.state.flows.hash(key),
+                    AnyKey::V6(key) => self.state.flows.hash(key),
+                };
+                self.state.flows.prefetch_bucket(hash);
+                scratch.hashes[slot] = hash;
+            }
+            scratch.parsed[slot] = parsed;
+        }
+        self.state.counts.receive(self.port, burst.len() as u64, bytes);
+    }
+
+    /// Reads the index lines, and asks for the records they name.
+    fn fetch_records(&mut self, count: usize, scratch: &mut Scratch) {
+        for ((parsed, hash), candidate) in
+            scratch.parsed.iter().zip(&scratch.hashes).zip(&mut scratch.candidates).take(count)
+        {
+            if let Ok(Parsed { body: Body::Flow { .. }, .. }) = parsed {
+                *candidate = self.state.flows.candidate(*hash);
+            }
+        }
+    }
+
+    /// Takes one packet to its end. `place` is where its flow should be.
+    #[inline]
+    fn finish(&mut self, buf: P::Buf, parsed: &Parsed, place: (FlowHash, Candidate)) {
+        if parsed.dst_mac.class() != MacClass::Unicast {
+            return self.take_multicast(buf, parsed);
+        }
+        if self.tables.workers > 1 && self.is_foreign(parsed) {
+            return self.drop(buf, DropReason::HandoffFull);
+        }
+        match &parsed.body {
+            Body::Flow { key: AnyKey::V4(key), tcp_flags } => {
+                self.flow(buf, parsed, (key, *tcp_flags), place)
+            }
+            Body::Flow { key: AnyKey::V6(key), tcp_flags } => {
+                self.flow(buf, parsed, (key, *tcp_flags), place)
+            }
+            _ => self.other(buf, parsed),
+        }
+    }
+
+    /// Whether another worker has, or will have, the packet's flow. There is no ring to it: such a packet is lost.
+    fn is_foreign(&self, parsed: &Parsed) -> bool {
+        owner(parsed, self.tables).is_some_and(|owner| owner != self.state.worker)
+    }
+
+    /// Ends a packet here.
+    pub(crate) fn drop(&mut self, buf: P::Buf, reason: DropReason) {
+        drop(buf);
+        self.state.counts.drop_packets(reason, 1);
+    }
+
+    /// A packet was answered or taken note of.
+    pub(crate) fn consume(&mut self, buf: P::Buf) {
+        drop(buf);
+        self.state.counts.packets.consumed += 1;
+    }
+
+    /// Gives a packet to the kernel.
+    pub(crate) fn punt(&mut self, buf: P::Buf) {
+        if !self.state.mirrored.contains(self.port) {
+            return self.drop(buf, DropReason::PuntUnavailable);
+        }
+        match self.state.kernel.frame(self.port, buf.segments()) {
+            Ok(()) => self.state.counts.packets.punted += 1,
+            Err(_) => self.state.counts.drop_packets(DropReason::PuntRingFull, 1),
+        }
+    }
+
+    /// Asks control for a neighbour; a lost question is asked again by the next packet that must wait.
+    pub(crate) fn resolve(&mut self, target: Target) {
+        if self.state.kernel.resolve(target.port, target.address).is_err() {
+            self.state.counts.turns.messages_lost += 1;
+        }
+    }
+
+    /// Sends a frame made here out of a port; `write` fills the buffer and says how long the frame is.
+    pub(crate) fn originate(&mut self, port: PortId, write: impl FnOnce(&mut [u8]) -> Option<usize>) {
+        let Some(lane) = self.lanes.get_mut(port.index()) else { return };
+        let Some(mut buf) = lane.io.alloc() else { return };
+        let Some(room) = buf.append(packet::reply::LEN_MAX) else { return };
+        let Some(len) = write(room) else { return };
+        buf.truncate(len);
+        self.state.counts.packets.originated += 1;
+        if let Err(buf) = lane.send(buf, len) {
+            self.drop(buf, DropReason::TxFull);
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The first packet of a flow: which mode, which source port, and the record that all later packets follow.
+
+use std::net::IpAddr;
+
+use packet::{Address, FlowKey};
+use tables::{
+    Backend, DropReason, Millis, NatMode, PortInfo, Route, Source, Tables,
+    flow::{FlowRef, InsertError, NewFlow},
+    snat::{SnatExhausted, SnatPorts, SnatRequest},
+};
+
+use super::classify::Served;
+use crate::pass::State;
+
+/// How a backend is reached.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reach<'t> {
+    /// The port towards it.
+    pub(crate) egress: &'t PortInfo,
+    /// The neighbour it is behind, or the backend itself on a connected network.
+    pub(crate) next_hop: IpAddr,
+}
+
+/// How a backend is reached.
+///
+/// # Errors
+/// Why it is not.
+pub(crate) fn reach(tables: &Tables, backend: IpAddr) -> Result<Reach<'_>, DropReason> {
+    let (port, next_hop) = match tables.fib.lookup(backend) {
+        // A backend at the appliance's own address would put the kernel in the middle of a flow.
+        None | Some(Route::Local) => return Err(DropReason::NoRoute),
+        Some(Route::Blackhole) => return Err(DropReason::Blackhole),
+        Some(Route::Connected(port)) => (port, backend),
+        Some(Route::Via(hop)) => {
+            let adjacency = tables.adjacencies.get(hop).ok_or(DropReason::NoRoute)?;
+            (adjacency.port, adjacency.address)
+        }
+    };
+    Ok(Reach { egress: tables.port(port).ok_or(DropReason::BadDevice)?, next_hop })
+}
+
+/// The mode of one flow: the Service's choice, unless the reply would not come back through here.
+///
+/// A dnat reply goes from the backend straight to the client's address. It passes the appliance only if the backend's
+/// way to that address leads here, which it does not when the client is the backend itself (hairpin), another pod or
+/// a Node (the cluster routes those), or a neighbour of the backend's next hop.
+pub(crate) fn mode(
+    served: &Served<'_>,
+    backend: IpAddr,
+    client: IpAddr,
+    reach: Option<Reach<'_>>,
+) -> NatMode {
+    let bypasses = client == backend
+        || !matches!(served.source, Source::Outside)
+        || reach.is_some_and(|reach| reach.egress.same_network(client, reach.next_hop));
+    if bypasses { NatMode::Snat } else { served.choice.mode }
+}
+
+/// Enters a new flow.
+///
+/// # Errors
+/// Why the packet must be dropped.
+pub(crate) fn admit<A: Address, B>(
+    state: &mut State<B>,
+    tables: &Tables,
+    (served, backend): (&Served<'_>, &Backend),
+    key: &FlowKey<A>,
+    now: Millis,
+) -> Result<FlowRef, DropReason> {
+    let address = A::from_ip(backend.address).ok_or(DropReason::NoEndpoints)?;
+    let reach = reach(tables, backend.address)?;
+    let mode = mode(served, backend.address, key.src.into(), Some(reach));
+    let reply = match mode {
+        NatMode::Dnat => FlowKey { dst: address, dport: backend.port, ..*key }.reversed(),
+        NatMode::Snat => {
+            let request = SnatRequest { original: *key, backend: address, port: backend.port };
+            translated_reply(state, tables, reach, &request, now)?
+        }
+    };
+    let flow = NewFlow { original: *key, reply, service: served.port.id, backend: backend.id, mode };
+    state.flows.insert(&flow, now).map_err(|error| match error {
+        InsertError::Full | InsertError::Ipv6NotReserved => DropReason::FlowTableFull,
+        InsertError::KeyTaken => DropReason::FlowKeyTaken,
+    })
+}
+
+/// The key of the replies to a source address and port of ours.
+fn translated_reply<A: Address, B>(
+    state: &mut State<B>,
+    tables: &Tables,
+    reach: Reach<'_>,
+    request: &SnatRequest<A>,
+    now: Millis,
+) -> Result<FlowKey<A>, DropReason> {
+    let configured = tables.snat.addresses.iter().filter_map(|&address| A::from_ip(address));
+    let default = || reach.egress.address_towards(reach.next_hop).and_then(A::from_ip);
+    // The port's own address counts only where none of the family is configured.
+    let fallback = if configured.clone().next().is_none() { default() } else { None };
+    if configured.clone().next().is_none() && fallback.is_none() {
+        return Err(DropReason::SnatNoAddress);
+    }
+    SnatPorts::new(&tables.snat.ports, state.worker, tables.workers)
+        .choose(&mut state.flows, request, configured.chain(fallback), now)
+        .map_err(|SnatExhausted| DropReason::SnatExhausted)
+}

@@ -1,0 +1,77 @@
+//! Speaking for new VIPs: a gratuitous ARP or an unsolicited neighbour advertisement on every port that answers for
+//! one, once it is in the tables and not before.
+//!
+//! Old and new addresses are compared a shard at a time, and shards that two versions share are not looked into, so
+//! one change among many costs next to nothing and a first load is spread over many loops.
+
+use std::{net::IpAddr, sync::Arc};
+
+use packet::reply;
+use tables::{AddressInfo, AddressKind, PortId, Tables};
+
+use crate::{io::PortIo, pass::Pass};
+
+/// Shards compared in one loop while they are equal.
+const SHARDS_A_LOOP: usize = 64;
+
+/// How far the new VIPs have been announced.
+#[derive(Debug, Default)]
+pub(crate) struct Announcer {
+    /// The version whose VIPs everybody has heard of.
+    heard: Option<Arc<Tables>>,
+    shard: usize,
+}
+
+impl Announcer {
+    /// New tables took the place of `old`. What was still to be announced will be: the older version stays the
+    /// measure, and a VIP may be announced twice.
+    pub(crate) fn replaced(&mut self, old: Arc<Tables>) {
+        self.heard.get_or_insert(old);
+        self.shard = 0;
+    }
+}
+
+impl<P: PortIo> Pass<'_, P> {
+    /// Announces the new VIPs of at most one shard.
+    #[inline]
+    pub(crate) fn announce(&mut self, announcer: &mut Announcer) {
+        if let Some(heard) = announcer.heard.take() {
+            self.announce_since(&heard, announcer);
+            if announcer.shard < self.tables.addresses.shards() {
+                announcer.heard = Some(heard);
+            }
+        }
+    }
+
+    #[cold]
+    fn announce_since(&mut self, heard: &Tables, announcer: &mut Announcer) {
+        let addresses = &self.tables.addresses;
+        for _ in 0..SHARDS_A_LOOP {
+            let shard = announcer.shard;
+            announcer.shard += 1;
+            if shard >= addresses.shards() || addresses.shares_shard(shard, &heard.addresses) {
+                continue;
+            }
+            for (address, info) in addresses.shard(shard) {
+                self.announce_address(address, info, heard.addresses.get(address));
+            }
+            return;
+        }
+    }
+
+    fn announce_address(&mut self, address: IpAddr, info: AddressInfo, heard: Option<&AddressInfo>) {
+        if matches!(info.kind, AddressKind::Own(_)) {
+            return;
+        }
+        for port in (0..PortId::LIMIT).map(PortId).take(self.lanes.len()) {
+            let known = heard.is_some_and(|heard| heard.answer_arp.contains(port));
+            let Some(mac) = self.tables.port(port).map(|port| port.mac) else { continue };
+            if info.answer_arp.contains(port) && !known {
+                self.originate(port, |out| match address {
+                    IpAddr::V4(address) => reply::gratuitous_arp(out, mac, address, None),
+                    IpAddr::V6(address) => reply::unsolicited_advertisement(out, mac, address, None),
+                });
+            }
+        }
+    }
+}

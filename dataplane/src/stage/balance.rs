@@ -1,0 +1,42 @@
+//! Which backend a new flow gets: a pure function of the pool and the client's packet, equal on every appliance.
+
+use packet::{Address, FlowKey};
+use tables::{
+    Action, Backend, DropReason, Pool, Tables,
+    hash::{maglev_client_hash, maglev_hash},
+};
+
+use super::classify::Served;
+
+/// Why a Service port takes no flow.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Refusal {
+    /// The client is told.
+    Reject(DropReason),
+    /// It is not.
+    Drop(DropReason),
+}
+
+/// The pool a client's flows are balanced over.
+pub(crate) fn pool<'t>(served: &Served<'t>) -> Result<&'t Pool, Refusal> {
+    match served.choice.action {
+        Action::Balance(index) => served.port.pool(index).ok_or(Refusal::Reject(DropReason::NoEndpoints)),
+        Action::Drop(reason) => Err(Refusal::Drop(reason)),
+        Action::Reject(reason) => Err(Refusal::Reject(reason)),
+    }
+}
+
+/// The backend of a new flow: by the whole tuple, or by the client's address alone with session affinity.
+pub(crate) fn balance<'t, A: Address>(
+    tables: &'t Tables,
+    served: &Served<'t>,
+    key: &FlowKey<A>,
+) -> Result<&'t Backend, Refusal> {
+    let pool = pool(served)?;
+    let picked = match served.port.affinity_timeout_s {
+        _ if pool.maglev.is_none() => pool.pick(0),
+        None => pool.pick(maglev_hash(key)),
+        Some(_) => pool.pick(maglev_client_hash(key.src)),
+    };
+    picked.and_then(|id| tables.backends.get(id)).ok_or(Refusal::Reject(DropReason::NoEndpoints))
+}

@@ -1,0 +1,78 @@
+//! Checksums that the sender left to hardware which never saw the packet: a veth pair, a TAP, a virtual NIC.
+//!
+//! They are finished in full before the packet is rewritten, so that the deltas of a rewrite apply as to any other;
+//! or left to the transmitting port, where it can. A port that reports checksums is believed; on any other a stored
+//! pseudo-header sum gives the sender away.
+
+use packet::{AnyKey, Body, Parsed, Protocol, checksum};
+
+use super::route::Egress;
+use crate::{
+    buf::{ChecksumKind, ChecksumStatus, PacketBuf, TxChecksum},
+    io::{Capabilities, PortIo},
+    pass::Pass,
+};
+
+impl<P: PortIo> Pass<'_, P> {
+    /// Finishes the transport checksum of a packet that is about to be forwarded, if its sender did not and the port
+    /// it leaves by cannot; what that port is to be asked for is given back, for [`leave_to_port`].
+    #[inline]
+    pub(crate) fn finish_checksum(
+        &self,
+        buf: &mut P::Buf,
+        parsed: &Parsed,
+        egress: Egress,
+    ) -> Option<TxChecksum> {
+        let unfinished = match buf.rx_checksum() {
+            ChecksumStatus::Good | ChecksumStatus::Bad => false,
+            ChecksumStatus::Partial => true,
+            ChecksumStatus::Unknown => checksum::is_unfinished(parsed, buf.head()),
+        };
+        if unfinished { self.finish_now_or_later(buf, parsed, egress) } else { None }
+    }
+
+    #[cold]
+    fn finish_now_or_later(&self, buf: &mut P::Buf, parsed: &Parsed, egress: Egress) -> Option<TxChecksum> {
+        if let Egress::Ready { port, .. } = egress
+            && let Some(lane) = self.lanes.get(port.index())
+            && let Some(request) = request(parsed, lane.capabilities)
+        {
+            return Some(request);
+        }
+        finish(buf, parsed);
+        None
+    }
+}
+
+/// Computes the transport checksum from every byte of the packet.
+#[cold]
+pub(crate) fn finish<B: PacketBuf>(buf: &mut B, parsed: &Parsed) {
+    if let Some(field) = checksum::of_packet(parsed, buf.segments()) {
+        field.store(buf.head_mut());
+    }
+}
+
+/// Stores the pseudo-header sum of the packet as it leaves, and asks the port for the rest.
+#[cold]
+pub(crate) fn leave_to_port<B: PacketBuf>(buf: &mut B, parsed: &Parsed, to: AnyKey, request: TxChecksum) {
+    let offset = if to.protocol() == Protocol::Udp { 6 } else { 16 };
+    let at = usize::from(parsed.l4) + offset;
+    let sum = checksum::Sum::pseudo(to.addrs(), to.protocol().number(), parsed.l4_len()).folded();
+    if let Some(field) = buf.head_mut().get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
+        *field = sum.to_be_bytes();
+        buf.request_tx_checksum(request);
+    }
+}
+
+/// What to ask of a port, if it finishes checksums of this kind. A priority tag is taken off before the packet leaves.
+fn request(parsed: &Parsed, port: Capabilities) -> Option<TxChecksum> {
+    let Body::Flow { key, .. } = parsed.body else { return None };
+    let kind = match (key, key.protocol()) {
+        (AnyKey::V4(_), Protocol::Tcp) if port.tx_tcp_checksum => ChecksumKind::Tcp4,
+        (AnyKey::V6(_), Protocol::Tcp) if port.tx_tcp_checksum => ChecksumKind::Tcp6,
+        (AnyKey::V4(_), Protocol::Udp) if port.tx_udp_checksum => ChecksumKind::Udp4,
+        (AnyKey::V6(_), Protocol::Udp) if port.tx_udp_checksum => ChecksumKind::Udp6,
+        _ => return None,
+    };
+    Some(TxChecksum { l2_len: 14, l3_len: parsed.l4 - parsed.l3, kind })
+}

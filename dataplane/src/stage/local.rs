@@ -1,0 +1,201 @@
+//! What is not a flow's packet: ARP and neighbour discovery, ping, ICMP errors, fragments, other protocols, and
+//! everything for the appliance itself.
+//!
+//! VIPs are answered here; the appliance's own addresses by the kernel where the port has a mirror, else here too.
+
+use std::net::IpAddr;
+
+use packet::{AnyKey, Arp, ArpOperation, Body, Fragment, Icmp, Nd, NdKind, Parsed, Protocol, reply};
+use tables::{AddressKind, DropReason};
+
+use super::{
+    checksum::leave_to_port,
+    classify::{Class, elsewhere},
+};
+use crate::{buf::PacketBuf, io::PortIo, pass::Pass};
+
+impl<P: PortIo> Pass<'_, P> {
+    /// A frame for one station that carries no ports.
+    pub(crate) fn other(&mut self, buf: P::Buf, parsed: &Parsed) {
+        match parsed.body {
+            Body::Arp(arp) => self.arp(buf, parsed, arp),
+            Body::Nd(nd) => self.nd(buf, parsed, nd),
+            Body::Icmp(icmp) => self.icmp(buf, parsed, icmp),
+            Body::OtherIp { addrs, protocol } => self.other_ip(buf, parsed, (addrs.dst(), protocol)),
+            Body::OtherEther(_) | Body::Flow { .. } => self.drop(buf, DropReason::UnsupportedEtherType),
+        }
+    }
+
+    /// A frame for everybody or a group: never balanced, never routed.
+    #[cold]
+    pub(crate) fn take_multicast(&mut self, buf: P::Buf, parsed: &Parsed) {
+        match parsed.body {
+            Body::Arp(arp) => self.arp(buf, parsed, arp),
+            Body::Nd(nd) => self.nd(buf, parsed, nd),
+            Body::OtherEther(_) => self.drop(buf, DropReason::UnsupportedEtherType),
+            Body::Flow { .. } | Body::Icmp(_) | Body::OtherIp { .. } => {
+                self.offer_to_kernel(buf, DropReason::MulticastUnsupported)
+            }
+        }
+    }
+
+    fn arp(&mut self, mut buf: P::Buf, parsed: &Parsed, arp: Arp) {
+        let answer = arp.operation == ArpOperation::Request && self.answers(arp.target_ip.into());
+        let Some(info) = self.tables.port(self.port).filter(|_| answer) else { return self.learn(buf) };
+        if !reply::arp_reply(buf.head_mut(), parsed, info.mac) {
+            return self.drop(buf, DropReason::BadArp);
+        }
+        self.answer_in_place(buf);
+    }
+
+    fn nd(&mut self, buf: P::Buf, parsed: &Parsed, nd: Nd) {
+        let answer = nd.kind == NdKind::NeighborSolicitation && self.answers(nd.target.into());
+        let Some(info) = self.tables.port(self.port).filter(|_| answer) else { return self.learn(buf) };
+        if !packet::checksum::is_right(parsed, buf.segments()) {
+            return self.drop(buf, DropReason::BadChecksum);
+        }
+        let (port, mac) = (self.port, info.mac);
+        self.consume(buf);
+        self.originate(port, |out| reply::neighbor_advertisement(out, parsed, mac));
+    }
+
+    /// Whether ARP and solicitations for an address are ours to answer on this port, not the kernel's.
+    fn answers(&self, target: IpAddr) -> bool {
+        self.tables.addresses.get(target).is_some_and(|info| match info.kind {
+            AddressKind::Own(port) => port == self.port && !self.state.mirrored.contains(port),
+            _ => info.answer_arp.contains(self.port),
+        })
+    }
+
+    /// News of neighbours: the kernel keeps them, where there is one.
+    fn learn(&mut self, buf: P::Buf) {
+        if self.state.mirrored.contains(self.port) { self.punt(buf) } else { self.consume(buf) }
+    }
+
+    fn icmp(&mut self, buf: P::Buf, parsed: &Parsed, icmp: Icmp) {
+        if let Some(inner) = icmp.inner
+            && self.knows(inner.key.reversed())
+        {
+            return self.drop(buf, DropReason::IcmpErrorUnsupported);
+        }
+        let dst = icmp.addrs.dst();
+        let Some(info) = self.tables.addresses.get(dst) else { return self.pass_by(buf, parsed, dst) };
+        match info.kind {
+            AddressKind::Own(_) => self.deliver(buf, parsed),
+            _ if icmp.is_error() => self.drop(buf, DropReason::IcmpErrorWithoutFlow),
+            AddressKind::ClusterIp => self.reject(buf, parsed, DropReason::VipPortUnknown),
+            _ if !info.usable => self.drop(buf, DropReason::NoEndpoints),
+            _ if icmp.is_echo_request() => self.pong(buf, parsed),
+            _ => self.drop(buf, DropReason::VipPortUnknown),
+        }
+    }
+
+    /// Whether a flow has the key.
+    fn knows(&mut self, key: AnyKey) -> bool {
+        let found = match key {
+            AnyKey::V4(key) => self.state.flows.lookup(&key, self.now),
+            AnyKey::V6(key) => self.state.flows.lookup(&key, self.now),
+        };
+        found.is_some()
+    }
+
+    /// Answers a ping.
+    fn pong(&mut self, mut buf: P::Buf, parsed: &Parsed) {
+        if !reply::echo_reply(buf.head_mut(), parsed) {
+            return self.drop(buf, DropReason::PuntUnavailable);
+        }
+        self.answer_in_place(buf);
+    }
+
+    /// The question became the answer: it goes back the way it came.
+    fn answer_in_place(&mut self, buf: P::Buf) {
+        self.state.counts.packets.consumed += 1;
+        self.state.counts.packets.originated += 1;
+        let bytes = buf.total_len();
+        let Some(lane) = self.lanes.get_mut(self.port.index()) else {
+            return self.drop(buf, DropReason::BadDevice);
+        };
+        if let Err(buf) = lane.send(buf, bytes) {
+            self.drop(buf, DropReason::TxFull);
+        }
+    }
+
+    /// Fragments, and IP protocols without ports.
+    fn other_ip(&mut self, buf: P::Buf, parsed: &Parsed, (dst, protocol): (IpAddr, u8)) {
+        let fragment = parsed.fragment != Fragment::Whole && Protocol::try_from(protocol).is_ok();
+        let Some(info) = self.tables.addresses.get(dst) else { return self.pass_by(buf, parsed, dst) };
+        match info.kind {
+            _ if fragment => self.drop(buf, DropReason::FragmentUnsupported),
+            AddressKind::Own(_) => self.deliver(buf, parsed),
+            AddressKind::ClusterIp => self.reject(buf, parsed, DropReason::VipPortUnknown),
+            AddressKind::ExternalIp | AddressKind::LoadBalancer => self.drop(buf, DropReason::VipPortUnknown),
+        }
+    }
+
+    /// A packet without ports for an address that is not ours.
+    fn pass_by(&mut self, buf: P::Buf, parsed: &Parsed, dst: IpAddr) {
+        if parsed.addrs().is_some_and(|addrs| self.is_martian(addrs.src())) {
+            return self.drop(buf, DropReason::MartianSource);
+        }
+        match elsewhere(self.tables, dst) {
+            Class::Drop(reason) => self.drop(buf, reason),
+            _ => self.transit(buf, parsed, dst),
+        }
+    }
+
+    /// Routes a packet as it is.
+    pub(crate) fn transit(&mut self, mut buf: P::Buf, parsed: &Parsed, dst: IpAddr) {
+        if stays_on_link(dst) {
+            return self.offer_to_kernel(buf, DropReason::MulticastUnsupported);
+        }
+        let egress = self.way(dst);
+        if parsed.ttl <= 1 {
+            return self.ttl_exceeded(buf, parsed);
+        }
+        if let Some(mtu) = egress.too_small_for(parsed) {
+            return self.too_big(buf, parsed, mtu);
+        }
+        let later = self.finish_checksum(&mut buf, parsed, egress);
+        if let (Some(request), Some(key)) = (later, parsed.key()) {
+            leave_to_port(&mut buf, parsed, key, request);
+        }
+        packet::nat::decrement_ttl(buf.head_mut(), parsed);
+        self.emit(buf, parsed, dst, egress);
+    }
+
+    /// A packet for one of the appliance's own addresses.
+    pub(crate) fn deliver(&mut self, buf: P::Buf, parsed: &Parsed) {
+        if self.state.mirrored.contains(self.port) {
+            return self.punt(buf);
+        }
+        match parsed.body {
+            Body::Icmp(icmp) if icmp.is_echo_request() => self.pong(buf, parsed),
+            Body::Flow { .. } => self.reject(buf, parsed, DropReason::PuntUnavailable),
+            _ => self.drop(buf, DropReason::PuntUnavailable),
+        }
+    }
+
+    /// The kernel's if there is one behind this port, else dropped.
+    fn offer_to_kernel(&mut self, buf: P::Buf, otherwise: DropReason) {
+        if self.state.mirrored.contains(self.port) { self.punt(buf) } else { self.drop(buf, otherwise) }
+    }
+
+    /// A source that no sender on a wire may have (RFC 1812 §5.3.7, RFC 4291 §2.5, §2.7).
+    pub(crate) fn is_martian(&self, src: IpAddr) -> bool {
+        let broadcast = matches!(src, IpAddr::V4(address) if address.is_broadcast());
+        broadcast
+            || src.is_loopback()
+            || src.is_multicast()
+            || src.is_unspecified()
+            || self.tables.addresses.own(src).is_some()
+    }
+}
+
+/// Destinations that no router forwards: groups, broadcast, link-local, loopback.
+fn stays_on_link(dst: IpAddr) -> bool {
+    let link_local = match dst {
+        IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    link_local || dst.is_multicast() || dst.is_loopback() || dst.is_unspecified()
+}

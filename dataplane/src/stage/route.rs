@@ -1,0 +1,155 @@
+//! Where a packet leaves: FIB, next hop, neighbour, MTU; then its Ethernet addresses and the transmit buffer.
+
+use std::net::IpAddr;
+
+use packet::{MacAddr, Parsed, ether, vlan};
+use tables::{
+    DropReason, NextHopId, PortId, Route,
+    flow::{Direction, FlowRef},
+};
+
+use super::hold::{Held, Target};
+use crate::{buf::PacketBuf, io::PortIo, pass::Pass};
+
+/// How a packet leaves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Egress {
+    /// Out of a port, to this station.
+    Ready { port: PortId, mac: MacAddr, mtu: u16 },
+    /// Out of a port, once the neighbour has answered.
+    Wait { target: Target, mtu: u16 },
+    /// To the kernel: the destination is the appliance.
+    Kernel,
+    /// Not at all.
+    Lost(DropReason),
+}
+
+impl Egress {
+    /// The bytes an IP packet may have this way, if this one has more.
+    #[inline]
+    pub(crate) const fn too_small_for(self, parsed: &Parsed) -> Option<u16> {
+        match self {
+            Self::Ready { mtu, .. } | Self::Wait { mtu, .. } if parsed.ip_len > mtu => Some(mtu),
+            _ => None,
+        }
+    }
+}
+
+impl<P: PortIo> Pass<'_, P> {
+    /// The way to an address.
+    pub(crate) fn way(&self, dst: IpAddr) -> Egress {
+        match self.tables.fib.lookup(dst) {
+            None => Egress::Lost(DropReason::NoRoute),
+            Some(Route::Blackhole) => Egress::Lost(DropReason::Blackhole),
+            Some(Route::Local) => Egress::Kernel,
+            Some(Route::Via(hop)) => self.over(hop),
+            Some(Route::Connected(port)) => match self.tables.ports.get(port.index()) {
+                Some(info) => Egress::Wait { target: Target { port, address: dst }, mtu: info.mtu },
+                None => Egress::Lost(DropReason::BadDevice),
+            },
+        }
+    }
+
+    /// The way of a flow's packets: its cached next hop while the FIB has not moved, else looked up and cached.
+    #[inline]
+    pub(crate) fn flow_way(&mut self, flow: FlowRef, direction: Direction, dst: IpAddr) -> Egress {
+        let epoch = self.tables.fib_epoch;
+        if let Some(hop) = self.state.flows.next_hop(flow, direction, epoch) {
+            return self.over(hop);
+        }
+        if let Some(Route::Via(hop)) = self.tables.fib.lookup(dst) {
+            self.state.flows.set_next_hop(flow, direction, epoch, hop);
+        }
+        self.way(dst)
+    }
+
+    /// The way over a next hop.
+    #[inline]
+    fn over(&self, hop: NextHopId) -> Egress {
+        let Some(adjacency) = self.tables.adjacencies.get(hop) else {
+            return Egress::Lost(DropReason::NoRoute);
+        };
+        let port = adjacency.port;
+        let Some(info) = self.tables.ports.get(port.index()) else {
+            return Egress::Lost(DropReason::BadDevice);
+        };
+        match adjacency.mac() {
+            Some(mac) => Egress::Ready { port, mac, mtu: info.mtu },
+            None => Egress::Wait { target: Target { port, address: adjacency.address }, mtu: info.mtu },
+        }
+    }
+
+    /// Sends a packet whose IP and transport headers are final.
+    #[inline]
+    pub(crate) fn emit(&mut self, mut buf: P::Buf, parsed: &Parsed, dst: IpAddr, egress: Egress) {
+        trim(&mut buf, parsed);
+        match egress {
+            Egress::Ready { port, mac, .. } => self.send(buf, port, mac),
+            Egress::Wait { target, .. } => self.wait(buf, target, dst),
+            Egress::Kernel => self.punt(buf),
+            Egress::Lost(reason) => self.drop(buf, reason),
+        }
+    }
+
+    /// Puts on the Ethernet addresses and gathers the packet for its port.
+    #[inline]
+    pub(crate) fn send(&mut self, mut buf: P::Buf, port: PortId, mac: MacAddr) {
+        let (Some(info), Some(lane)) =
+            (self.tables.ports.get(port.index()), self.lanes.get_mut(port.index()))
+        else {
+            return self.drop(buf, DropReason::BadDevice);
+        };
+        ether::set_macs(buf.head_mut(), mac, info.mac);
+        let bytes = buf.total_len();
+        if let Err(buf) = lane.send(buf, bytes) {
+            self.drop(buf, DropReason::TxFull);
+        }
+    }
+
+    /// Keeps a packet until its neighbour is known, and asks for it if nobody has.
+    #[cold]
+    fn wait(&mut self, buf: P::Buf, target: Target, dst: IpAddr) {
+        match self.state.hold.push(Held { buf, target, dst, since: self.now }) {
+            Ok(true) => self.resolve(target),
+            Ok(false) => {}
+            Err(held) => self.drop(held.buf, DropReason::HoldFull),
+        }
+    }
+
+    /// Gives every held packet another chance under new tables.
+    #[cold]
+    pub(crate) fn release_held(&mut self) {
+        for _ in 0..self.state.hold.len() {
+            let Some(held) = self.state.hold.pop() else { break };
+            match self.way(held.dst) {
+                Egress::Ready { port, mac, .. } => self.send(held.buf, port, mac),
+                Egress::Wait { target, .. } => {
+                    if let Err(held) = self.state.hold.push(Held { target, ..held }) {
+                        self.drop(held.buf, DropReason::HoldFull);
+                    }
+                }
+                Egress::Kernel => self.punt(held.buf),
+                Egress::Lost(reason) => self.drop(held.buf, reason),
+            }
+        }
+    }
+
+    /// Drops what was held too long.
+    pub(crate) fn expire_held(&mut self) {
+        while let Some(held) = self.state.hold.pop_expired(self.now) {
+            self.drop(held.buf, DropReason::NeighborUnresolved);
+        }
+    }
+}
+
+/// Takes off Ethernet padding, which would be read as payload on a link with other framing, and a priority tag.
+#[inline]
+fn trim<B: PacketBuf>(buf: &mut B, parsed: &Parsed) {
+    let end = parsed.frame_end();
+    if buf.total_len() > end {
+        buf.truncate(end);
+    }
+    if parsed.vlan.is_some() {
+        buf.trim_front(vlan::TAG_LEN);
+    }
+}

@@ -1,0 +1,243 @@
+//! A worker: one core, one queue pair of every port, one flow table; run to completion.
+//!
+//! Each turn takes new tables if there are any, then a burst of every port through the stages, then what the kernel
+//! and control ask for, then a bounded piece of housekeeping. Nothing here blocks, locks, allocates or reads a clock;
+//! [`Worker::run`] alone reads one, once a turn.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use cpu::TscClock;
+use tables::{
+    BackendId, DropReason, Millis, PortId, PortSet, ServiceId, Tables, WorkerId,
+    command::CommandDesk,
+    counters::{Counts, WorkerCounters},
+    flow::{FlowTable, FlowTableConfig, Liveness},
+    publish::Subscriber,
+    punt::{FRAME_LEN_MAX, FrameReceiver, FrameSender, Message},
+};
+
+use crate::{
+    buf::Burst,
+    idle::{Idle, IdleMode},
+    io::PortIo,
+    lane::Lane,
+    pass::{Pass, Scratch, State},
+    stage::{announce::Announcer, hold::Hold, limit::Limit},
+};
+
+/// Flow records that a turn with work visits for expiry, and for a command of control.
+const RECORDS_BUSY: u32 = 8;
+/// The same for a turn without work.
+const RECORDS_IDLE: u32 = 64;
+/// Frames of the kernel that are sent in one turn.
+const INJECT_MAX: usize = 32;
+
+/// What a worker is told at its start.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkerConfig {
+    /// Which one it is.
+    pub id: WorkerId,
+    /// Its flow table.
+    pub flows: FlowTableConfig,
+    /// Ports with a kernel mirror.
+    pub mirrored: PortSet,
+    /// What to do when nothing arrives.
+    pub idle: IdleMode,
+}
+
+/// A worker's ends of what it shares with control.
+pub struct WorkerLinks {
+    /// Where new tables come from.
+    pub tables: Subscriber<Tables>,
+    /// Where its counters are read.
+    pub counters: Arc<WorkerCounters>,
+    /// Frames and questions to control.
+    pub punt: FrameSender,
+    /// Frames of the kernel, to be sent.
+    pub inject: FrameReceiver,
+    /// What control asks.
+    pub commands: CommandDesk,
+}
+
+/// See the module.
+pub struct Worker<P: PortIo> {
+    tables: Subscriber<Tables>,
+    counters: Arc<WorkerCounters>,
+    inject: FrameReceiver,
+    commands: CommandDesk,
+    lanes: Vec<Lane<P>>,
+    state: State<P::Buf>,
+    announcer: Announcer,
+    idle: Idle,
+    burst: Burst<P::Buf>,
+    scratch: Box<Scratch>,
+    frame: Box<[u8; FRAME_LEN_MAX]>,
+}
+
+impl<P: PortIo> Worker<P> {
+    /// A worker with one queue pair of every port, in the order of [`PortId`]. All its memory is reserved now.
+    ///
+    /// # Errors
+    /// When there is no memory for the flow table.
+    pub fn new(config: &WorkerConfig, links: WorkerLinks, ports: Vec<P>) -> io::Result<Self> {
+        let state = State {
+            worker: config.id,
+            flows: FlowTable::new(&config.flows)?,
+            counts: Counts::new(ports.len()),
+            hold: Hold::new(),
+            limit: Limit::new(Millis(0)),
+            kernel: links.punt,
+            mirrored: config.mirrored,
+        };
+        Ok(Self {
+            tables: links.tables,
+            counters: links.counters,
+            inject: links.inject,
+            commands: links.commands,
+            lanes: ports.into_iter().map(Lane::new).collect(),
+            state,
+            announcer: Announcer::default(),
+            idle: Idle::new(config.idle),
+            burst: Burst::new(),
+            scratch: Box::new(Scratch::new()),
+            frame: Box::new([0; FRAME_LEN_MAX]),
+        })
+    }
+
+    /// Turns until `stop` is set; whoever sets it waits for this to return.
+    pub fn run(&mut self, clock: &TscClock, stop: &AtomicBool) {
+        while !stop.load(Ordering::Relaxed) {
+            let start = cpu::tsc();
+            #[expect(clippy::cast_possible_truncation, reason = "Millis wraps")]
+            let now = Millis(clock.ms_at(start) as u32);
+            let work = self.poll(now);
+            if work > 0 {
+                self.state.counts.turns.busy_cycles += cpu::tsc().wrapping_sub(start);
+            }
+            if let Some(nap) = self.idle.after(work) {
+                self.state.counts.turns.sleeps += 1;
+                cpu::nap(nap);
+            }
+        }
+    }
+
+    /// One turn at time `now`; packets received or sent for the kernel, and commands worked on.
+    pub fn poll(&mut self, now: Millis) -> usize {
+        let replaced = self.tables.take();
+        let (tables, state) = (self.tables.current(), &mut self.state);
+        let mut pass = Pass { tables, lanes: &mut self.lanes, state, now, port: PortId(0) };
+        if let Some(old) = replaced {
+            pass.state.counts.turns.publications += 1;
+            pass.release_held();
+            self.announcer.replaced(old);
+        }
+        let mut work = pass.receive_all(&mut self.burst, &mut self.scratch);
+        work += pass.inject(&mut self.inject, &mut self.frame);
+        pass.announce(&mut self.announcer);
+        pass.expire_held();
+        pass.flush();
+        let records = if work > 0 { RECORDS_BUSY } else { RECORDS_IDLE };
+        work += usize::from(self.commands.step(&mut self.state.flows, records, now));
+        self.sweep(records, now);
+        self.account(work);
+        work
+    }
+
+    /// The ports, for tests and benches that play the wire.
+    pub fn port_mut(&mut self, port: PortId) -> Option<&mut P> {
+        self.lanes.get_mut(port.index()).map(|lane| &mut lane.io)
+    }
+
+    /// What the worker has counted.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.state.counts
+    }
+
+    fn sweep(&mut self, records: u32, now: Millis) {
+        if self.state.flows.sweep(records, now, &Living(self.tables.current())).pass_done {
+            self.state.counts.turns.sweeps += 1;
+            self.tables.sweep_completed();
+        }
+    }
+
+    /// Closes the books of a turn and shows them to control.
+    fn account(&mut self, work: usize) {
+        let counts = &mut self.state.counts;
+        counts.turns.turns += 1;
+        counts.turns.idle_turns += u64::from(work == 0);
+        counts.packets.held =
+            (self.state.hold.len() + self.lanes.iter().map(Lane::waiting).sum::<usize>()) as u64;
+        counts.flows.update(&self.state.flows.stats());
+        debug_assert_eq!(counts.imbalance(), 0, "every packet has one verdict: {:?}", counts.packets);
+        self.counters.flush(counts);
+    }
+}
+
+impl<P: PortIo> Pass<'_, P> {
+    /// A burst of every port.
+    fn receive_all(&mut self, burst: &mut Burst<P::Buf>, scratch: &mut Scratch) -> usize {
+        let mut received = 0;
+        for port in (0..PortId::LIMIT).map(PortId).take(self.lanes.len()) {
+            self.lanes[port.index()].io.rx(burst);
+            received += burst.len();
+            if !burst.is_empty() {
+                self.port = port;
+                self.run(burst, scratch);
+            }
+        }
+        received
+    }
+
+    /// Sends what the kernel wants sent.
+    fn inject(&mut self, ring: &mut FrameReceiver, frame: &mut [u8; FRAME_LEN_MAX]) -> usize {
+        let mut injected = 0;
+        while injected < INJECT_MAX && !ring.is_empty() {
+            let Some(message) = ring.receive(frame) else { break };
+            injected += 1;
+            if let Message::Frame { port, len } = message {
+                self.send_injected(port, frame.get(..len).unwrap_or_default());
+            }
+        }
+        injected
+    }
+
+    fn send_injected(&mut self, port: PortId, frame: &[u8]) {
+        self.state.counts.packets.injected += 1;
+        let sent = match self.lanes.get_mut(port.index()) {
+            None => Err(DropReason::BadDevice),
+            Some(lane) => lane.send_copy(frame),
+        };
+        if let Err(reason) = sent {
+            self.state.counts.drop_packets(reason, 1);
+        }
+    }
+
+    /// Sends what was gathered for every port.
+    fn flush(&mut self) {
+        for (port, lane) in (0..PortId::LIMIT).map(PortId).zip(self.lanes.iter_mut()) {
+            lane.flush();
+            let sent = lane.take_sent();
+            self.state.counts.transmit(port, sent.packets, sent.bytes);
+        }
+    }
+}
+
+/// Tables, as the sweep asks them.
+struct Living<'a>(&'a Tables);
+
+impl Liveness for Living<'_> {
+    fn service_is_live(&self, service: ServiceId) -> bool {
+        self.0.service(service).is_some()
+    }
+
+    fn backend_is_live(&self, backend: BackendId) -> bool {
+        self.0.backends.is_live(backend)
+    }
+}
