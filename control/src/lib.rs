@@ -2,9 +2,11 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod compile;
 pub mod config;
 pub mod health;
 pub mod http;
+pub mod ipam;
 pub mod metrics;
 pub mod mirror;
 pub mod model;

@@ -1,0 +1,402 @@
+//! Model + network + settings -> tables: the only place where `Tables` is built. Pure: no I/O, no clock; what it
+//! remembers is what it compiled, so that a change costs its own Service and not all of them.
+//! Invariant: whatever the order of changes, the tables mean the same as those compiled afresh (slot numbers apart).
+
+mod claims;
+mod cluster;
+mod endpoints;
+mod frontends;
+mod pools;
+mod report;
+mod routes;
+mod rules;
+mod service;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Weak};
+
+use tables::{
+    AddressInfo, AddressKind, BackendId, Frontend, FrontendKey, Generation, Lpm, NodeId, PortAddress, PortId,
+    PortInfo, PortSet, Prefix, ServiceId, SlotAllocator, SnatConfig, SnatRange, Source, Tables,
+};
+
+pub use report::{BackendReport, ServiceReport};
+pub use settings::Settings;
+
+use crate::ipam::{Assignments, Ipam, PoolUse};
+use crate::model::{Change, Model, ObjectKey};
+use crate::network::Network;
+use claims::{Claim, Claims};
+use cluster::{Cluster, NodeIds, prefix};
+use frontends::Reserved;
+use pools::MaglevCache;
+use routes::Routing;
+use service::Compiled;
+
+/// Most Service ports (of one family each) and most backends that tables hold.
+const SLOTS_MAX: u32 = 1 << 22;
+
+/// Turns cluster state into tables, one change at a time.
+#[derive(Debug)]
+pub struct Compiler {
+    model: Model,
+    settings: Settings,
+    network: Network,
+    ipam: Ipam,
+    /// The copy that is edited; `compile` gives out clones.
+    tables: Tables,
+    service_slots: SlotAllocator<ServiceId>,
+    backend_slots: SlotAllocator<BackendId>,
+    node_ids: NodeIds,
+    cluster: Cluster,
+    sources: BTreeMap<Prefix, Source>,
+    service_cidrs: Vec<Prefix>,
+    reserved: Reserved,
+    routing: Routing,
+    claims: Claims,
+    maglevs: MaglevCache,
+    ranges: HashMap<Box<[Prefix]>, Weak<Lpm<()>>>,
+    compiled: BTreeMap<ObjectKey, Compiled>,
+    /// What each Service port wants to be known by at an address.
+    vips: HashMap<IpAddr, BTreeMap<ServiceId, (AddressKind, bool)>>,
+    own: BTreeMap<IpAddr, AddressInfo>,
+    dirty: Dirty,
+}
+
+/// What changed since the last compilation.
+#[derive(Debug, Default)]
+struct Dirty {
+    services: BTreeSet<ObjectKey>,
+    cluster: bool,
+    network: bool,
+    claims: BTreeSet<Claim>,
+    addresses: BTreeSet<IpAddr>,
+    node_ports: bool,
+}
+
+impl Compiler {
+    /// Knows nothing but its settings and which addresses Services had before.
+    #[must_use]
+    pub fn new(settings: Settings, assignments: Assignments) -> Self {
+        let ipam = Ipam::new(settings.pools.clone(), settings.load_balancer_class.clone(), assignments);
+        let dirty = Dirty { cluster: true, network: true, node_ports: true, ..Dirty::default() };
+        Self {
+            model: Model::default(),
+            settings,
+            network: Network::default(),
+            ipam,
+            tables: Tables::empty(Generation(0)),
+            service_slots: SlotAllocator::new(SLOTS_MAX),
+            backend_slots: SlotAllocator::new(SLOTS_MAX),
+            node_ids: NodeIds::default(),
+            cluster: Cluster::default(),
+            sources: BTreeMap::new(),
+            service_cidrs: Vec::new(),
+            reserved: Reserved::default(),
+            routing: Routing::default(),
+            claims: Claims::default(),
+            maglevs: MaglevCache::default(),
+            ranges: HashMap::new(),
+            compiled: BTreeMap::new(),
+            vips: HashMap::new(),
+            own: BTreeMap::new(),
+            dirty,
+        }
+    }
+
+    /// Takes a change of the cluster in; it shows in the next `compile`.
+    pub fn apply(&mut self, change: Change) {
+        match &change {
+            Change::Service(key, _) => self.mark(key.clone()),
+            Change::EndpointSlice(key, slice) => {
+                if let Some(service) = self.model.slices().get(key).map(|old| old.service.clone()) {
+                    self.mark(service);
+                }
+                if let Some(slice) = slice {
+                    self.mark(slice.service.clone());
+                }
+            }
+            Change::Node(..) => {
+                self.dirty.cluster = true;
+                self.dirty.network = true;
+            }
+            Change::ServiceCidr(..) => self.dirty.cluster = true,
+        }
+        self.model.apply(change);
+    }
+
+    fn mark(&mut self, service: ObjectKey) {
+        self.dirty.services.insert(service);
+    }
+
+    /// Takes a new picture of ports, kernel routes and neighbours in.
+    pub fn set_network(&mut self, network: Network) {
+        if network != self.network {
+            self.network = network;
+            self.dirty.network = true;
+        }
+    }
+
+    /// Takes new settings in; every Service is looked at again.
+    pub fn set_settings(&mut self, settings: Settings) {
+        if settings == self.settings {
+            return;
+        }
+        let (pools, class) = (settings.pools.clone(), settings.load_balancer_class.clone());
+        self.ipam = Ipam::new(pools, class, self.ipam.assignments().clone());
+        self.settings = settings;
+        self.dirty.cluster = true;
+        self.dirty.network = true;
+        self.dirty.node_ports = true;
+        self.dirty.services.extend(self.model.services().keys().cloned());
+    }
+
+    /// Every worker has finished a sweep of its flows that began with this generation: slots retired before are free.
+    pub fn swept(&mut self, generation: Generation) {
+        self.service_slots.reclaim(generation);
+        self.backend_slots.reclaim(generation);
+    }
+
+    /// Whether a change waits to be compiled.
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        let dirty = &self.dirty;
+        dirty.cluster || dirty.network || dirty.node_ports || !dirty.services.is_empty()
+    }
+
+    /// The next version of the tables, with everything taken in so far.
+    pub fn compile(&mut self) -> Tables {
+        self.tables.generation = self.tables.generation.next();
+        if std::mem::take(&mut self.dirty.network) {
+            self.compile_network();
+        }
+        if std::mem::take(&mut self.dirty.cluster) {
+            self.compile_cluster();
+        }
+        // The oldest Service gets the first free address, whatever file it stands in.
+        let dirty = std::mem::take(&mut self.dirty.services);
+        let mut order: Vec<_> = dirty.into_iter().collect();
+        order.sort_by_cached_key(|key| {
+            let created = self.model.services().get(key).map(|service| service.created.clone());
+            (created.as_ref().is_none_or(String::is_empty), created, key.clone())
+        });
+        let (present, gone): (Vec<_>, Vec<_>) =
+            order.into_iter().partition(|key| self.model.services().contains_key(key));
+        for key in gone.iter().chain(&present) {
+            self.compile_service(key);
+        }
+        self.settle_claims();
+        self.settle_addresses();
+        if std::mem::take(&mut self.dirty.node_ports) {
+            self.compile_snat();
+        }
+        self.tables.clone()
+    }
+
+    /// What Services were given, to be kept across restarts.
+    #[must_use]
+    pub fn assignments(&self) -> &Assignments {
+        self.ipam.assignments()
+    }
+
+    /// How full the pools are.
+    #[must_use]
+    pub fn pools(&self) -> Vec<PoolUse> {
+        self.ipam.pools()
+    }
+
+    /// The state that is compiled.
+    #[must_use]
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The name of a Node by its number.
+    #[must_use]
+    pub fn node_name(&self, id: NodeId) -> Option<&str> {
+        let known = |name: &&String| self.node_ids.known(name) == Some(id);
+        self.model.nodes().keys().find(known).map(String::as_str)
+    }
+
+    fn compile_cluster(&mut self) {
+        let cluster = Cluster::new(&self.model, &self.settings, &mut self.node_ids);
+        if cluster != self.cluster {
+            let zones_only = cluster.this == self.cluster.this
+                && cluster.this_addresses == self.cluster.this_addresses
+                && cluster.detects_pods == self.cluster.detects_pods;
+            let affected = self.compiled.iter().filter(|(_, compiled)| !zones_only || compiled.needs_places);
+            self.dirty.services.extend(affected.map(|(key, _)| key.clone()));
+            self.cluster = cluster;
+        }
+        let sources = cluster::sources(&self.model, &self.settings, &mut self.node_ids);
+        if sources != self.sources {
+            self.tables.sources =
+                Arc::new(Lpm::build(sources.iter().map(|(prefix, source)| (*prefix, *source))));
+            self.sources = sources;
+        }
+        let cidrs = cluster::service_cidrs(&self.model, &self.settings);
+        if cidrs != self.service_cidrs {
+            self.tables.service_cidrs = Arc::new(cluster::set_of(&cidrs));
+            self.service_cidrs = cidrs;
+        }
+        self.tables.acts_as_node = self.settings.node_name.is_some();
+        self.tables.workers = self.settings.workers.max(1);
+    }
+
+    fn compile_network(&mut self) {
+        let ports = ports(&self.network);
+        if *ports != *self.tables.ports {
+            self.tables.ports = ports.into();
+            self.dirty.addresses.extend(self.vips.keys());
+        }
+        self.compile_own_addresses();
+        let reserved = Reserved::new(&self.model, &self.settings, &self.network);
+        let changed = self.reserved.changed(&reserved);
+        if !changed.is_empty() {
+            let asks = |compiled: &Compiled| compiled.asked.iter().any(|address| changed.contains(address));
+            let affected = self.compiled.iter().filter(|(_, compiled)| asks(compiled));
+            self.dirty.services.extend(affected.map(|(key, _)| key.clone()));
+            self.reserved = reserved;
+        }
+        self.routing.update(&mut self.tables, &self.model, &self.settings, &self.network);
+    }
+
+    fn compile_own_addresses(&mut self) {
+        let mut own = BTreeMap::new();
+        for port in &self.network.ports {
+            let id = PortId(port.index);
+            // A kernel mirror answers for its port; two answers would confuse caches.
+            let mirrored = self.settings.mirrored.contains(&port.name);
+            for net in &port.addresses {
+                let info = AddressInfo {
+                    kind: AddressKind::Own(id),
+                    answer_arp: if mirrored { PortSet::NONE } else { PortSet::of(id) },
+                    usable: true,
+                    node_ports: self.serves_node_ports(net.addr()),
+                };
+                own.entry(net.addr()).or_insert(info);
+            }
+        }
+        for address in self.own.keys().filter(|address| !own.contains_key(*address)) {
+            self.tables.addresses.remove(*address);
+            self.dirty.addresses.insert(*address);
+        }
+        for (address, info) in &own {
+            self.tables.addresses.insert(*address, *info);
+        }
+        self.own = own;
+    }
+
+    /// A list of one family leaves the other family unrestricted (E5).
+    fn serves_node_ports(&self, address: IpAddr) -> bool {
+        let mut family =
+            self.settings.node_port_addresses.iter().filter(|net| net.addr().is_ipv4() == address.is_ipv4());
+        let mut restricted = false;
+        family.any(|net| {
+            restricted = true;
+            net.contains(&address)
+        }) || !restricted
+    }
+
+    /// Puts the winner of every touched claim into the index.
+    fn settle_claims(&mut self) {
+        for claim in std::mem::take(&mut self.dirty.claims) {
+            let winner = self.claims.winner(claim).map(|(_, id, kind)| (id, kind));
+            match (claim, winner) {
+                (Claim::Vip(address, protocol, port), Some((service, kind))) => {
+                    let key = FrontendKey { address, protocol, port };
+                    let frontend = Frontend { service, kind };
+                    if self.tables.index.vip(address, protocol, port) != Some(frontend) {
+                        self.tables.index.insert_vip(key, frontend);
+                    }
+                }
+                (Claim::Vip(address, protocol, port), None) => {
+                    self.tables.index.remove_vip(FrontendKey { address, protocol, port });
+                }
+                (Claim::NodePort(family, protocol, port), Some((service, _))) => {
+                    let known = self.tables.index.node_port(family, protocol, port);
+                    if known.map(|at| at.service) != Some(service) {
+                        self.tables.index.insert_node_port(family, protocol, port, service);
+                        self.dirty.node_ports = true;
+                    }
+                }
+                (Claim::NodePort(family, protocol, port), None) => {
+                    self.tables.index.remove_node_port(family, protocol, port);
+                    self.dirty.node_ports = true;
+                }
+            }
+        }
+    }
+
+    /// Says of every touched service address whose it is and whether anybody usable stands behind it.
+    fn settle_addresses(&mut self) {
+        for address in std::mem::take(&mut self.dirty.addresses) {
+            if self.own.contains_key(&address) {
+                continue;
+            }
+            let Some(uses) = self.vips.get(&address) else {
+                self.tables.addresses.remove(address);
+                continue;
+            };
+            let kind = uses.values().map(|(kind, _)| *kind).min_by_key(|kind| precedence(*kind));
+            let kind = kind.expect("an address without uses is taken out of the map");
+            let info = AddressInfo {
+                kind,
+                answer_arp: self.answered_on(kind, address),
+                usable: uses.values().any(|(_, usable)| *usable),
+                node_ports: false,
+            };
+            self.tables.addresses.insert(address, info);
+        }
+    }
+
+    /// clusterIPs are reached by routes; other addresses are answered on the segment they belong to, or, when they are
+    /// in no connected network, wherever somebody asks.
+    fn answered_on(&self, kind: AddressKind, address: IpAddr) -> PortSet {
+        if kind == AddressKind::ClusterIp {
+            return PortSet::NONE;
+        }
+        let connected =
+            self.tables.ports.iter().filter(|port| port.is_connected(address)).map(|port| port.id);
+        let set: PortSet = connected.collect();
+        if set == PortSet::NONE { PortSet::ALL } else { set }
+    }
+
+    fn compile_snat(&mut self) {
+        let (first, last) = self.settings.snat_ports;
+        let reserved = self.claims.node_ports().chain(self.settings.listeners.iter().copied());
+        let snat = SnatConfig {
+            addresses: self.settings.snat_addresses.clone().into(),
+            ports: SnatRange::new(first, last, reserved),
+        };
+        if *self.tables.snat != snat {
+            self.tables.snat = Arc::new(snat);
+        }
+    }
+}
+
+/// A clusterIP outranks the others, because its unknown ports are rejected.
+fn precedence(kind: AddressKind) -> u8 {
+    match kind {
+        AddressKind::Own(_) => 0,
+        AddressKind::ClusterIp => 1,
+        AddressKind::LoadBalancer => 2,
+        AddressKind::ExternalIp => 3,
+    }
+}
+
+fn ports(network: &Network) -> Vec<PortInfo> {
+    let address = |net: &ipnet::IpNet| PortAddress { address: net.addr(), network: prefix(*net) };
+    let port = |port: &crate::network::NetworkPort| PortInfo {
+        id: PortId(port.index),
+        name: port.name.clone(),
+        mac: port.mac,
+        mtu: port.mtu,
+        addresses: port.addresses.iter().map(address).collect(),
+    };
+    network.ports.iter().map(port).collect()
+}

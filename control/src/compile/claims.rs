@@ -1,0 +1,75 @@
+//! Who owns an address and port that several Services ask for: the oldest, then the first by namespace and name.
+//! kube-proxy leaves this to chance; two appliances must agree, so the rule is total and the losers are told.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use packet::{Family, Protocol};
+use tables::{FrontendKind, ServiceId};
+
+use crate::model::{ObjectKey, Service};
+
+/// Something only one Service port can have.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(super) enum Claim {
+    /// A nodePort.
+    NodePort(Family, Protocol, u16),
+    /// A service address and port.
+    Vip(IpAddr, Protocol, u16),
+}
+
+/// Seniority: a Service with a creation time goes before one without.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct Rank {
+    unknown_age: bool,
+    created: String,
+    pub(super) key: ObjectKey,
+    /// Position of the port in the Service, so that a Service cannot disagree with itself either.
+    port: usize,
+}
+
+impl Rank {
+    pub(super) fn new(service: &Service, port: usize) -> Self {
+        Self {
+            unknown_age: service.created.is_empty(),
+            created: service.created.clone(),
+            key: service.key.clone(),
+            port,
+        }
+    }
+}
+
+/// Everybody who asks for each claim.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    wanted: HashMap<Claim, BTreeMap<Rank, (ServiceId, FrontendKind)>>,
+}
+
+impl Claims {
+    pub(super) fn add(&mut self, claim: Claim, rank: Rank, id: ServiceId, kind: FrontendKind) {
+        self.wanted.entry(claim).or_default().insert(rank, (id, kind));
+    }
+
+    pub(super) fn remove(&mut self, claim: Claim, rank: &Rank) {
+        if let Some(ranks) = self.wanted.get_mut(&claim) {
+            ranks.remove(rank);
+            if ranks.is_empty() {
+                self.wanted.remove(&claim);
+            }
+        }
+    }
+
+    /// Who has it.
+    pub(super) fn winner(&self, claim: Claim) -> Option<(&Rank, ServiceId, FrontendKind)> {
+        let (rank, (id, kind)) = self.wanted.get(&claim)?.first_key_value()?;
+        Some((rank, *id, *kind))
+    }
+
+    /// Numbers of the nodePorts that somebody has.
+    pub(super) fn node_ports(&self) -> impl Iterator<Item = u16> {
+        self.wanted.keys().filter_map(|claim| match claim {
+            Claim::NodePort(_, _, port) => Some(*port),
+            Claim::Vip(..) => None,
+        })
+    }
+}

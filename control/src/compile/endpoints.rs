@@ -1,0 +1,159 @@
+//! Which endpoints a Service port has, and which of them may be chosen from where: kube-proxy's CategorizeEndpoints.
+//! Source: k8s.io/kubernetes pkg/proxy/topology.go and endpointslicecache.go; KEP-1669, KEP-2086, KEP-2433, KEP-3015.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use packet::Family;
+
+use super::cluster::Place;
+use super::frontends::unusable;
+use crate::model::{Endpoint, EndpointSlice, ServicePort};
+
+/// An endpoint of one Service port.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate<'a> {
+    /// Address and port.
+    pub(super) at: SocketAddr,
+    /// Its conditions, place and hints.
+    pub(super) endpoint: &'a Endpoint,
+}
+
+impl Candidate<'_> {
+    fn ready(&self) -> bool {
+        self.endpoint.ready
+    }
+
+    /// What is used when nothing is ready.
+    fn fallback(&self) -> bool {
+        self.endpoint.serving && self.endpoint.terminating
+    }
+
+    fn on(&self, node: &str) -> bool {
+        self.endpoint.node.as_deref() == Some(node)
+    }
+
+    fn hints_node(&self, node: &str) -> bool {
+        self.endpoint.hint_nodes.iter().any(|hint| &**hint == node)
+    }
+
+    fn hints_zone(&self, zone: &str) -> bool {
+        self.endpoint.hint_zones.iter().any(|hint| &**hint == zone)
+    }
+}
+
+/// The endpoints of a Service port in one family, each address and port once, in their order.
+#[derive(Debug)]
+pub(super) struct Candidates<'a> {
+    list: Vec<Candidate<'a>>,
+    refused: BTreeMap<IpAddr, &'static str>,
+    hints_nodes: bool,
+    hints_zones: bool,
+}
+
+/// Positions in [`Candidates`], ascending.
+pub(super) type Set = Vec<u32>;
+
+impl<'a> Candidates<'a> {
+    /// Collects the endpoints whose slice port has this port's name and protocol.
+    pub(super) fn collect(
+        slices: impl Iterator<Item = &'a Arc<EndpointSlice>>,
+        port: &ServicePort,
+        family: Family,
+    ) -> Self {
+        let mut by_address: BTreeMap<SocketAddr, &Endpoint> = BTreeMap::new();
+        let mut refused = BTreeMap::new();
+        for slice in slices.filter(|slice| slice.family == family) {
+            let matching =
+                |at: &&crate::model::SlicePort| at.name == port.name && at.protocol == port.protocol;
+            for slice_port in slice.ports.iter().filter(matching) {
+                for endpoint in
+                    slice.endpoints.iter().filter(|endpoint| Family::of(endpoint.address) == family)
+                {
+                    if let Some(reason) = unusable(endpoint.address) {
+                        refused.insert(endpoint.address, reason);
+                        continue;
+                    }
+                    let at = SocketAddr::new(endpoint.address, slice_port.port);
+                    let known = by_address.entry(at).or_insert(endpoint);
+                    if preference(endpoint) > preference(known) {
+                        *known = endpoint;
+                    }
+                }
+            }
+        }
+        let list: Vec<_> = by_address.into_iter().map(|(at, endpoint)| Candidate { at, endpoint }).collect();
+        let every_ready = |test: fn(&Endpoint) -> bool| {
+            let mut ready = list.iter().filter(|candidate| candidate.ready()).peekable();
+            ready.peek().is_some() && ready.all(|candidate| test(candidate.endpoint))
+        };
+        let hints_nodes = every_ready(|endpoint| !endpoint.hint_nodes.is_empty());
+        let hints_zones = every_ready(|endpoint| !endpoint.hint_zones.is_empty());
+        Self { list, refused, hints_nodes, hints_zones }
+    }
+
+    /// Every endpoint, usable or not.
+    pub(super) fn list(&self) -> &[Candidate<'a>] {
+        &self.list
+    }
+
+    /// Addresses that no endpoint may have, with the reason.
+    pub(super) fn refused(&self) -> &BTreeMap<IpAddr, &'static str> {
+        &self.refused
+    }
+
+    /// Whether hints say where to go from some zones.
+    pub(super) fn hints_zones(&self) -> bool {
+        self.hints_zones
+    }
+
+    /// Whether hints say where to go from some Nodes.
+    pub(super) fn hints_nodes(&self) -> bool {
+        self.hints_nodes
+    }
+
+    /// Whether anything may be used at all, from anywhere: decides between REJECT and DROP.
+    pub(super) fn any(&self) -> bool {
+        self.list.iter().any(|candidate| candidate.ready() || candidate.fallback())
+    }
+
+    /// The Cluster set as seen from a place; none: from outside, where hints mean nothing.
+    pub(super) fn cluster(&self, place: Option<&Place>) -> Set {
+        let ready = self.positions(Candidate::ready);
+        if ready.is_empty() {
+            return self.positions(Candidate::fallback);
+        }
+        let hinted = place.and_then(|place| self.hinted(place));
+        hinted.unwrap_or(ready)
+    }
+
+    /// The ready endpoints that hints name for a place; none when hints do not decide there.
+    fn hinted(&self, place: &Place) -> Option<Set> {
+        let by_node = self.hints_nodes.then(|| self.positions(|at| at.ready() && at.hints_node(&place.node)));
+        if let Some(set) = by_node.filter(|set| !set.is_empty()) {
+            return Some(set);
+        }
+        let zone = place.zone.as_deref().filter(|_| self.hints_zones)?;
+        Some(self.positions(|at| at.ready() && at.hints_zone(zone))).filter(|set| !set.is_empty())
+    }
+
+    /// The Local set of a Node: hints mean nothing, and the fallback is its own.
+    pub(super) fn local(&self, node: &str) -> Set {
+        let ready = self.positions(|at| at.ready() && at.on(node));
+        if ready.is_empty() { self.positions(|at| at.fallback() && at.on(node)) } else { ready }
+    }
+
+    fn positions(&self, test: impl Fn(&Candidate<'a>) -> bool) -> Set {
+        (0u32..)
+            .zip(&self.list)
+            .filter(|(_, candidate)| test(candidate))
+            .map(|(position, _)| position)
+            .collect()
+    }
+}
+
+/// Of two entries for one address and port (pod address reuse) the higher one counts; equal ones: the first slice by name.
+fn preference(endpoint: &Endpoint) -> (bool, bool, bool) {
+    (!endpoint.terminating, endpoint.ready, endpoint.serving)
+}

@@ -1,0 +1,141 @@
+//! The addresses a Service asks for, and those it may not have: a service address must never capture traffic of the
+//! appliance itself, of a router or of a Node.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use packet::Family;
+use tables::FrontendKind;
+
+use super::Settings;
+use super::cluster::internal_ip;
+use crate::model::{IpMode, Model, Service, ServiceType};
+use crate::network::{Network, RouteHop};
+
+/// Addresses that no Service may have, each with whose it is.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct Reserved(BTreeMap<IpAddr, String>);
+
+impl Reserved {
+    pub(super) fn new(model: &Model, settings: &Settings, network: &Network) -> Self {
+        let mut owners = BTreeMap::new();
+        for node in model.nodes().values() {
+            for address in [Family::V4, Family::V6].into_iter().filter_map(|family| internal_ip(node, family))
+            {
+                owners.insert(address, format!("node {}", node.name));
+            }
+        }
+        let gateways = network.routes.iter().filter_map(|route| match route.hop {
+            RouteHop::Via { gateway, .. } => Some(gateway),
+            RouteHop::Link { .. } | RouteHop::Blackhole => None,
+        });
+        for gateway in gateways.chain(settings.routes.iter().map(|route| route.via)) {
+            owners.entry(gateway).or_insert_with(|| "a next hop of our routes".to_owned());
+        }
+        for port in &network.ports {
+            for net in &port.addresses {
+                owners.insert(net.addr(), format!("port {}", port.name));
+            }
+        }
+        Self(owners)
+    }
+
+    /// Addresses whose owner differs.
+    pub(super) fn changed(&self, other: &Self) -> Vec<IpAddr> {
+        let one_way = |a: &Self, b: &Self| -> Vec<IpAddr> {
+            a.0.iter().filter(|(address, owner)| b.0.get(address) != Some(owner)).map(|(at, _)| *at).collect()
+        };
+        let mut changed = one_way(self, other);
+        changed.extend(one_way(other, self));
+        changed
+    }
+}
+
+/// What a Service asks for in one family.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    /// Addresses that it may have.
+    pub(super) granted: Vec<(IpAddr, FrontendKind)>,
+    /// Every address it asked for.
+    pub(super) asked: Vec<IpAddr>,
+    /// Why it does not have the others, a sentence each.
+    pub(super) problems: Vec<String>,
+}
+
+/// Whether kube-proxy would look at the Service at all (B1, B3), or why not where people may wonder.
+pub(super) fn is_served(service: &Service) -> bool {
+    let addressed = !service.headless && !service.cluster_ips.is_empty();
+    service.proxy_name.is_none() && service.kind != ServiceType::ExternalName && addressed
+}
+
+/// The families in which a Service is served, with their cluster addresses.
+pub(super) fn cluster_ips(service: &Service) -> impl Iterator<Item = (Family, IpAddr)> {
+    service.cluster_ips.iter().enumerate().filter_map(|(index, address)| {
+        let family = Family::of(*address);
+        // An address that contradicts ipFamilies serves neither family.
+        (service.families.get(index).is_none_or(|named| *named == family)).then_some((family, *address))
+    })
+}
+
+/// Collects the addresses of a Service in one family; `pooled` are those its pools gave.
+pub(super) fn wanted(
+    service: &Service,
+    cluster_ip: IpAddr,
+    pooled: &[IpAddr],
+    settings: &Settings,
+    reserved: &Reserved,
+) -> Wanted {
+    let family = Family::of(cluster_ip);
+    let mut wanted = Wanted::default();
+    wanted.ask("clusterIP", cluster_ip, FrontendKind::ClusterIp, reserved);
+    let balanced = service.kind == ServiceType::LoadBalancer;
+    let status = service.ingress.iter().filter(|at| balanced && at.mode == IpMode::Vip).map(|at| at.address);
+    for address in status.chain(pooled.iter().copied()).filter(|address| Family::of(*address) == family) {
+        wanted.ask("load balancer address", address, FrontendKind::LoadBalancer, reserved);
+    }
+    for address in service.external_ips.iter().filter(|address| Family::of(**address) == family) {
+        if settings.external_ip_allow.iter().any(|net| net.contains(address)) {
+            wanted.ask("externalIP", *address, FrontendKind::ExternalIp, reserved);
+        } else {
+            let problem = format!(
+                "externalIP {address} refused: not in kubernetes.externalIPAllow of the configuration"
+            );
+            wanted.problems.push(problem);
+        }
+    }
+    wanted
+}
+
+impl Wanted {
+    fn ask(&mut self, what: &str, address: IpAddr, kind: FrontendKind, reserved: &Reserved) {
+        if self.granted.iter().any(|(known, _)| *known == address) {
+            return;
+        }
+        self.asked.push(address);
+        if let Some(reason) = unusable(address) {
+            self.problems.push(format!("{what} {address} refused: {reason}"));
+        } else if let Some(owner) = reserved.0.get(&address) {
+            self.problems.push(format!("{what} {address} refused: it is the address of {owner}"));
+        } else {
+            self.granted.push((address, kind));
+        }
+    }
+}
+
+/// Why an address can be neither an endpoint nor a service address.
+pub(super) fn unusable(address: IpAddr) -> Option<&'static str> {
+    let link_local = match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    if address.is_unspecified() {
+        return Some("unspecified address");
+    }
+    if address.is_loopback() {
+        return Some("loopback address");
+    }
+    if address.is_multicast() || matches!(address, IpAddr::V4(at) if at.is_broadcast()) {
+        return Some("multicast or broadcast address");
+    }
+    link_local.then_some("link-local address")
+}

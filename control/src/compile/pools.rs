@@ -1,0 +1,42 @@
+//! Pools with their Maglev tables: equal sets of backends share one table, whatever Services they belong to.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+
+use tables::maglev::{Maglev, Member, name_of};
+
+/// Tables in use by the set they were built for. Entries nobody uses are swept when the map has doubled.
+#[derive(Debug, Default)]
+pub(super) struct MaglevCache {
+    tables: HashMap<Box<[SocketAddr]>, Weak<Maglev>>,
+    sweep_at: usize,
+}
+
+/// Smallest size at which a sweep is worth it.
+const SWEEP_MIN: usize = 1024;
+
+impl MaglevCache {
+    /// The table for a set in ascending order; none for a set of one.
+    pub(super) fn table(&mut self, set: &[SocketAddr]) -> Option<Arc<Maglev>> {
+        if set.len() < 2 {
+            return None;
+        }
+        if let Some(table) = self.tables.get(set).and_then(Weak::upgrade) {
+            return Some(table);
+        }
+        let members: Vec<_> =
+            set.iter().map(|at| Member { name: name_of(at.ip(), at.port()), weight: 1 }).collect();
+        let table = Arc::new(Maglev::build(&members).ok()?);
+        self.tables.insert(set.into(), Arc::downgrade(&table));
+        self.sweep();
+        Some(table)
+    }
+
+    fn sweep(&mut self) {
+        if self.tables.len() > self.sweep_at.max(SWEEP_MIN) {
+            self.tables.retain(|_, table| table.strong_count() > 0);
+            self.sweep_at = self.tables.len() * 2;
+        }
+    }
+}

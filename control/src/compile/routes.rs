@@ -1,0 +1,229 @@
+//! Routes, next hops and the ways to neighbours, from ports, kernel, configuration and podCIDRs.
+//! For one prefix the configuration goes before connected networks, those before the kernel's routes, those before
+//! podCIDRs; an own address goes before all.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use packet::{Family, MacAddr};
+use tables::{Adjacency, AdjacencyState, Lpm, NextHopId, PortId, Prefix, Route, Tables};
+
+use super::Settings;
+use super::cluster::{internal_ip, prefix};
+use crate::model::Model;
+use crate::network::{Network, RouteHop};
+
+/// Where a prefix leads, before next hops have numbers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Way {
+    Blackhole,
+    Link(u16),
+    Local,
+    Via(u16, IpAddr),
+}
+
+/// Keeps next hop numbers stable and edits the tables in place.
+#[derive(Debug, Default)]
+pub(super) struct Routing {
+    routes: BTreeMap<Prefix, Route>,
+    hosts: BTreeMap<IpAddr, NextHopId>,
+    hops: HashMap<(u16, IpAddr), NextHopId>,
+    free: Vec<NextHopId>,
+    next: u16,
+}
+
+impl Routing {
+    /// Brings routes and next hops of the tables up to date.
+    pub(super) fn update(
+        &mut self,
+        tables: &mut Tables,
+        model: &Model,
+        settings: &Settings,
+        network: &Network,
+    ) {
+        let ways = ways(model, settings, network);
+        let neighbors = neighbors(settings, network);
+        let gateways = ways
+            .values()
+            .filter_map(|way| if let Way::Via(port, at) = way { Some((*port, *at)) } else { None });
+        let wanted: BTreeSet<_> = gateways.chain(neighbors.keys().copied()).collect();
+        let reused = self.number(&wanted);
+        let rerouted = self.set_routes(tables, &ways);
+        let moved = self.set_hosts(tables, &neighbors);
+        self.set_adjacencies(tables, &wanted, &neighbors);
+        if reused || rerouted || moved {
+            tables.fib_epoch = tables.fib_epoch.wrapping_add(1);
+        }
+    }
+
+    /// Numbers every wanted hop; true when a number changed hands.
+    fn number(&mut self, wanted: &BTreeSet<(u16, IpAddr)>) -> bool {
+        let mut reused = false;
+        let gone: Vec<_> = self.hops.keys().filter(|hop| !wanted.contains(hop)).copied().collect();
+        for hop in wanted {
+            if self.hops.contains_key(hop) {
+                continue;
+            }
+            let id = match self.free.pop() {
+                Some(id) => {
+                    reused = true;
+                    id
+                }
+                None if self.next == u16::MAX => continue,
+                None => {
+                    self.next += 1;
+                    NextHopId(self.next - 1)
+                }
+            };
+            self.hops.insert(*hop, id);
+        }
+        for hop in gone {
+            self.free.extend(self.hops.remove(&hop));
+        }
+        // Lowest first, whatever order the map gave.
+        self.free.sort_unstable_by(|a, b| b.cmp(a));
+        reused
+    }
+
+    /// True when flows must look their way up again.
+    fn set_routes(&mut self, tables: &mut Tables, ways: &BTreeMap<Prefix, Way>) -> bool {
+        let route = |way: &Way| match way {
+            Way::Blackhole => Route::Blackhole,
+            Way::Link(port) => Route::Connected(PortId(*port)),
+            Way::Local => Route::Local,
+            // Beyond 65,535 next hops there is no number: refuse rather than guess.
+            Way::Via(port, at) => self.hops.get(&(*port, *at)).map_or(Route::Blackhole, |id| Route::Via(*id)),
+        };
+        let routes: BTreeMap<_, _> = ways.iter().map(|(prefix, way)| (*prefix, route(way))).collect();
+        if routes == self.routes {
+            return false;
+        }
+        tables.fib.routes = Arc::new(Lpm::build(routes.iter().map(|(prefix, route)| (*prefix, *route))));
+        self.routes = routes;
+        true
+    }
+
+    /// Ways to single neighbours, only where a connected network covers them: a longer route must not be hidden.
+    fn set_hosts(
+        &mut self,
+        tables: &mut Tables,
+        neighbors: &BTreeMap<(u16, IpAddr), Option<MacAddr>>,
+    ) -> bool {
+        let mut hosts = BTreeMap::new();
+        for hop in neighbors.keys() {
+            let connected = tables.fib.routes.lookup(hop.1) == Some(Route::Connected(PortId(hop.0)));
+            if let Some(id) = self.hops.get(hop).filter(|_| connected) {
+                hosts.insert(hop.1, *id);
+            }
+        }
+        let mut moved = false;
+        for (host, id) in &self.hosts {
+            if hosts.get(host) != Some(id) {
+                moved = true;
+                tables.fib.remove_host(*host);
+            }
+        }
+        for (host, id) in &hosts {
+            if self.hosts.get(host) != Some(id) {
+                tables.fib.insert_host(*host, Route::Via(*id));
+            }
+        }
+        self.hosts = hosts;
+        moved
+    }
+
+    fn set_adjacencies(
+        &self,
+        tables: &mut Tables,
+        wanted: &BTreeSet<(u16, IpAddr)>,
+        neighbors: &BTreeMap<(u16, IpAddr), Option<MacAddr>>,
+    ) {
+        for hop in wanted {
+            let Some(id) = self.hops.get(hop) else { continue };
+            let mac = neighbors.get(hop).copied().flatten();
+            let state = mac.map_or(AdjacencyState::Incomplete, |dst| AdjacencyState::Resolved { dst });
+            tables.adjacencies.insert(*id, Adjacency { port: PortId(hop.0), address: hop.1, state });
+        }
+        for id in &self.free {
+            tables.adjacencies.remove(*id);
+        }
+    }
+}
+
+/// Neighbours by port and address; static ones win.
+fn neighbors(settings: &Settings, network: &Network) -> BTreeMap<(u16, IpAddr), Option<MacAddr>> {
+    let mut all: BTreeMap<_, _> =
+        network.neighbors.iter().map(|at| ((at.port, at.address), at.mac)).collect();
+    for fixed in &settings.neighbors {
+        if let Some(port) = network.ports.iter().find(|port| port.name == fixed.port) {
+            all.insert((port.index, fixed.address), Some(fixed.mac));
+        }
+    }
+    all
+}
+
+fn ways(model: &Model, settings: &Settings, network: &Network) -> BTreeMap<Prefix, Way> {
+    let mut ways = BTreeMap::new();
+    let mut kernel: Vec<_> = network.routes.iter().collect();
+    kernel.sort_unstable_by_key(|route| std::cmp::Reverse((route.metric, **route)));
+    for route in kernel {
+        let way = match route.hop {
+            RouteHop::Via { gateway, port } => Way::Via(port, gateway),
+            RouteHop::Link { port } => Way::Link(port),
+            RouteHop::Blackhole => Way::Blackhole,
+        };
+        ways.insert(prefix(route.to), way);
+    }
+    for port in network.ports.iter().rev() {
+        for net in &port.addresses {
+            ways.insert(prefix(*net), Way::Link(port.index));
+        }
+    }
+    for route in &settings.routes {
+        if let Some(port) = connected(network, route.via) {
+            ways.insert(prefix(route.to), Way::Via(port, route.via));
+        }
+    }
+    for (pods, way) in pod_ways(model, settings, network, &ways) {
+        ways.entry(pods).or_insert(way);
+    }
+    for net in network.ports.iter().flat_map(|port| &port.addresses) {
+        ways.insert(Prefix::host(net.addr()), Way::Local);
+    }
+    ways
+}
+
+/// The port on whose network an address lies.
+fn connected(network: &Network, address: IpAddr) -> Option<u16> {
+    let holds = |net: &ipnet::IpNet| net.contains(&address);
+    network.ports.iter().find(|port| port.addresses.iter().any(holds)).map(|port| port.index)
+}
+
+/// podCIDRs by way of their Node's InternalIP of the same family; our own Node's pods are the kernel's.
+fn pod_ways(
+    model: &Model,
+    settings: &Settings,
+    network: &Network,
+    known: &BTreeMap<Prefix, Way>,
+) -> Vec<(Prefix, Way)> {
+    let mut found = Vec::new();
+    for node in model.nodes().values().filter(|node| settings.node_name.as_ref() != Some(&node.name)) {
+        for net in &node.pod_cidrs {
+            let Some(address) = internal_ip(node, Family::of(net.addr())) else { continue };
+            let direct = connected(network, address).map(|port| Way::Via(port, address));
+            if let Some(way) = direct.or_else(|| covering(known, address)) {
+                found.push((prefix(*net), way));
+            }
+        }
+    }
+    found
+}
+
+/// The way to an address beyond a router: that of the longest prefix.
+fn covering(known: &BTreeMap<Prefix, Way>, address: IpAddr) -> Option<Way> {
+    let covering = known.iter().filter(|(prefix, _)| prefix.contains(address));
+    let (_, way) = covering.max_by_key(|(prefix, _)| prefix.length())?;
+    // A neighbour on a link route is its own gateway.
+    Some(if let Way::Link(port) = way { Way::Via(*port, address) } else { *way })
+}

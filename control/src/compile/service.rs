@@ -1,0 +1,331 @@
+//! One Service: its ports in each family with their backends, rules, pools and frontends, put into the tables in place
+//! of what it had there before. Ports and backends that stay keep their slots.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use packet::{Family, Protocol};
+use tables::{
+    AddressKind, Backend, BackendId, BackendState, FrontendKind, Lpm, NatMode, Pool, Prefix, ServiceId,
+    ServiceInfo, ServicePort,
+};
+
+use super::Compiler;
+use super::claims::{Claim, Rank};
+use super::cluster::{prefix, set_of};
+use super::endpoints::Candidates;
+use super::frontends::{self, Wanted};
+use super::rules::{self, Policy, Rules};
+use crate::config::{Mode, Target};
+use crate::model::{self, EndpointSlice, ObjectKey, Service};
+
+/// What a Service has in the tables.
+#[derive(Debug, Default)]
+pub(super) struct Compiled {
+    pub(super) ports: Vec<CompiledPort>,
+    /// Addresses that it asked for, granted or not.
+    pub(super) asked: Vec<IpAddr>,
+    /// Addresses that its pools gave.
+    pub(super) pooled: Vec<IpAddr>,
+    /// What is wrong with it, a sentence each; claims it lost are told by `report`.
+    pub(super) problems: Vec<String>,
+    /// Whether Nodes and zones shape its rules.
+    pub(super) needs_places: bool,
+}
+
+/// What a Service port of one family has in the tables.
+#[derive(Debug)]
+pub(super) struct CompiledPort {
+    pub(super) name: String,
+    pub(super) protocol: Protocol,
+    pub(super) family: Family,
+    pub(super) id: ServiceId,
+    pub(super) backends: BTreeMap<SocketAddr, BackendId>,
+    /// What it asks for; whether it has it is `Claims`' to say.
+    pub(super) claims: Vec<Claim>,
+    rank: Rank,
+}
+
+impl Compiler {
+    /// Brings one Service up to date, whether it is new, changed or gone.
+    pub(super) fn compile_service(&mut self, key: &ObjectKey) {
+        let old = self.compiled.remove(key).unwrap_or_default();
+        for port in &old.ports {
+            self.withdraw(port);
+        }
+        let Some(service) = self.model.services().get(key).cloned() else {
+            self.ipam.release(key);
+            old.ports.into_iter().for_each(|port| self.retire(port));
+            return;
+        };
+        let assigned = self.ipam.assign(&service);
+        let mut compiled = Compiled { problems: service.notes.clone(), ..Compiled::default() };
+        compiled.problems.extend(assigned.problems);
+        compiled.pooled = assigned.addresses;
+        let policy = self.policy(&service, &mut compiled.problems);
+        let mut kept = old.ports;
+        if frontends::is_served(&service) {
+            let slices: Vec<_> = self.model.slices_of(key).cloned().collect();
+            for (family, cluster_ip) in frontends::cluster_ips(&service) {
+                let wanted =
+                    frontends::wanted(&service, cluster_ip, &compiled.pooled, &self.settings, &self.reserved);
+                for (position, port) in service.ports.iter().enumerate() {
+                    let same = |at: &CompiledPort| {
+                        at.family == family && at.protocol == port.protocol && at.name == port.name
+                    };
+                    let before = kept.iter().position(same).map(|index| kept.swap_remove(index));
+                    let work = Work {
+                        service: &service,
+                        slices: &slices,
+                        family,
+                        position,
+                        port,
+                        wanted: &wanted,
+                        policy,
+                    };
+                    self.compile_port(&work, before, &mut compiled);
+                }
+                compiled.asked.extend(&wanted.asked);
+                compiled.problems.extend(wanted.problems);
+            }
+        } else if service.cluster_ips.is_empty()
+            && !service.headless
+            && service.kind != model::ServiceType::ExternalName
+        {
+            compiled
+                .problems
+                .push("not served: spec.clusterIP is empty; give it an address of the service CIDR".into());
+        }
+        kept.into_iter().for_each(|port| self.retire(port));
+        compiled.problems.sort_unstable();
+        compiled.problems.dedup();
+        self.compiled.insert(key.clone(), compiled);
+    }
+
+    /// Annotations and configuration together; a bad annotation is told and left out.
+    fn policy(&self, service: &Service, problems: &mut Vec<String>) -> Policy {
+        let configured = match self.settings.mode {
+            Mode::Auto => None,
+            Mode::Snat => Some(NatMode::Snat),
+            Mode::Dnat => Some(NatMode::Dnat),
+        };
+        let mode = match service.mode.as_deref() {
+            Some("snat") => Some(NatMode::Snat),
+            Some("dnat") => Some(NatMode::Dnat),
+            Some(other) => {
+                problems.push(format!(
+                    "annotation fairlead.dev/mode: `{other}` is not known; snat or dnat is expected"
+                ));
+                configured
+            }
+            None => configured,
+        };
+        let target = match service.target.as_deref() {
+            Some("nodePorts") => Target::NodePorts,
+            None => self.settings.target,
+            Some("pods") => Target::Pods,
+            Some(other) => {
+                let problem = "is not known; pods or nodePorts is expected";
+                problems.push(format!("annotation fairlead.dev/target: `{other}` {problem}"));
+                self.settings.target
+            }
+        };
+        if target == Target::NodePorts {
+            problems.push("target nodePorts is not available in this release; pods are used".into());
+        }
+        Policy { internal: service.internal_policy, external: service.external_policy, mode }
+    }
+
+    fn compile_port(&mut self, work: &Work<'_>, before: Option<CompiledPort>, compiled: &mut Compiled) {
+        let candidates = Candidates::collect(work.slices.iter(), work.port, work.family);
+        let (id, known) = match before {
+            Some(before) => (Some(before.id), before.backends),
+            None => (self.service_slots.allocate(), BTreeMap::new()),
+        };
+        let Some(id) = id else {
+            compiled.problems.push("not served: too many Service ports; remove some Services".into());
+            return;
+        };
+        let rules = rules::decide(&candidates, work.policy, &self.cluster);
+        let local = work.policy.internal == model::TrafficPolicy::Local;
+        compiled.needs_places |= local || candidates.hints_zones() || candidates.hints_nodes();
+        let backends = self.place_backends(&candidates, known, &mut compiled.problems);
+        let usable = candidates.any();
+        let service = self.service_port(work, id, rules, &candidates, &backends);
+        self.tables.services.insert(Arc::new(service));
+        let rank = Rank::new(work.service, work.position);
+        let port = &work.port;
+        let mut claims: Vec<_> = Vec::new();
+        for (address, kind) in &work.wanted.granted {
+            let claim = Claim::Vip(*address, port.protocol, port.port);
+            self.claim(claim, *kind, &rank, id);
+            self.vips.entry(*address).or_default().insert(id, (address_kind(*kind), usable));
+            self.dirty.addresses.insert(*address);
+            claims.push(claim);
+        }
+        if let Some(node_port) = port.node_port {
+            let claim = Claim::NodePort(work.family, port.protocol, node_port);
+            self.claim(claim, FrontendKind::NodePort, &rank, id);
+            claims.push(claim);
+        }
+        compiled.ports.push(CompiledPort {
+            name: port.name.clone(),
+            protocol: port.protocol,
+            family: work.family,
+            id,
+            backends,
+            claims,
+            rank,
+        });
+    }
+
+    fn claim(&mut self, claim: Claim, kind: FrontendKind, rank: &Rank, id: ServiceId) {
+        self.claims.add(claim, rank.clone(), id, kind);
+        self.dirty.claims.insert(claim);
+    }
+
+    /// Gives every endpoint a slot: those that stay keep theirs. A bad address is told and left out.
+    fn place_backends(
+        &mut self,
+        candidates: &Candidates<'_>,
+        mut known: BTreeMap<SocketAddr, BackendId>,
+        problems: &mut Vec<String>,
+    ) -> BTreeMap<SocketAddr, BackendId> {
+        let refused = candidates.refused().iter();
+        problems.extend(refused.map(|(address, reason)| format!("endpoint {address} refused: {reason}")));
+        let mut placed = BTreeMap::new();
+        for candidate in candidates.list() {
+            let Some(id) = known.remove(&candidate.at).or_else(|| self.backend_slots.allocate()) else {
+                problems.push("some endpoints are left out: too many backends; remove some Services".into());
+                continue;
+            };
+            let endpoint = candidate.endpoint;
+            let state = if endpoint.ready {
+                BackendState::Active
+            } else if endpoint.serving {
+                BackendState::Draining
+            } else {
+                BackendState::Down
+            };
+            let node = endpoint.node.as_deref().map(|name| self.node_ids.of(name));
+            let (address, port) = (candidate.at.ip(), candidate.at.port());
+            self.tables.backends.insert(Backend { id, address, port, weight: 1, state, node });
+            placed.insert(candidate.at, id);
+        }
+        for id in known.into_values() {
+            self.tables.backends.remove(id);
+            self.backend_slots.retire(id, self.tables.generation);
+        }
+        placed
+    }
+
+    fn service_port(
+        &mut self,
+        work: &Work<'_>,
+        id: ServiceId,
+        rules: Rules,
+        candidates: &Candidates<'_>,
+        backends: &BTreeMap<SocketAddr, BackendId>,
+    ) -> ServicePort {
+        let pools = rules.sets.iter().map(|set| {
+            // Ascending by address and port, as the table's cache wants it.
+            let at = |position: &u32| candidates.list()[*position as usize].at;
+            let members: Vec<_> = set.iter().map(at).filter(|at| backends.contains_key(at)).collect();
+            let ids = members.iter().map(|at| backends[at]).collect();
+            Pool { maglev: self.maglevs.table(&members), backends: ids }
+        });
+        let pools = pools.collect();
+        let (service, port) = (work.service, work.port);
+        let info = ServiceInfo {
+            namespace: service.key.namespace.clone(),
+            name: service.key.name.clone(),
+            port_name: port.name.clone(),
+            port: port.port,
+            protocol: port.protocol,
+            mode: work.policy.external_mode(),
+        };
+        ServicePort {
+            id,
+            protocol: port.protocol,
+            internal: rules.internal,
+            external: rules.external,
+            pools,
+            affinity_timeout_s: service.affinity_timeout_s,
+            source_ranges: self.source_ranges(work),
+            info: Arc::new(info),
+        }
+    }
+
+    /// Who may use the load balancer addresses of one family; none when everybody (J6, S7).
+    fn source_ranges(&mut self, work: &Work<'_>) -> Option<Arc<Lpm<()>>> {
+        let of_family = |net: &&ipnet::IpNet| Family::of(net.addr()) == work.family;
+        let mut ranges: Vec<_> =
+            work.service.source_ranges.iter().filter(of_family).map(|net| prefix(*net)).collect();
+        if ranges.is_empty() || ranges.iter().any(|range| range.length() == 0) {
+            return None;
+        }
+        // A Node that talks to its own bound VIP has that VIP as source (J5).
+        let this_node =
+            |range: &Prefix| self.cluster.this_addresses.iter().any(|address| range.contains(*address));
+        if ranges.iter().any(this_node) {
+            let balanced = work.wanted.granted.iter().filter(|(_, kind)| *kind == FrontendKind::LoadBalancer);
+            ranges.extend(balanced.map(|(address, _)| Prefix::host(*address)));
+        }
+        ranges.sort_unstable();
+        ranges.dedup();
+        let ranges = ranges.into_boxed_slice();
+        if let Some(shared) = self.ranges.get(&ranges).and_then(std::sync::Weak::upgrade) {
+            return Some(shared);
+        }
+        self.ranges.retain(|_, lpm| lpm.strong_count() > 0);
+        let lpm = Arc::new(set_of(&ranges));
+        self.ranges.insert(ranges, Arc::downgrade(&lpm));
+        Some(lpm)
+    }
+
+    /// Takes a port's frontends back; they are claimed anew right after if it stays.
+    fn withdraw(&mut self, port: &CompiledPort) {
+        for claim in &port.claims {
+            self.claims.remove(*claim, &port.rank);
+            self.dirty.claims.insert(*claim);
+            let Claim::Vip(address, ..) = claim else { continue };
+            self.dirty.addresses.insert(*address);
+            if let Some(uses) = self.vips.get_mut(address) {
+                uses.remove(&port.id);
+                if uses.is_empty() {
+                    self.vips.remove(address);
+                }
+            }
+        }
+    }
+
+    /// Gives a port's slots back.
+    fn retire(&mut self, port: CompiledPort) {
+        for id in port.backends.into_values() {
+            self.tables.backends.remove(id);
+            self.backend_slots.retire(id, self.tables.generation);
+        }
+        self.tables.services.remove(port.id);
+        self.service_slots.retire(port.id, self.tables.generation);
+    }
+}
+
+/// One Service port of one family on its way into the tables.
+struct Work<'a> {
+    service: &'a Service,
+    slices: &'a [Arc<EndpointSlice>],
+    family: Family,
+    position: usize,
+    port: &'a model::ServicePort,
+    wanted: &'a Wanted,
+    policy: Policy,
+}
+
+fn address_kind(kind: FrontendKind) -> AddressKind {
+    match kind {
+        FrontendKind::ClusterIp => AddressKind::ClusterIp,
+        FrontendKind::ExternalIp => AddressKind::ExternalIp,
+        FrontendKind::LoadBalancer | FrontendKind::NodePort => AddressKind::LoadBalancer,
+    }
+}

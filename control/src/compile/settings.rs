@@ -1,0 +1,69 @@
+//! The part of the configuration that decides what the tables say.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::config::{GatewayConfig, Mode, NeighborConfig, PoolConfig, RouteConfig, Target};
+
+/// What `compile` must know of the configuration; everything else in it is about processes and devices.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Settings {
+    /// The node that the appliance acts as; none: it is off-node.
+    pub node_name: Option<String>,
+    /// Pod networks besides those of the Nodes.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Service networks besides those of the ServiceCIDRs.
+    pub service_cidrs: Vec<IpNet>,
+    /// Which of the ports' addresses serve nodePorts; a family without an entry serves on all.
+    pub node_port_addresses: Vec<IpNet>,
+    /// Where externalIPs may lie.
+    pub external_ip_allow: Vec<IpNet>,
+    /// The load balancer class that is ours; empty: Services without a class.
+    pub load_balancer_class: String,
+    /// Addresses to give to Services.
+    pub pools: Vec<PoolConfig>,
+    /// Default mode.
+    pub mode: Mode,
+    /// Default target.
+    pub target: Target,
+    /// Addresses for SNAT.
+    pub snat_addresses: Vec<IpAddr>,
+    /// First and last port for SNAT.
+    pub snat_ports: (u16, u16),
+    /// Ports on which the appliance itself listens: left out of SNAT.
+    pub listeners: Vec<u16>,
+    /// Static routes.
+    pub routes: Vec<RouteConfig>,
+    /// Static neighbours.
+    pub neighbors: Vec<NeighborConfig>,
+    /// Names of the ports whose own traffic a kernel mirror answers.
+    pub mirrored: Vec<String>,
+    /// Number of workers.
+    pub workers: u16,
+}
+
+impl From<&GatewayConfig> for Settings {
+    fn from(config: &GatewayConfig) -> Self {
+        let (kubernetes, forwarding) = (&config.kubernetes, &config.forwarding);
+        let mirrored = config.ports.iter().filter(|port| port.tap).map(|port| port.name.clone());
+        Self {
+            node_name: kubernetes.node_name.clone(),
+            pod_cidrs: kubernetes.pod_cidrs.clone(),
+            service_cidrs: kubernetes.service_cidrs.clone(),
+            node_port_addresses: kubernetes.node_port_addresses.clone(),
+            external_ip_allow: kubernetes.external_ip_allow.clone(),
+            load_balancer_class: kubernetes.load_balancer_class.clone(),
+            pools: config.pools.clone(),
+            mode: forwarding.mode,
+            target: forwarding.target,
+            snat_addresses: forwarding.snat_addresses.clone(),
+            snat_ports: forwarding.snat_ports,
+            listeners: vec![config.metrics.listen.port()],
+            routes: config.routes.clone(),
+            neighbors: config.neighbors.clone(),
+            mirrored: mirrored.collect(),
+            workers: config.workers.count(),
+        }
+    }
+}
