@@ -1,6 +1,6 @@
 //! A hash map in shared shards: a clone shares every shard, a write copies the one shard it touches.
 //!
-//! Shards hold at most [`SHARD_MEAN`] entries on average; one more doubles their number and rebuilds them all. They never
+//! Shards hold at most `SHARD_MEAN` entries on average; one more doubles their number and rebuilds them all. They never
 //! become fewer: what was served once may come back. Inside a shard: open addressing with linear probing, at most half full, no tombstones (a removal rebuilds its shard). A lookup
 //! reads the shard's header and one line of slots, a second one at times.
 //!

@@ -1,1 +1,22 @@
-//! The namespaces of the demo and of the end-to-end tests.
+//! The lab: a small data centre of network namespaces with real servers, for the demo and for the end-to-end tests.
+//!
+//! [`Lab::up`] makes the segments, clients, nodes and pods of [`plan`]; [`Lab::appliance`] starts `fairlead run` in
+//! its place on DPDK ports; [`manifests`] writes what a Kubernetes user would write. Needs root; touches nothing
+//! outside the namespaces it makes and `/tmp/fairlead-lab/<name>`.
+
+#![forbid(unsafe_code)]
+
+pub mod appliance;
+pub mod catalog;
+mod cluster;
+pub mod echo;
+pub mod http;
+pub mod manifests;
+pub mod metrics;
+pub mod netns;
+pub mod plan;
+pub mod process;
+mod servers;
+pub mod traffic;
+
+pub use cluster::{Lab, LabOptions, dir_of, down, sweep};

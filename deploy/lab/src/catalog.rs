@@ -1,0 +1,164 @@
+//! The Services of the lab: one for each protocol with every kind of frontend, and a few that differ in policy.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use crate::manifests::{Member, Service, ServicePort, port};
+use crate::plan::{Container, EXTERNAL_IP, GATEWAY_INSIDE, GATEWAY_OUTSIDE};
+
+/// A Service with its endpoints.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The Service.
+    pub service: Service,
+    /// Its endpoints, all ready.
+    pub members: Vec<Member>,
+}
+
+/// A way to reach a Service.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Frontend {
+    /// clusterIP and port.
+    ClusterIp,
+    /// The appliance's own address and the nodePort.
+    NodePort,
+    /// An externalIP and port.
+    ExternalIp,
+    /// The LoadBalancer address and port.
+    LoadBalancer,
+}
+
+/// All four.
+pub const FRONTENDS: [Frontend; 4] =
+    [Frontend::ClusterIp, Frontend::NodePort, Frontend::ExternalIp, Frontend::LoadBalancer];
+
+impl Entry {
+    /// Where a client finds the port called `port_name` through a frontend. `inside`: the client is a node or a pod,
+    /// so it uses the appliance's inside address for a nodePort.
+    pub fn target(&self, frontend: Frontend, port_name: &str, inside: bool) -> SocketAddrV4 {
+        let service = &self.service;
+        let port =
+            service.ports.iter().find(|port| port.name == port_name).unwrap_or_else(|| service.first_port());
+        let (address, number) = match frontend {
+            Frontend::ClusterIp => (service.cluster_ip, port.port),
+            Frontend::NodePort => (if inside { GATEWAY_INSIDE } else { GATEWAY_OUTSIDE }, port.node_port),
+            Frontend::ExternalIp => (*service.external_ips.first().expect("every entry has one"), port.port),
+            Frontend::LoadBalancer => {
+                (service.load_balancer_ip.expect("every entry asks for one"), port.port)
+            }
+        };
+        SocketAddrV4::new(address, number)
+    }
+}
+
+/// The shop's web server: the article's `10.3.241.152:80` and nodePort 32213, translated to port 8080 of three pods.
+pub fn web() -> Entry {
+    entry(
+        "shop",
+        "web",
+        152,
+        10,
+        vec![port("http", "TCP", 80, Container::Web, 32213)],
+        &["web-1", "web-2", "web-3"],
+    )
+}
+
+/// The same pods with externalTrafficPolicy Local: the client's address is kept. On the connected pool.
+pub fn web_local() -> Entry {
+    let mut web = entry(
+        "shop",
+        "web-local",
+        153,
+        0,
+        vec![port("", "TCP", 81, Container::Web, 32214)],
+        &["web-1", "web-2", "web-3"],
+    );
+    web.service.local = true;
+    web.service.load_balancer_ip = Some(Ipv4Addr::new(192, 0, 2, 110));
+    web
+}
+
+/// TCP and UDP echo, kept on `dnat` by annotation.
+pub fn echo() -> Entry {
+    let ports = vec![
+        port("tcp", "TCP", 7000, Container::Echo, 32700),
+        port("udp", "UDP", 7000, Container::Echo, 32700),
+    ];
+    let mut echo = entry("shop", "echo", 154, 11, ports, &["web-1", "web-2", "web-3"]);
+    echo.service.mode = Some("dnat");
+    echo
+}
+
+/// DNS over UDP and TCP.
+pub fn dns() -> Entry {
+    let ports = vec![
+        port("dns", "UDP", 53, Container::Dns, 32053),
+        port("dns-tcp", "TCP", 53, Container::Dns, 32053),
+    ];
+    entry("infra", "dns", 155, 12, ports, &["dns-1", "dns-2"])
+}
+
+/// MQTT.
+pub fn mqtt() -> Entry {
+    entry("iot", "mqtt", 156, 13, vec![port("", "TCP", 1883, Container::Mqtt, 31883)], &["mqtt-1"])
+}
+
+/// RTMP.
+pub fn rtmp() -> Entry {
+    entry("media", "rtmp", 157, 14, vec![port("", "TCP", 1935, Container::Rtmp, 31935)], &["rtmp-1"])
+}
+
+/// iperf3, whose UDP test needs both protocols on one backend.
+pub fn iperf() -> Entry {
+    let ports = vec![
+        port("tcp", "TCP", 5201, Container::Iperf, 32520),
+        port("udp", "UDP", 5201, Container::Iperf, 32520),
+    ];
+    entry("perf", "iperf", 158, 15, ports, &["iperf-1"])
+}
+
+/// Every Service that a lab starts with.
+pub fn all() -> Vec<Entry> {
+    vec![web(), web_local(), echo(), dns(), mqtt(), rtmp(), iperf()]
+}
+
+fn entry(
+    namespace: &'static str,
+    name: &str,
+    cluster: u8,
+    public: u8,
+    ports: Vec<ServicePort>,
+    pods: &[&'static str],
+) -> Entry {
+    let service = Service {
+        namespace,
+        name: name.to_owned(),
+        kind: "LoadBalancer",
+        cluster_ip: Ipv4Addr::new(10, 3, 241, cluster),
+        external_ips: vec![EXTERNAL_IP.parse().expect("a constant address")],
+        load_balancer_ip: Some(Ipv4Addr::new(203, 0, 113, public)),
+        ports,
+        local: false,
+        mode: None,
+    };
+    Entry { service, members: pods.iter().copied().map(Member::ready).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn no_two_entries_share_a_frontend() {
+        let mut seen = HashSet::new();
+        for entry in all() {
+            for port in &entry.service.ports {
+                for frontend in FRONTENDS {
+                    let target = entry.target(frontend, port.name, false);
+                    assert!(seen.insert((target, port.protocol)), "{target} of {}", entry.service.name);
+                }
+            }
+        }
+    }
+}

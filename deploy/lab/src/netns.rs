@@ -1,0 +1,145 @@
+//! A network namespace that lives as long as its value.
+//! Names are `fl-<lab>-<host>`, so that labs coexist and a leftover can be found by its prefix.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::process::{self, Outcome};
+
+/// What every namespace name begins with.
+pub const PREFIX: &str = "fl-";
+/// Longest that a set-up script may take.
+const SCRIPT_LIMIT: Duration = Duration::from_secs(20);
+
+/// One network namespace; deleted on drop unless released.
+pub struct Namespace {
+    name: String,
+    keep: bool,
+}
+
+impl Namespace {
+    /// Makes `fl-<lab>-<host>` with loopback up, IPv6 duplicate detection and router discovery off.
+    ///
+    /// # Errors
+    /// When the kernel refuses (not root) or the name is taken.
+    pub fn create(lab: &str, host: &str) -> Result<Self> {
+        let name = format!("{PREFIX}{lab}-{host}");
+        process::run(Command::new("ip").args(["netns", "add", &name]), "", SCRIPT_LIMIT)?
+            .ok()
+            .with_context(|| format!("cannot make namespace {name}"))?;
+        let namespace = Self { name, keep: false };
+        // Set before any link exists: links inherit `default`.
+        for key in ["all", "default"] {
+            namespace.sysctl(&format!("net/ipv6/conf/{key}/accept_dad"), "0")?;
+            namespace.sysctl(&format!("net/ipv6/conf/{key}/accept_ra"), "0")?;
+            namespace.sysctl(&format!("net/ipv6/conf/{key}/router_solicitations"), "0")?;
+        }
+        namespace.script("ip link set lo up")?;
+        Ok(namespace)
+    }
+
+    /// The name as `ip netns` knows it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs a shell script inside; it stops at the first command that fails.
+    ///
+    /// # Errors
+    /// What the failing command said.
+    pub fn script(&self, text: &str) -> Result<String> {
+        process::run(self.command("sh").arg("-eu"), text, SCRIPT_LIMIT)?
+            .ok()
+            .with_context(|| format!("in namespace {}:\n{text}", self.name))
+    }
+
+    /// A command that will run inside (its pid is the program's own).
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name, program]);
+        command
+    }
+
+    /// Runs a program inside to its end, within `limit`.
+    ///
+    /// # Errors
+    /// When it cannot be started or takes too long; its status is in the outcome.
+    pub fn run(&self, argv: &[&str], limit: Duration) -> Result<Outcome> {
+        let (program, arguments) = argv.split_first().context("an empty command")?;
+        process::run(self.command(program).args(arguments), "", limit)
+    }
+
+    /// Writes `/proc/sys/<path>` as seen from inside.
+    ///
+    /// # Errors
+    /// When the kernel has no such setting.
+    pub fn sysctl(&self, path: &str, value: &str) -> Result<()> {
+        let file = format!("/proc/sys/{path}");
+        self.within(|| std::fs::write(&file, value))?
+            .with_context(|| format!("cannot set {file} in {}", self.name))
+    }
+
+    /// Runs a closure on a thread that lives inside: sockets it opens belong to the namespace.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered or the closure panics.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let handle = File::open(format!("/run/netns/{}", self.name))?;
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                move_into_link_name_space(handle.as_fd(), Some(LinkNameSpaceType::Network))?;
+                Ok(work())
+            });
+            inside.join().map_err(|_| anyhow!("a probe inside {} panicked", self.name))?
+        })
+    }
+
+    /// Lets it outlive this value.
+    pub fn release(&mut self) {
+        self.keep = true;
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if !self.keep {
+            let _ = delete(&self.name);
+        }
+    }
+}
+
+/// Names of the namespaces of one lab that exist now.
+///
+/// # Errors
+/// When `ip` cannot be run.
+pub fn existing(lab: &str) -> Result<Vec<String>> {
+    let prefix = format!("{PREFIX}{lab}-");
+    let listed = process::run(Command::new("ip").args(["netns", "list"]), "", SCRIPT_LIMIT)?.ok()?;
+    let names = listed.lines().filter_map(|line| line.split_whitespace().next());
+    Ok(names.filter(|name| name.starts_with(&prefix)).map(str::to_owned).collect())
+}
+
+/// Processes whose main thread lives in the namespace, ourselves excepted.
+///
+/// # Errors
+/// When `ip` cannot be run.
+pub fn pids(namespace: &str) -> Result<Vec<i32>> {
+    let listed =
+        process::run(Command::new("ip").args(["netns", "pids", namespace]), "", SCRIPT_LIMIT)?.ok()?;
+    let own = i32::try_from(std::process::id()).ok();
+    Ok(listed.lines().filter_map(|line| line.trim().parse().ok()).filter(|pid| Some(*pid) != own).collect())
+}
+
+/// Deletes a namespace by its full name.
+///
+/// # Errors
+/// When there is none of that name.
+pub fn delete(name: &str) -> Result<()> {
+    process::run(Command::new("ip").args(["netns", "del", name]), "", SCRIPT_LIMIT)?.ok().map(drop)
+}

@@ -1,0 +1,101 @@
+//! A thousand table swaps while traffic flows: nothing is lost or reordered inside the appliance.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use lab::catalog::{self, Frontend};
+use lab::echo::{EchoClient, UdpReport, udp_stream};
+use lab::manifests::Member;
+use lab::traffic;
+
+use crate::Check;
+use crate::world::World;
+
+pub(crate) const CHECKS: &[Check] =
+    &[("1,000 table swaps during transfers lose and reorder nothing inside the appliance", swaps)];
+
+/// Table versions that must go by.
+const SWAPS: f64 = 1000.0;
+/// Longest that they may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Frames that the kernel handed to the appliance's devices, and those that the appliance says it received. The
+/// difference was missed between device and driver.
+fn missed(world: &World) -> Result<f64> {
+    let mut offered = 0.0;
+    for device in ["gw-out", "gw-in"] {
+        let text = world.host("gw").script(&format!("cat /sys/class/net/{device}/statistics/rx_packets"))?;
+        offered += text.trim().parse::<f64>()?;
+    }
+    Ok(offered - world.metrics()?.sum("fairlead_rx_packets_total"))
+}
+
+fn swaps(world: &mut World) -> Result<()> {
+    let (web, echo) = (catalog::web(), catalog::echo());
+    let target = echo.target(Frontend::LoadBalancer, "udp", false);
+    world.identity_holds()?;
+    let (before, missed_before) = (world.metrics()?, missed(world)?);
+    let over = AtomicBool::new(false);
+    let (report, echoed) = thread::scope(|scope| -> Result<(UdpReport, u64)> {
+        let numbered = scope
+            .spawn(|| world.host("c1").within(|| udp_stream(target, 2000, || !over.load(Ordering::Relaxed))));
+        let held = scope.spawn(|| {
+            world.host("c2").within(|| -> Result<u64> {
+                let mut client = EchoClient::connect(echo.target(Frontend::LoadBalancer, "tcp", false))?;
+                let mut echoed = 0;
+                while !over.load(Ordering::Relaxed) {
+                    client.exchange(32 * 1024)?;
+                    echoed += 32 * 1024;
+                }
+                Ok(echoed)
+            })
+        });
+        let swapped = swap(world, &web, before.generation());
+        over.store(true, Ordering::Relaxed);
+        let report = numbered.join().map_err(|_| anyhow::anyhow!("the UDP client panicked"))???;
+        let echoed = held.join().map_err(|_| anyhow::anyhow!("the TCP client panicked"))???;
+        swapped?;
+        Ok((report, echoed))
+    })?;
+    world.identity_holds()?;
+    let (after, missed) = (world.metrics()?, missed(world)? - missed_before);
+    let drops = after.drops_since(&before);
+    println!(
+        "       {report:?}, {echoed} bytes echoed by TCP, {missed} frames missed by the driver, drops {drops:?}"
+    );
+    ensure!(report.sent > 1000 && echoed > 0, "hardly any traffic");
+    ensure!((report.reordered, report.duplicated) == (0, 0), "{report:?}");
+    let lost = report.sent - report.received;
+    ensure!(
+        u32::try_from(lost).map(f64::from)? <= missed.max(0.0),
+        "{lost} datagrams lost, the driver missed {missed}"
+    );
+    let ours =
+        drops.iter().filter(|(labels, _)| !labels.contains("NotForUs") && !labels.contains("Multicast"));
+    ensure!(ours.clone().count() == 0, "drops inside the appliance: {:?}", ours.collect::<Vec<_>>());
+    Ok(())
+}
+
+/// Rewrites the endpoints of another Service until a thousand table versions have been taken.
+fn swap(world: &World, web: &catalog::Entry, from: f64) -> Result<()> {
+    let fewer = [Member::ready("web-1"), Member::not_ready("web-2"), Member::ready("web-3")];
+    let start = Instant::now();
+    let mut taken = 0.0;
+    for turn in 0_u32.. {
+        let members = if turn % 2 == 0 { &fewer[..] } else { &web.members[..] };
+        world.lab.manifests.endpoints(&web.service, members)?;
+        thread::sleep(Duration::from_millis(4));
+        if turn % 100 == 99 {
+            taken = world.metrics()?.generation() - from;
+        }
+        if taken >= SWAPS {
+            break;
+        }
+        ensure!(start.elapsed() < LIMIT, "{taken} table versions within {LIMIT:?}, {turn} files written");
+    }
+    world.lab.manifests.endpoints(&web.service, &web.members)?;
+    let target = web.target(Frontend::LoadBalancer, "http", false);
+    traffic::who(world.host("c1"), target).context("the swapped Service itself").map(drop)
+}

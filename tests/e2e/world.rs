@@ -1,0 +1,119 @@
+//! What a check gets: the lab, the appliance in it, and the few steps that every check takes.
+
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use lab::appliance::{Appliance, Options};
+use lab::metrics::Metrics;
+use lab::netns::Namespace;
+use lab::{Lab, LabOptions};
+use serde_json::Value;
+
+/// Longest wait for the appliance to fall quiet.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// A lab and the appliance in it.
+pub(crate) struct World {
+    appliance: Option<Appliance>,
+    /// The namespaces.
+    pub(crate) lab: Lab,
+    options: Options,
+}
+
+impl World {
+    /// The kernel's router in the appliance's place.
+    pub(crate) fn router(binary: PathBuf) -> Result<Self> {
+        let world = Self::lab("r", false, Options { binary, tap: true, mode: "auto" })?;
+        world.lab.kernel_router()?;
+        Ok(world)
+    }
+
+    /// The appliance as most people run it: TAP mirrors, mode auto.
+    pub(crate) fn standard(binary: PathBuf) -> Result<Self> {
+        Self::lab("", false, Options { binary, tap: true, mode: "auto" })?.started()
+    }
+
+    /// Client c1 leaves transmit checksum offload on.
+    pub(crate) fn offload(binary: PathBuf) -> Result<Self> {
+        Self::lab("o", true, Options { binary, tap: true, mode: "auto" })?.started()
+    }
+
+    /// No TAP, static neighbours, every Service `dnat` unless it says otherwise.
+    pub(crate) fn tapless(binary: PathBuf) -> Result<Self> {
+        Self::lab("s", false, Options { binary, tap: false, mode: "dnat" })?.started()
+    }
+
+    fn lab(suffix: &str, c1_tx_offload: bool, options: Options) -> Result<Self> {
+        let name = format!("e2e{}{suffix}", std::process::id());
+        Ok(Self { lab: Lab::up(&LabOptions { name, c1_tx_offload })?, appliance: None, options })
+    }
+
+    fn started(mut self) -> Result<Self> {
+        self.start()?;
+        Ok(self)
+    }
+
+    /// Starts the appliance.
+    pub(crate) fn start(&mut self) -> Result<()> {
+        self.appliance = Some(self.lab.appliance(&self.options)?);
+        Ok(())
+    }
+
+    /// Takes the appliance out, to stop it.
+    pub(crate) fn take_appliance(&mut self) -> Result<Appliance> {
+        self.appliance.take().context("the appliance is not running")
+    }
+
+    /// A host of the lab.
+    pub(crate) fn host(&self, name: &str) -> &Namespace {
+        self.lab.host(name)
+    }
+
+    /// The appliance's counters.
+    pub(crate) fn metrics(&self) -> Result<Metrics> {
+        self.appliance.as_ref().context("the appliance is not running")?.metrics(self.lab.host("gw"))
+    }
+
+    /// `fairlead show WHAT -o json`.
+    pub(crate) fn show(&self, what: &str) -> Result<Value> {
+        let appliance = self.appliance.as_ref().context("the appliance is not running")?;
+        let text = appliance.ask(&["show", what, "-o", "json"])?.ok()?;
+        serde_json::from_str(&text).with_context(|| format!("show {what} -o json printed:\n{text}"))
+    }
+
+    /// The object of a service in `show services -o json`.
+    pub(crate) fn shown_service(&self, name: &str) -> Result<Value> {
+        let all = self.show("services")?;
+        let found = all.as_array().and_then(|list| list.iter().find(|row| row["name"] == name));
+        found.cloned().with_context(|| format!("show services does not list {name}: {all}"))
+    }
+
+    /// Waits until nothing moves and checks that every packet is accounted for.
+    pub(crate) fn identity_holds(&self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let (came, went) = self.metrics()?.identity();
+            if came > 0.0 && came == went {
+                return Ok(());
+            }
+            if start.elapsed() > QUIET {
+                bail!("the packet identity does not hold when quiet: {came} came, {went} went");
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// After each check: the appliance, where there is one, still runs.
+    pub(crate) fn still_sound(&mut self) -> Result<()> {
+        self.appliance.as_mut().map_or(Ok(()), |appliance| appliance.daemon().check_alive())
+    }
+
+    /// Says where to look when something failed.
+    pub(crate) fn report_end(&mut self, failed: bool) {
+        if let (true, Some(appliance)) = (failed, self.appliance.as_mut()) {
+            println!("--- end of the appliance's log\n{}\n---", appliance.daemon().log_tail(30));
+        }
+    }
+}
