@@ -32,7 +32,7 @@ impl Metrics {
 
     /// Table versions that every worker has taken.
     pub fn generation(&self) -> f64 {
-        self.sum("fairlead_programmed_generation")
+        self.sum("fairlead_tables_programmed_generation")
     }
 
     /// Both sides of `rx + injected + originated + handoff_in = tx + punted + consumed + dropped + handoff_out + held`
