@@ -24,11 +24,10 @@ setup-build:
 	@$(SETUP) build
 
 build: setup-build ## The release binary, target/release/fairlead.
-	$(CARGO) build --release --features dpdk --bin fairlead
+	$(CARGO) build --release --features dpdk
 
 demo: setup ## A small data centre in namespaces, walked with real traffic. KEEP=1 leaves it running.
-	$(CARGO) build --release --features dpdk --bin fairlead
-	$(CARGO) build --release -p lab
+	$(CARGO) build --release --features dpdk
 	@FAIRLEAD_BIN=$(FAIRLEAD) $(LAB) demo $(if $(KEEP),--keep)
 
 demo-down: ## End a demo that was kept.
@@ -38,19 +37,19 @@ test: setup lint unit dpdk-test layers doc e2e ## Every test there is.
 	@echo "make test: all green"
 
 unit: ## Tests that need neither DPDK, root nor a NIC.
-	$(CARGO) test --workspace --exclude dpdk-sys --exclude dpdk -q
+	$(CARGO) test -q
 
 dpdk-test: ## Tests of the DPDK wrappers and of the packet engine on virtual devices.
 	$(CARGO) test -q $(DPDK_CRATES)
 	$(CARGO) test -q -p dataplane --features dataplane/dpdk
 
 e2e: setup ## End to end: real clients and servers through the appliance (root). FILTER=words narrows.
-	$(CARGO) build --release --features dpdk --bin fairlead
+	$(CARGO) build --release --features dpdk
 	FAIRLEAD_BIN=$(abspath $(FAIRLEAD)) $(CARGO) test -q --test e2e -- $(FILTER)
 
 test-long: setup ## Soaks and big seed counts: an hour or so.
-	PROPTEST_CASES=20000 $(CARGO) test --workspace --exclude dpdk-sys --exclude dpdk --release -q
-	PROPTEST_CASES=20000 $(CARGO) test --workspace --exclude dpdk-sys --exclude dpdk --release -q -- --ignored
+	PROPTEST_CASES=20000 $(CARGO) test --release -q
+	PROPTEST_CASES=20000 $(CARGO) test --release -q -- --ignored
 	for round in 1 2 3 4 5 6 7 8 9 10; do $(MAKE) --no-print-directory e2e || exit 1; done
 
 bench: setup-build ## Benches of the packet path and of the compiler; a table each.
@@ -61,7 +60,7 @@ bench-wire: setup ## Over memif against testpmd in the same run.
 
 lint: setup-build ## Format, clippy, dependency policy.
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --exclude dpdk-sys --exclude dpdk --all-targets -q -- -D warnings
+	$(CARGO) clippy --all-targets -q -- -D warnings
 	$(CARGO) clippy $(DPDK_CRATES) -p fairlead --features fairlead/dpdk --all-targets -q -- -D warnings
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check bans licenses sources; \
 	 else echo "lint: cargo-deny is not installed; licences and sources were not checked (cargo install cargo-deny)"; fi
@@ -70,7 +69,7 @@ layers: ## Which crate may use which, who may name DPDK, who may write unsafe.
 	@tests/layers.sh
 
 doc: setup-build ## API documentation; warnings are errors.
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --exclude dpdk-sys --exclude dpdk --no-deps -q
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps -q
 
 fuzz: setup-build ## Fuzz every target for FUZZ_SECONDS each (needs cargo-fuzz and a nightly Rust).
 	@tests/fuzz.sh $(or $(FUZZ_SECONDS),60)

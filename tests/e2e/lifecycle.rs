@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lab::appliance::status_of;
 use lab::catalog::{self, Frontend};
+use lab::echo::EchoClient;
 use lab::process::until;
 use lab::traffic;
 use serde_json::Value;
@@ -12,11 +13,69 @@ use serde_json::Value;
 use crate::Check;
 use crate::world::World;
 
-pub(crate) const CHECKS: &[Check] =
-    &[("SIGTERM ends it cleanly, and after a restart every address is the same", restart)];
+pub(crate) const CHECKS: &[Check] = &[
+    ("a second appliance on the same state directory is refused in a sentence", second_appliance),
+    ("a device that is not there is named in a sentence", missing_device),
+    ("a configuration with faults is refused with every line named", faulty_config),
+    ("reload reads the configuration again while traffic flows", reload),
+    ("SIGTERM ends it cleanly, and after a restart every address is the same", restart),
+];
 
 /// Longest that an orderly end may take.
 const STOP: Duration = Duration::from_secs(5);
+
+/// Runs `fairlead COMMAND --config FILE` in the appliance's namespace and expects it to fail soon; gives what it said.
+fn refusal(world: &World, command: &str, config: &str) -> Result<String> {
+    let file = world.lab.dir().join("other.yaml");
+    std::fs::write(&file, config)?;
+    let (binary, file) = (world.binary().to_string_lossy(), file.to_string_lossy());
+    let outcome = world.host("gw").run(&[&binary, command, "--config", &file], Duration::from_secs(15))?;
+    ensure!(outcome.status.code() == Some(1), "{}: {}{}", outcome.status, outcome.stdout, outcome.stderr);
+    Ok(outcome.stderr)
+}
+
+fn second_appliance(world: &mut World) -> Result<()> {
+    let config = std::fs::read_to_string(world.lab.dir().join("config.yaml"))?;
+    let said = refusal(world, "run", &config)?;
+    let state = world.lab.dir().join("state");
+    ensure!(said.contains(&*state.to_string_lossy()), "it does not name the state directory: {said}");
+    traffic::who(world.host("c1"), catalog::web().target(Frontend::LoadBalancer, "http", false)).map(drop)
+}
+
+fn missing_device(world: &mut World) -> Result<()> {
+    let dir = world.lab.dir().to_string_lossy().into_owned();
+    let config = std::fs::read_to_string(world.lab.dir().join("config.yaml"))?
+        .replace("iface=gw-in", "iface=gw-none")
+        .replace("127.0.0.1:9472", "127.0.0.1:9473")
+        .replace(&format!("{dir}/state"), &format!("{dir}/state2"))
+        .replace("admin.sock", "admin2.sock");
+    let said = refusal(world, "run", &config)?;
+    ensure!(said.contains("gw-none"), "it does not name the device: {said}");
+    Ok(())
+}
+
+fn faulty_config(world: &mut World) -> Result<()> {
+    let config = std::fs::read_to_string(world.lab.dir().join("config.yaml"))?
+        .replace("mode: auto", "mode: magic")
+        .replace("count: 1", "count: none")
+        + "colour: blue\n";
+    let said = refusal(world, "check", &config)?;
+    for word in ["forwarding.mode", "workers.count", "colour"] {
+        let line = said
+            .lines()
+            .find(|line| line.contains(word))
+            .with_context(|| format!("no {word} in:\n{said}"))?;
+        ensure!(line.contains("other.yaml:"), "no file and line: {line}");
+    }
+    Ok(())
+}
+
+fn reload(world: &mut World) -> Result<()> {
+    let target = catalog::echo().target(Frontend::LoadBalancer, "tcp", false);
+    let mut client = world.host("c1").within(|| EchoClient::connect(target))??;
+    world.ask(&["reload"])?;
+    client.exchange(10_000).context("a connection over a reload")
+}
 
 fn assigned(world: &World, names: &[&str]) -> Result<Vec<Value>> {
     names.iter().map(|name| Ok(world.shown_service(name)?["loadBalancerIPs"].clone())).collect()

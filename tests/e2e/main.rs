@@ -53,7 +53,10 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let Some(binary) = std::env::var_os("FAIRLEAD_BIN").map(PathBuf::from) else {
-        return skipped("FAIRLEAD_BIN is not set; `make e2e` builds the product and sets it");
+        println!(
+            "end to end: not part of this run (no FAIRLEAD_BIN); `make e2e` builds the product and runs them"
+        );
+        return ExitCode::SUCCESS;
     };
     if !rustix::process::geteuid().is_root() {
         return skipped("they make network namespaces and need root");

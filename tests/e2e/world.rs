@@ -1,6 +1,6 @@
 //! What a check gets: the lab, the appliance in it, and the few steps that every check takes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -76,10 +76,19 @@ impl World {
         self.appliance.as_ref().context("the appliance is not running")?.metrics(self.lab.host("gw"))
     }
 
+    /// The `fairlead` program.
+    pub(crate) fn binary(&self) -> &Path {
+        &self.options.binary
+    }
+
+    /// Output of a `fairlead` command that asks the running appliance.
+    pub(crate) fn ask(&self, arguments: &[&str]) -> Result<String> {
+        self.appliance.as_ref().context("the appliance is not running")?.ask(arguments)?.ok()
+    }
+
     /// `fairlead show WHAT -o json`.
     pub(crate) fn show(&self, what: &str) -> Result<Value> {
-        let appliance = self.appliance.as_ref().context("the appliance is not running")?;
-        let text = appliance.ask(&["show", what, "-o", "json"])?.ok()?;
+        let text = self.ask(&["show", what, "-o", "json"])?;
         serde_json::from_str(&text).with_context(|| format!("show {what} -o json printed:\n{text}"))
     }
 
