@@ -12,21 +12,23 @@ mod index;
 mod record;
 mod slab;
 mod sweep;
+mod touch;
 mod view;
 
 use std::fmt;
 use std::io;
 
-use packet::{Address, Family, FlowKey, TcpFlags};
+use packet::{Address, Family, FlowKey};
 
 use self::index::{Index, Place};
-use self::record::{Expiry, STATE, State};
+use self::record::{Expiry, State};
 use self::slab::{Queue, Slab};
 use crate::hash::{FlowHash, FlowHasher};
-use crate::tcp_state::{Phase, Timeouts};
+use crate::tcp_state::Timeouts;
 use crate::{BackendId, Millis, NatMode, ServiceId};
 
 pub use self::sweep::{Liveness, Swept};
+pub use self::touch::Touch;
 pub use self::view::{FlowView, Rewrite};
 
 /// Which of a flow's two keys a packet has.
@@ -102,20 +104,6 @@ impl fmt::Display for InsertError {
 }
 
 impl std::error::Error for InsertError {}
-
-/// What a packet did to its flow.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Touch {
-    /// Nothing but the time of the last packet changed.
-    Same,
-    /// The flow came into this phase.
-    Entered(Phase),
-    /// A SYN on a closed tuple: the same record starts anew.
-    Reopened,
-    /// The client goes on (an ACK, or its SYN again) while no packet of the backend was ever seen: the replies of this
-    /// dnat flow probably take another way. Told once a flow.
-    ReplyBypass,
-}
 
 /// What a table holds, and has done since the start.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -262,24 +250,6 @@ impl FlowTable {
         Ok(FlowRef(slot))
     }
 
-    /// Notes a packet of the flow.
-    #[inline]
-    pub fn touch(&mut self, flow: FlowRef, direction: Direction, flags: TcpFlags, now: Millis) -> Touch {
-        let word = &mut self.slab.head_mut(flow.0)[STATE];
-        let state = State(*word);
-        debug_assert!(state.is_live(), "a stale FlowRef");
-        let phase = state.phase().after(state.protocol(), direction, flags);
-        let seen = state.seen_at(now);
-        if phase != state.phase() || state.is_unanswered() {
-            return self.turn(flow.0, direction, flags, (seen, phase));
-        }
-        // Most packets of a busy flow fall into the millisecond of the last one: their line stays clean.
-        if seen != state {
-            *word = seen.0;
-        }
-        Touch::Same
-    }
-
     /// Takes a flow out.
     pub fn remove(&mut self, flow: FlowRef) {
         self.stats.removed += 1;
@@ -302,40 +272,6 @@ impl FlowTable {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.index.bytes() + self.slab.bytes()
-    }
-
-    /// The less usual half of `touch`: the phase changes, or the flow was without a reply until now.
-    fn turn(
-        &mut self,
-        slot: u32,
-        direction: Direction,
-        flags: TcpFlags,
-        (seen, phase): (State, Phase),
-    ) -> Touch {
-        let before = seen.phase();
-        let mut state = seen.in_phase(phase);
-        let mut outcome = if phase == before { Touch::Same } else { Touch::Entered(phase) };
-        if before.is_closed() && !phase.is_closed() {
-            state = self.queue_anew(slot, state);
-            outcome = Touch::Reopened;
-        } else if state.is_unanswered() && direction == Direction::Reply {
-            self.embryonic.unlink(&mut self.slab, slot);
-            state = state.unanswered(false);
-        } else if state.bypasses(flags) {
-            state = state.with_bypass_reported(true);
-            outcome = Touch::ReplyBypass;
-        }
-        self.slab.head_mut(slot)[STATE] = state.0;
-        outcome
-    }
-
-    /// A reopened flow waits for its reply like a new one.
-    fn queue_anew(&mut self, slot: u32, state: State) -> State {
-        if state.is_unanswered() {
-            self.embryonic.unlink(&mut self.slab, slot);
-        }
-        self.embryonic.push(&mut self.slab, slot);
-        state.unanswered(true).with_bypass_reported(false)
     }
 
     fn prefetch_both(&self, hashes: [FlowHash; 2]) {

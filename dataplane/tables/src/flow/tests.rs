@@ -2,12 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use packet::{AnyKey, Protocol};
+use packet::{AnyKey, Protocol, TcpFlags};
 use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
 use crate::NextHopId;
+use crate::tcp_state::Phase;
 
 const TIMEOUTS: Timeouts = Timeouts {
     tcp_established_ms: 900,
