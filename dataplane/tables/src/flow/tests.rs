@@ -432,6 +432,29 @@ fn a_flood_of_syns_recycles_its_own_oldest() {
 }
 
 #[test]
+fn a_bypassed_reply_is_told_once_and_again_after_a_reopening() {
+    let mut table = table(8);
+    let entered = table.insert(&flow(0), Millis(0)).unwrap();
+    for (flags, want) in [
+        (TcpFlags::RST | TcpFlags::ACK, Touch::Entered(Phase::Reset)),
+        (TcpFlags::SYN, Touch::Reopened),
+        (TcpFlags::ACK, Touch::ReplyBypass),
+        (TcpFlags::ACK, Touch::Same),
+        (TcpFlags::SYN, Touch::Same),
+        (TcpFlags::RST, Touch::Entered(Phase::Reset)),
+        (TcpFlags::SYN, Touch::Reopened),
+        (TcpFlags::SYN, Touch::ReplyBypass),
+    ] {
+        assert_eq!(table.touch(entered, Direction::Original, flags, Millis(1)), want, "{flags:?}");
+    }
+    table.touch(entered, Direction::Reply, TcpFlags::SYN | TcpFlags::ACK, Millis(2));
+    assert_eq!(
+        table.touch(entered, Direction::Original, TcpFlags::ACK, Millis(2)),
+        Touch::Entered(Phase::Established)
+    );
+}
+
+#[test]
 fn memory_is_96_bytes_a_flow_and_160_with_ipv6() {
     for (ipv6, bytes) in [(false, 96), (true, 160)] {
         let config = FlowTableConfig { flows: 100_000, ipv6, secret: 0, timeouts: TIMEOUTS };
