@@ -87,7 +87,7 @@ pub struct NewFlow<A> {
 pub enum InsertError {
     /// The table is full of flows that may not be recycled, or (never seen) both buckets of a key are.
     Full,
-    /// A live flow has one of the two keys, or the two are equal.
+    /// A flow that is not closed has one of the two keys, or the two are equal.
     KeyTaken,
     /// An IPv6 flow in a table that reserved no room for its addresses.
     Ipv6NotReserved,
@@ -120,7 +120,7 @@ pub struct FlowStats {
     pub expired: u64,
     /// Embryonic flows that made room for another.
     pub recycled: u64,
-    /// Flows taken out on demand: by `remove`, or because their backend went.
+    /// Flows taken out otherwise: by `remove`, because their backend went, or closed ones for their key.
     pub removed: u64,
     /// Flows refused because the table was full.
     pub refused: u64,
@@ -216,7 +216,10 @@ impl FlowTable {
 
     /// All steps at once, for a single key.
     pub fn lookup<A: Address>(&mut self, key: &FlowKey<A>, now: Millis) -> Option<(FlowRef, Direction)> {
-        self.find(self.hash(key), Candidate::NONE, key, now)
+        let hash = self.hash(key);
+        self.index.prefetch_first(hash);
+        self.index.prefetch_second(hash);
+        self.find(hash, Candidate::NONE, key, now)
     }
 
     /// Enters a flow whose first packet arrives now. From 90 % of the capacity on it takes the place of the oldest
@@ -231,10 +234,10 @@ impl FlowTable {
         let hashes = [self.hash(&flow.original), self.hash(&flow.reply)];
         self.prefetch_both(hashes);
         self.slab.prefetch_free();
-        let taken = flow.original == flow.reply
-            || self.find(hashes[0], Candidate::NONE, &flow.original, now).is_some()
-            || self.find(hashes[1], Candidate::NONE, &flow.reply, now).is_some();
-        if taken {
+        let free = flow.original != flow.reply
+            && self.is_free(hashes[0], &flow.original, now)
+            && self.is_free(hashes[1], &flow.reply, now);
+        if !free {
             return Err(InsertError::KeyTaken);
         }
         if self.slab.used() >= self.recycle_from {
@@ -272,6 +275,17 @@ impl FlowTable {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.index.bytes() + self.slab.bytes()
+    }
+
+    /// True if no flow has the key. A closed one gives way: clients use a source port again for another Service long
+    /// before we forget it, and in dnat mode both flows may have one backend and hence one reply key.
+    fn is_free<A: Address>(&mut self, hash: FlowHash, key: &FlowKey<A>, now: Millis) -> bool {
+        match self.find(hash, Candidate::NONE, key, now) {
+            Some((flow, _)) if self.phase(flow).is_closed() => self.remove(flow),
+            Some(_) => return false,
+            None => {}
+        }
+        true
     }
 
     fn prefetch_both(&self, hashes: [FlowHash; 2]) {

@@ -9,6 +9,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use packet::checksum::Delta;
+use packet::nat::Rewrite;
 use packet::{Address, Family, FlowKey, Protocol, TcpFlags};
 
 use super::{Direction, NewFlow};
@@ -265,10 +266,8 @@ pub(super) fn hash(hasher: &FlowHasher, record: &[Line], direction: Direction) -
 
 /// The checksum deltas of the original direction; those of the reply are their inverses.
 fn deltas_word<A: Address>(from: &FlowKey<A>, to: &FlowKey<A>) -> u64 {
-    let addresses = Delta::of_addr_change(from.src, to.src).and(Delta::of_addr_change(from.dst, to.dst));
-    let ports = Delta::of_u16(from.sport, to.sport).and(Delta::of_u16(from.dport, to.dport));
-    let l4 = addresses.and(ports);
-    u64::from(addresses.to_bits()) << 48 | u64::from(l4.to_bits()) << 32
+    let rewrite = Rewrite::new(from, to);
+    u64::from(rewrite.ip.to_bits()) << 48 | u64::from(rewrite.l4.to_bits()) << 32
 }
 
 /// The IP and L4 checksum deltas of one direction.

@@ -223,7 +223,7 @@ impl Twin {
         if original.family() == Family::V6 && !self.ipv6 {
             return Some(InsertError::Ipv6NotReserved);
         }
-        if self.lookup(original).is_some() || self.lookup(reply).is_some() {
+        if !self.is_free(original) || !self.is_free(reply) {
             return Some(InsertError::KeyTaken);
         }
         if self.flows.len() as f64 >= f64::from(self.capacity) * 0.9 {
@@ -233,6 +233,15 @@ impl Twin {
             }
         }
         (self.flows.len() == self.capacity as usize).then_some(InsertError::Full)
+    }
+
+    fn is_free(&mut self, key: AnyKey) -> bool {
+        let Some((at, _)) = self.lookup(key) else { return true };
+        let closed = self.flows[at].view.phase.is_closed();
+        if closed {
+            self.flows.remove(at);
+        }
+        closed
     }
 
     fn packet(&mut self, tuple: Tuple, direction: Direction, flags: TcpFlags) {
