@@ -102,7 +102,7 @@ impl<P: PortIo> Worker<P> {
             commands: links.commands,
             lanes: ports.into_iter().map(Lane::new).collect(),
             state,
-            announcer: Announcer::default(),
+            announcer: Announcer::new(),
             idle: Idle::new(config.idle),
             burst: Burst::new(),
             scratch: Box::new(Scratch::new()),

@@ -7,7 +7,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use packet::reply;
-use tables::{AddressInfo, AddressKind, PortId, Tables};
+use tables::{AddressInfo, AddressKind, Generation, PortId, Tables};
 
 use crate::{io::PortIo, pass::Pass};
 
@@ -15,7 +15,7 @@ use crate::{io::PortIo, pass::Pass};
 const SHARDS_A_LOOP: usize = 64;
 
 /// How far the new VIPs have been announced.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Announcer {
     /// The version whose VIPs everybody has heard of.
     heard: Option<Arc<Tables>>,
@@ -23,6 +23,11 @@ pub(crate) struct Announcer {
 }
 
 impl Announcer {
+    /// Nobody has heard of any VIP.
+    pub(crate) fn new() -> Self {
+        Self { heard: Some(Arc::new(Tables::empty(Generation(0)))), shard: 0 }
+    }
+
     /// New tables took the place of `old`. What was still to be announced will be: the older version stays the
     /// measure, and a VIP may be announced twice.
     pub(crate) fn replaced(&mut self, old: Arc<Tables>) {

@@ -1,0 +1,70 @@
+//! Trace says what the workers do.
+
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use dataplane::{
+    testkit::{Fixture, OUTSIDE, Rig, RigConfig},
+    trace::{Verdict, explain},
+};
+use packet::{
+    AnyKey, Protocol, TcpFlags,
+    testkit::{PacketBuilder, flow_of},
+};
+use tables::{FrontendKind, NatMode};
+
+fn key(src: &str, dst: &str) -> AnyKey {
+    AnyKey::new(src.parse().unwrap(), dst.parse().unwrap(), Protocol::Tcp).unwrap()
+}
+
+fn fixture() -> Fixture {
+    let mut fixture = Fixture::data_centre();
+    let backends: Vec<String> = (1..=9).map(|n| format!("10.244.1.{n}:80")).collect();
+    let backends: Vec<&str> = backends.iter().map(String::as_str).collect();
+    let web = fixture.service("web", Protocol::Tcp, &backends, NatMode::Dnat);
+    fixture.vip(FrontendKind::LoadBalancer, "203.0.113.10:80", web);
+    fixture.vip(FrontendKind::ClusterIp, "10.96.0.10:80", web);
+    let empty = fixture.service("empty", Protocol::Tcp, &[], NatMode::Snat);
+    fixture.vip(FrontendKind::ExternalIp, "198.51.100.7:80", empty);
+    fixture
+}
+
+#[test]
+fn verdicts_and_reasons() {
+    let tables = fixture().tables();
+    for (src, dst, verdict, reason) in [
+        ("192.0.2.2:1", "203.0.113.10:80", Verdict::Forward, "Balanced"),
+        ("192.0.2.2:1", "203.0.113.10:81", Verdict::Pass, "VipPortUnknown"),
+        ("192.0.2.2:1", "10.96.0.10:81", Verdict::Reject, "VipPortUnknown"),
+        ("192.0.2.2:1", "10.96.0.11:80", Verdict::Drop, "ServiceCidrUnallocated"),
+        ("192.0.2.2:1", "198.51.100.7:80", Verdict::Reject, "NoEndpoints"),
+        ("192.0.2.2:1", "192.0.2.1:22", Verdict::Deliver, "Own"),
+        ("192.0.2.2:1", "10.244.1.5:80", Verdict::Pass, "Routed"),
+    ] {
+        let answer = explain(&tables, &key(src, dst));
+        assert_eq!((answer.verdict, answer.reason), (verdict, reason), "{src} > {dst}");
+        assert_eq!(answer.generation, tables.generation);
+    }
+    let answer = explain(&tables, &key("192.0.2.2:1", "203.0.113.10:80"));
+    assert_eq!(answer.service.as_deref(), Some("default/web:80"));
+    assert_eq!((answer.frontend, answer.mode), (Some(FrontendKind::LoadBalancer), Some(NatMode::Dnat)));
+    assert_eq!(answer.candidates.len(), 9);
+    assert!(answer.candidates.contains(&answer.backend.unwrap()) && !answer.snat());
+    assert!(explain(&tables, &key("10.244.2.9:1", "203.0.113.10:80")).snat(), "a pod's reply would bypass");
+}
+
+#[test]
+fn the_worker_picks_the_backend_that_trace_names() {
+    let tables = fixture().tables();
+    let mut rig = Rig::new(&RigConfig::default(), tables.clone());
+    rig.settle();
+    rig.all_sent();
+    for sport in 1_000..1_200 {
+        let key = key(&format!("192.0.2.2:{sport}"), "203.0.113.10:80");
+        let syn = PacketBuilder::flow(key).flags(TcpFlags::SYN);
+        let syn = syn.macs(Fixture::port_mac(OUTSIDE), Fixture::neighbor_mac(OUTSIDE, 2)).build();
+        let out = rig.exchange(OUTSIDE, &syn);
+        let sent = flow_of(&out.first().unwrap().1);
+        let backend = explain(&tables, &key).backend.unwrap();
+        assert_eq!((sent.dst(), sent.dport()), (backend.ip(), backend.port()));
+    }
+}
