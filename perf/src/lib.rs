@@ -10,9 +10,11 @@ mod options;
 mod report;
 mod sampler;
 mod shuffle;
+pub mod stand;
+pub mod wire;
 
 pub use host::Host;
 pub use options::Options;
 pub use report::{Report, Row, Unit};
-pub use sampler::Sampler;
+pub use sampler::{Laps, Meter, Sampler};
 pub use shuffle::{Random, shuffle};

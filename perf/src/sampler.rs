@@ -67,9 +67,18 @@ impl Sampler {
                 break;
             }
         }
+        self.add(case, items, &cycles);
+    }
+
+    /// Adds a row of turns, `items` items each: nanoseconds an item.
+    pub fn push(&mut self, case: &str, items: u32, laps: &Laps) {
+        self.add(case, items, &laps.cycles);
+    }
+
+    fn add(&mut self, case: &str, items: u32, cycles: &Histogram<u64>) {
         let per_item =
             |cycles: u64| self.clock.cycles_to_ns(cycles * 1000) as f64 / 1000.0 / f64::from(items);
-        self.report.push(Row::from_histogram(case, Unit::NsPerItem, &cycles, per_item));
+        self.report.push(Row::from_histogram(case, Unit::NsPerItem, cycles, per_item));
     }
 
     /// Measures single runs of something slow, `runs` of them: microseconds a run.
@@ -98,6 +107,57 @@ impl Sampler {
     /// If the JSON cannot be written.
     pub fn finish(self) -> std::io::Result<()> {
         self.report.finish()
+    }
+}
+
+/// Measures something about turns of a worker: their time, their allocations.
+pub trait Meter {
+    /// Runs one turn and measures it.
+    fn turn<T>(&mut self, turn: impl FnOnce() -> T) -> T;
+}
+
+/// Times of single turns, in cycles.
+#[derive(Clone, Debug)]
+pub struct Laps {
+    cycles: Histogram<u64>,
+    total: u64,
+}
+
+impl Laps {
+    /// No turn yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { cycles: histogram(), total: 0 }
+    }
+
+    /// Nanoseconds of all turns together.
+    #[must_use]
+    pub fn ns(&self, clock: &TscClock) -> u64 {
+        clock.cycles_to_ns(self.total)
+    }
+
+    /// Cycles of the median turn.
+    #[must_use]
+    pub fn median(&self) -> u64 {
+        self.cycles.value_at_quantile(0.5)
+    }
+}
+
+impl Meter for Laps {
+    #[inline]
+    fn turn<T>(&mut self, turn: impl FnOnce() -> T) -> T {
+        let before = tsc();
+        let result = turn();
+        let cycles = tsc().wrapping_sub(before);
+        self.total += cycles;
+        self.cycles.saturating_record(cycles);
+        result
+    }
+}
+
+impl Default for Laps {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -1,0 +1,172 @@
+//! The whole pipeline on memory ports: established flows both ways, new flows, publications, two workers.
+
+use std::{
+    io,
+    sync::{
+        Arc, Barrier,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use perf::{
+    Laps, Random, Sampler, Unit, shuffle,
+    stand::{Pair, ROUND, Stand, client},
+};
+use tables::{Tables, publish::Publisher};
+
+fn main() -> io::Result<()> {
+    let mut sampler = Sampler::new("worker");
+    let million = sampler.options().pick(1_000_000, 100_000);
+    for (name, flows) in [("1 k", 1024), ("1 M", million)] {
+        established(&mut sampler, &format!("established, {name} flows, both directions"), flows, false)?;
+    }
+    established(&mut sampler, "established, 1 k flows, 1,000 publications a second", 1024, true)?;
+    two_workers(&mut sampler)?;
+    new_flows(&mut sampler)?;
+    sampler.finish()
+}
+
+/// Endless rounds of pairs in random order, different for the two sides.
+struct Traffic {
+    clients: Vec<Pair>,
+    backends: Vec<Pair>,
+    at: usize,
+}
+
+impl Traffic {
+    fn new(stand: &mut Stand, flows: u32) -> Self {
+        let mut clients = stand.establish(0, flows);
+        let mut backends = clients.clone();
+        shuffle(&mut clients, &mut Random::new(1));
+        shuffle(&mut backends, &mut Random::new(2));
+        Self { clients, backends, at: 0 }
+    }
+
+    fn round(&mut self, stand: &mut Stand, laps: &mut Laps) {
+        let end = (self.at + ROUND).min(self.clients.len());
+        stand.both_ways(&self.clients[self.at..end], &self.backends[self.at..end], laps);
+        self.at = if end == self.clients.len() { 0 } else { end };
+    }
+}
+
+/// Runs rounds until `time` was spent in turns; simulated time passes with the real one.
+fn rounds(stand: &mut Stand, traffic: &mut Traffic, time: Duration, spent_ns: impl Fn(&Laps) -> u64) -> Laps {
+    let (mut laps, start, began) = (Laps::new(), Instant::now(), stand.now);
+    while Duration::from_nanos(spent_ns(&laps)) < time && start.elapsed() < time * 20 {
+        traffic.round(stand, &mut laps);
+        stand.now = began.plus(u32::try_from(start.elapsed().as_millis()).unwrap_or(u32::MAX));
+    }
+    laps
+}
+
+fn established(sampler: &mut Sampler, case: &str, flows: u32, publish: bool) -> io::Result<()> {
+    if !sampler.options().wants(case) {
+        return Ok(());
+    }
+    let mut stand = Stand::new(flows + flows / 4)?;
+    let mut traffic = Traffic::new(&mut stand, flows);
+    let (clock, time) = (sampler.clock(), sampler.options().time() * 2);
+    let stop = Arc::new(AtomicBool::new(false));
+    let publishing = publish.then(|| {
+        let (publisher, stop) = (stand.publisher.take().expect("taken once"), Arc::clone(&stop));
+        thread::spawn(move || publications(publisher, &stop))
+    });
+    // The first rounds warm the caches and the branch predictor.
+    rounds(&mut stand, &mut traffic, time / 4, |laps| laps.ns(&clock));
+    let laps = rounds(&mut stand, &mut traffic, time, |laps| laps.ns(&clock));
+    stop.store(true, Ordering::Relaxed);
+    sampler.push(case, 64, &laps);
+    if let Some(thread) = publishing {
+        let published = thread.join().expect("the publisher does not panic");
+        sampler.value("publications meanwhile", Unit::Count, published as f64);
+    }
+    Ok(())
+}
+
+/// Publishes a version each millisecond; how many it were.
+fn publications(mut publisher: Publisher<Tables>, stop: &AtomicBool) -> u64 {
+    let (start, mut count) = (Instant::now(), 0);
+    while !stop.load(Ordering::Relaxed) {
+        let mut next = Tables::clone(publisher.newest());
+        next.generation = next.generation.next();
+        publisher.publish(next);
+        count += 1;
+        let due = Duration::from_millis(count);
+        thread::sleep(due.saturating_sub(start.elapsed()));
+    }
+    count
+}
+
+/// One worker alone, then two at once, each with a thousand flows: packets a second of turn time.
+fn two_workers(sampler: &mut Sampler) -> io::Result<()> {
+    let case = "two workers at once against one";
+    if !sampler.options().wants(case) {
+        return Ok(());
+    }
+    let (clock, time) = (sampler.clock(), sampler.options().time());
+    let run = move |others: Arc<Barrier>| -> io::Result<f64> {
+        let mut stand = Stand::new(4096)?;
+        let mut traffic = Traffic::new(&mut stand, 1024);
+        rounds(&mut stand, &mut traffic, time / 4, |laps| laps.ns(&clock));
+        others.wait();
+        let laps = rounds(&mut stand, &mut traffic, time, |laps| laps.ns(&clock));
+        // The median turn: another process on the core must not count as the other worker's doing.
+        Ok(64.0 / clock.cycles_to_ns(laps.median()).max(1) as f64)
+    };
+    let one = run(Arc::new(Barrier::new(1)))?;
+    let both = Arc::new(Barrier::new(2));
+    let threads = [0, 1].map(|_| {
+        let both = Arc::clone(&both);
+        thread::spawn(move || run(both))
+    });
+    let mut sum = 0.0;
+    for thread in threads {
+        sum += thread.join().expect("a worker does not panic")?;
+    }
+    sampler.value(case, Unit::Ratio, sum / one);
+    Ok(())
+}
+
+/// A SYN from a new client each: until the table is nine tenths full, then with each taking the place of the oldest.
+fn new_flows(sampler: &mut Sampler) -> io::Result<()> {
+    let full = sampler.options().pick(4_000_000, 100_000);
+    let fill = format!("new flow, filling to {full}");
+    let steady = "new flow, steady with recycling";
+    if !sampler.options().wants(&fill) && !sampler.options().wants(steady) {
+        return Ok(());
+    }
+    let clock = sampler.clock();
+    let mut stand = Stand::new(full / 9 * 10 + 10)?;
+    let mut next = 0;
+    let mut laps = Laps::new();
+    while next < full {
+        next = open(&mut stand, next, &mut laps);
+    }
+    assert!(stand.worker().counts().flows.created >= u64::from(full));
+    sampler.push(&fill, 32, &laps);
+    sampler.value(&format!("{fill}: rate"), Unit::MillionPerSecond, rate(&laps, next, &clock));
+
+    let (began, first, start) = (stand.now, next, Instant::now());
+    let time = sampler.options().pick(Duration::from_secs(30), Duration::from_millis(500));
+    let mut laps = Laps::new();
+    while Duration::from_nanos(laps.ns(&clock)) < time && start.elapsed() < time * 4 {
+        stand.now = began.plus(u32::try_from(start.elapsed().as_millis()).unwrap_or(u32::MAX));
+        next = open(&mut stand, next, &mut laps);
+    }
+    sampler.push(steady, 32, &laps);
+    sampler.value(&format!("{steady}: rate"), Unit::MillionPerSecond, rate(&laps, next - first, &clock));
+    Ok(())
+}
+
+fn open(stand: &mut Stand, next: u32, laps: &mut Laps) -> u32 {
+    let end = next + u32::try_from(ROUND).unwrap_or(u32::MAX);
+    let keys: Vec<_> = (next..end).map(client).collect();
+    stand.open(&keys, laps);
+    end
+}
+
+fn rate(laps: &Laps, flows: u32, clock: &cpu::TscClock) -> f64 {
+    f64::from(flows) * 1000.0 / laps.ns(clock) as f64
+}

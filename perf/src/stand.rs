@@ -1,0 +1,264 @@
+//! A worker on memory ports with everything around it: a VIP, 256 backends, clients by the million, and the wire.
+//!
+//! Time is taken around whole turns of the shipped loop; making frames and checking them is outside of it.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use dataplane::{
+    buf::PacketBuf,
+    idle::IdleMode,
+    testkit::{Fixture, INSIDE, OUTSIDE},
+    worker::{Worker, WorkerConfig, WorkerLinks},
+};
+use packet::{
+    AnyKey, FlowKey, MacAddr, Parsed, Protocol, TcpFlags,
+    nat::Rewrite,
+    parse,
+    testkit::{PacketBuilder, assert_valid_checksums},
+};
+use tables::{
+    FrontendKind, Millis, NatMode, PortId, PortSet, Tables, WorkerId,
+    command::{CommandSender, command_rings},
+    counters::WorkerCounters,
+    flow::FlowTableConfig,
+    publish::{Publisher, mailboxes},
+    punt::{FrameReceiver, FrameSender, frame_ring},
+    tcp_state::Timeouts,
+};
+
+use crate::{
+    Laps, Meter,
+    wire::{WireBuf, WirePort},
+};
+
+/// Frames that wait at a port at once: more than the caches nearest to the core hold.
+pub const ROUND: usize = 8192;
+/// One frame in as many is checked.
+const SAMPLE: usize = 64;
+const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+
+/// A flow as both sides see it.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair {
+    /// Key of the client's packets as they arrive.
+    pub original: FlowKey<Ipv4Addr>,
+    /// Key of the backend's packets as they arrive.
+    pub reply: FlowKey<Ipv4Addr>,
+}
+
+/// A frame to be copied and given other addresses.
+struct Template {
+    frame: Vec<u8>,
+    parsed: Parsed,
+    key: FlowKey<Ipv4Addr>,
+}
+
+impl Template {
+    /// A 64-byte TCP frame that arrives at a port (60 without the check sequence).
+    fn new(port: PortId, flags: TcpFlags) -> Self {
+        let last = if port == OUTSIDE { 254 } else { 11 };
+        let (dst, src) = (Fixture::port_mac(port), Fixture::neighbor_mac(port, last));
+        let builder = PacketBuilder::tcp("198.18.0.1:1024", "203.0.113.10:80").flags(flags).pad_to(60);
+        let frame = builder.macs(dst, src).build();
+        let parsed = parse(&frame, frame.len()).expect("a valid frame");
+        let Some(AnyKey::V4(key)) = parsed.key() else { unreachable!("an IPv4 flow was built") };
+        Self { frame, parsed, key }
+    }
+
+    #[inline]
+    fn write(&self, buf: &mut WireBuf, key: &FlowKey<Ipv4Addr>) {
+        Rewrite::new(&self.key, key).apply(buf.fill(&self.frame), &self.parsed);
+    }
+}
+
+/// See the module.
+pub struct Stand {
+    worker: Worker<WirePort>,
+    /// Control's publishing end; taken away by whoever publishes.
+    pub publisher: Option<Publisher<Tables>>,
+    /// The simulated time.
+    pub now: Millis,
+    syn: Template,
+    syn_ack: Template,
+    ack: Template,
+    data_in: Template,
+    _ends: (FrameReceiver, FrameSender, CommandSender),
+}
+
+impl Stand {
+    /// A worker whose table holds `flows`, before a VIP with 256 backends in SNAT mode.
+    ///
+    /// # Errors
+    /// When there is no memory for the buffers or the flow table.
+    pub fn new(flows: u32) -> io::Result<Self> {
+        let (publisher, mut subscribers) = mailboxes(1, tables());
+        let (punt, kernel) = frame_ring(1 << 20);
+        let (inject_sender, inject) = frame_ring(1 << 20);
+        let (commands, desk) = command_rings(8, 64);
+        let links = WorkerLinks {
+            tables: subscribers.pop().expect("one worker"),
+            counters: Arc::new(WorkerCounters::new(2)),
+            punt,
+            inject,
+            commands: desk,
+        };
+        let flows = FlowTableConfig { flows, ipv6: false, secret: 0x5eed, timeouts: Timeouts::default() };
+        let config = WorkerConfig { id: WorkerId(0), flows, mirrored: PortSet::ALL, idle: IdleMode::Poll };
+        let ports = vec![WirePort::new(ROUND)?, WirePort::new(ROUND)?];
+        Ok(Self {
+            worker: Worker::new(&config, links, ports)?,
+            publisher: Some(publisher),
+            now: Millis(1000),
+            syn: Template::new(OUTSIDE, TcpFlags::SYN),
+            syn_ack: Template::new(INSIDE, TcpFlags::SYN | TcpFlags::ACK),
+            ack: Template::new(OUTSIDE, TcpFlags::ACK),
+            data_in: Template::new(INSIDE, TcpFlags::ACK | TcpFlags::PSH),
+            _ends: (kernel, inject_sender, commands),
+        })
+    }
+
+    /// Opens the flows of clients `from` to `to` and completes their handshakes.
+    ///
+    /// # Panics
+    /// If a packet is lost or comes out wrong.
+    pub fn establish(&mut self, from: u32, to: u32) -> Vec<Pair> {
+        let mut pairs = Vec::new();
+        let mut unused = Laps::new();
+        let clients: Vec<_> = (from..to).map(client).collect();
+        for originals in clients.chunks(ROUND) {
+            let replies = self.open(originals, &mut unused);
+            self.send(INSIDE, &replies, Kind::SynAck);
+            self.drain(&mut unused);
+            self.collect(OUTSIDE, replies.len(), |_, _| {});
+            self.send(OUTSIDE, originals, Kind::Ack);
+            self.drain(&mut unused);
+            self.collect(INSIDE, originals.len(), |_, _| {});
+            pairs.extend(originals.iter().zip(replies).map(|(&original, reply)| Pair { original, reply }));
+        }
+        pairs
+    }
+
+    /// Sends a SYN of each of these, a round at most, and gives the keys of their replies; turns go through `meter`.
+    ///
+    /// # Panics
+    /// If one of them is not forwarded.
+    pub fn open(
+        &mut self,
+        originals: &[FlowKey<Ipv4Addr>],
+        meter: &mut impl Meter,
+    ) -> Vec<FlowKey<Ipv4Addr>> {
+        self.send(OUTSIDE, originals, Kind::Syn);
+        self.drain(meter);
+        let mut replies = Vec::with_capacity(originals.len());
+        self.collect(INSIDE, originals.len(), |_, frame| {
+            let key = parse(frame, frame.len()).ok().and_then(|parsed| parsed.key());
+            let Some(AnyKey::V4(key)) = key else { unreachable!("an IPv4 flow was sent") };
+            replies.push(key.reversed());
+        });
+        replies
+    }
+
+    /// One round of established traffic, a packet of each pair in each direction; turns go through `meter`. The two
+    /// slices are of one length, a round at most; what comes out is checked on a sample.
+    ///
+    /// # Panics
+    /// If a packet is lost or comes out wrong.
+    pub fn both_ways(&mut self, clients: &[Pair], backends: &[Pair], meter: &mut impl Meter) {
+        let keys =
+            |pairs: &[Pair], key: fn(&Pair) -> FlowKey<Ipv4Addr>| pairs.iter().map(key).collect::<Vec<_>>();
+        self.send(OUTSIDE, &keys(clients, |pair| pair.original), Kind::Ack);
+        self.send(INSIDE, &keys(backends, |pair| pair.reply), Kind::Data);
+        self.drain(meter);
+        self.collect(INSIDE, clients.len(), |n, frame| check(frame, clients[n].reply.reversed()));
+        self.collect(OUTSIDE, backends.len(), |n, frame| check(frame, backends[n].original.reversed()));
+    }
+
+    /// A turn with nothing to receive.
+    pub fn idle(&mut self, meter: &mut impl Meter) {
+        meter.turn(|| self.worker.poll(self.now));
+    }
+
+    /// The worker, for its counters.
+    #[must_use]
+    pub fn worker(&self) -> &Worker<WirePort> {
+        &self.worker
+    }
+
+    fn send(&mut self, port: PortId, keys: &[FlowKey<Ipv4Addr>], kind: Kind) {
+        let template = match kind {
+            Kind::Syn => &self.syn,
+            Kind::SynAck => &self.syn_ack,
+            Kind::Ack => &self.ack,
+            Kind::Data => &self.data_in,
+        };
+        let wire = self.worker.port_mut(port).expect("two ports");
+        for key in keys {
+            assert!(wire.arrive(|buf| template.write(buf, key)), "a round has a buffer for each frame");
+        }
+    }
+
+    /// Turns until every frame was received, each through the meter.
+    fn drain(&mut self, meter: &mut impl Meter) {
+        while self.waiting() > 0 {
+            meter.turn(|| self.worker.poll(self.now));
+        }
+        // What still waits in a tx buffer.
+        self.worker.poll(self.now);
+    }
+
+    fn waiting(&mut self) -> usize {
+        [OUTSIDE, INSIDE].map(|port| self.worker.port_mut(port).expect("two ports").waiting()).iter().sum()
+    }
+
+    /// Takes the frames that were sent out of a port, and gives their buffers back where they came from.
+    fn collect(&mut self, port: PortId, expected: usize, mut see: impl FnMut(usize, &[u8])) {
+        let other = if port == OUTSIDE { INSIDE } else { OUTSIDE };
+        let mut count = 0;
+        while let Some(buf) = self.worker.port_mut(port).and_then(WirePort::sent) {
+            see(count, buf.head());
+            count += 1;
+            self.worker.port_mut(other).expect("two ports").recycle(buf);
+        }
+        assert_eq!(count, expected, "{:?}", self.worker.counts().drops().collect::<Vec<_>>());
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Syn,
+    SynAck,
+    Ack,
+    Data,
+}
+
+/// One frame in [`SAMPLE`] must be the right packet to the right neighbour.
+fn check(frame: &[u8], key: FlowKey<Ipv4Addr>) {
+    if usize::from(key.sport ^ key.dport) % SAMPLE != 0 {
+        return;
+    }
+    assert_valid_checksums(frame);
+    let parsed = parse(frame, frame.len()).expect("a valid frame");
+    assert_eq!((parsed.key(), parsed.ttl), (Some(key.into()), 63));
+    assert!(parsed.dst_mac.is_station() && parsed.src_mac != MacAddr::ZERO);
+}
+
+/// The key of the n-th client's flow: 64 Ki addresses of 198.18/15, so that every flow has a client and port of its own.
+#[must_use]
+pub fn client(n: u32) -> FlowKey<Ipv4Addr> {
+    let [_, _, c, d] = n.to_be_bytes();
+    let sport = 1024 + u16::try_from(n >> 16).unwrap_or(u16::MAX);
+    FlowKey { src: Ipv4Addr::new(198, 18, c, d), dst: VIP, sport, dport: 80, protocol: Protocol::Tcp }
+}
+
+fn tables() -> Tables {
+    let mut fixture = Fixture::data_centre();
+    let backends: Vec<_> = (0..256).map(|n| format!("10.244.{}.{}:8080", 1 + n / 128, 2 + n % 128)).collect();
+    let backends: Vec<_> = backends.iter().map(String::as_str).collect();
+    let service = fixture.service("web", Protocol::Tcp, &backends, NatMode::Snat);
+    fixture.vip(FrontendKind::LoadBalancer, &format!("{}:80", IpAddr::V4(VIP)), service);
+    fixture.tables()
+}
