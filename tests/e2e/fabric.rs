@@ -24,6 +24,8 @@ fn servers_answer(world: &mut World) -> Result<()> {
         let from = world.host(host);
         let answer = traffic::who(from, direct("web-2", Container::Web))?;
         ensure!((answer.pod.as_str(), answer.client.as_str()) == ("web-2", address), "{host}: {answer:?}");
+        let node_port = SocketAddrV4::new(plan::NODES[1].address(), plan::NODE_PORT);
+        ensure!(traffic::who(from, node_port)?.pod == "web-2", "{host}: a node's own nodePort");
         traffic::dns_who(from, direct("dns-1", Container::Dns), false)?;
         traffic::dns_truncated(from, direct("dns-2", Container::Dns))?;
         traffic::mqtt(from, world.host("c2"), direct("mqtt-1", Container::Mqtt), host)?;

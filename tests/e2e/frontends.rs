@@ -19,6 +19,7 @@ pub(crate) const CHECKS: &[Check] = &[
     ("dnat keeps the client's address, for outside clients", dnat_keeps_the_client),
     ("a pod reaches itself through its Service", hairpin),
     ("requests spread over the backends", balance),
+    ("a Service whose endpoints are the nodes' own nodePorts", nodes_as_endpoints),
     ("DNS over UDP and TCP on every frontend", dns_everywhere),
     ("MQTT on every frontend", mqtt_everywhere),
     ("TCP and UDP echo on every frontend", echo_everywhere),
@@ -88,6 +89,15 @@ fn balance(world: &mut World) -> Result<()> {
     // Three pods, 100 each on average, standard deviation 8.
     let fair = counts.len() == 3 && counts.values().all(|count| (50..=150).contains(count));
     ensure!(fair, "300 requests over three pods: {counts:?}");
+    Ok(())
+}
+
+fn nodes_as_endpoints(world: &mut World) -> Result<()> {
+    let counts = traffic::balance(world.host("c1"), catalog::EDGE, 60)?;
+    ensure!(
+        counts.len() == 2 && counts.values().all(|count| *count >= 10),
+        "60 requests over two nodes: {counts:?}"
+    );
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use crate::manifests::{Member, Service, ServicePort, port};
-use crate::plan::{Container, EXTERNAL_IP, GATEWAY_INSIDE, GATEWAY_OUTSIDE};
+use crate::plan::{Container, EXTERNAL_IP, GATEWAY_INSIDE, GATEWAY_OUTSIDE, NODE_PORT, NODES};
 
 /// A Service with its endpoints.
 #[derive(Clone, Debug)]
@@ -114,6 +114,44 @@ pub fn iperf() -> Entry {
         port("udp", "UDP", 5201, Container::Iperf, 32520),
     ];
     entry("perf", "iperf", 158, 15, ports, &["iperf-1"])
+}
+
+/// Address of [`edge_yaml`]'s Service.
+pub const EDGE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 16), 80);
+
+/// The external load balancer of the picture: a Service without a selector whose endpoints are the nodes' nodePorts.
+/// Behind [`NODE_PORT`] each node has the rule that kube-proxy would write.
+pub fn edge_yaml() -> String {
+    let nodes: String = NODES
+        .iter()
+        .map(|node| {
+            format!(
+                "- addresses: [{}]\n  nodeName: {}\n  conditions: {{ready: true}}\n",
+                node.address(),
+                node.name
+            )
+        })
+        .collect();
+    format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{name: edge, namespace: shop}}
+spec:
+  type: LoadBalancer
+  clusterIP: 10.3.241.159
+  loadBalancerIP: {}
+  allocateLoadBalancerNodePorts: false
+  ports: [{{port: 80, protocol: TCP}}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: edge-nodes, namespace: shop, labels: {{kubernetes.io/service-name: edge}}}}
+addressType: IPv4
+ports: [{{name: \"\", port: {NODE_PORT}, protocol: TCP}}]
+endpoints:
+{nodes}",
+        EDGE.ip()
+    )
 }
 
 /// Every Service that a lab starts with.

@@ -81,6 +81,7 @@ impl Lab {
         for entry in catalog::all() {
             lab.manifests.service(&entry.service, &entry.members)?;
         }
+        lab.manifests.write("shop-edge.yaml", &catalog::edge_yaml())?;
         lab.start_servers()?;
         Ok(lab)
     }
@@ -349,7 +350,13 @@ fn wire_node(index: usize, machine: &Machine, namespace: &Namespace) -> Result<(
 ip link add cni0 type bridge stp_state 0 forward_delay 0; ip addr add 10.244.{net}.1/24 dev cni0
 ip -6 addr add fd00:244:{net}::1/64 dev cni0 nodad; ip link set cni0 up
 ip route add default via {gateway}; ip -6 route add default via 2001:db8:2::1
-ip route add 10.244.{far}.0/24 via {neighbour}; ip -6 route add fd00:244:{far}::/64 via 2001:db8:2::{far_number}",
+ip route add 10.244.{far}.0/24 via {neighbour}; ip -6 route add fd00:244:{far}::/64 via 2001:db8:2::{far_number}
+nft -f - <<NFT
+table ip proxy {{ chain nodeports {{ type nat hook prerouting priority dstnat; ip daddr {own} tcp dport {port} dnat to {web}:8080; }}; }}
+NFT",
+        own = machine.address(),
+        port = plan::NODE_PORT,
+        web = PODS.iter().find(|pod| pod.node == index).expect("each node has a web pod").address(),
         number = machine.number,
         gateway = plan::GATEWAY_INSIDE,
         far = plan::pod_net(other),

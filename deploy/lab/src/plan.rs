@@ -23,6 +23,9 @@ pub const GATEWAY_OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// The appliance's address on the inside segment.
 pub const GATEWAY_INSIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 
+/// The nodePort that each node itself translates to its first web pod.
+pub const NODE_PORT: u16 = 30080;
+
 /// A machine of one of the two segments.
 #[derive(Clone, Copy, Debug)]
 pub struct Machine {

@@ -197,6 +197,15 @@ fn node_port(stage: &mut Stage, report: &mut Report) {
     ask(stage, report, "n2", "its inside address", web.target(Frontend::NodePort, "http", true));
     let local = catalog::web_local().target(Frontend::NodePort, "", false);
     ask(stage, report, "c1", "externalTrafficPolicy Local: the client's address is kept", local);
+    let spread = traffic::balance(stage.host("c1"), catalog::EDGE, 40).and_then(|counts| {
+        ensure!(counts.len() == 2, "only {}", told(&counts));
+        Ok(format!("{} (each behind its node's own nodePort {})", told(&counts), plan::NODE_PORT))
+    });
+    let asked =
+        format!("as the external balancer: 40 requests to {}, whose endpoints are the nodes", catalog::EDGE);
+    report.step(&asked, &curl("c1", catalog::EDGE), spread);
+    report
+        .not_shown("annotation fairlead.dev/target: nodePorts, which would derive such endpoints by itself");
 }
 
 fn external_ips(stage: &mut Stage, report: &mut Report) {
