@@ -8,8 +8,8 @@ use crate::buf::{Burst, ChecksumStatus, PacketBuf, TxChecksum};
 
 /// Bytes in front of a received frame.
 const HEADROOM: usize = 128;
-/// Bytes of one buffer, headroom included; a jumbo frame fits.
-const ROOM: usize = 9_728;
+/// Bytes of one buffer, headroom included: that of a usual mempool.
+const ROOM: usize = HEADROOM + 2_048;
 
 /// One frame in memory.
 #[derive(Debug)]
