@@ -207,7 +207,7 @@ fn routes(rows: Vec<view::Route>) -> Columns {
 fn neighbors(rows: Vec<view::Neighbor>) -> Columns {
     let mut columns = Columns::new(&["ADDRESS", "PORT", "MAC", "STATE"]);
     for row in rows {
-        columns.row(vec![row.address, row.port, row.mac.unwrap_or_default(), row.state]);
+        columns.row(vec![row.address.to_string(), row.port, row.mac.unwrap_or_default(), row.state]);
     }
     columns
 }

@@ -209,6 +209,12 @@ impl Compiler {
         self.ipam.pools()
     }
 
+    /// Next hops of routes, as port index and address: the kernel shall keep them resolved.
+    #[must_use]
+    pub fn gateways(&self) -> &BTreeSet<(u16, IpAddr)> {
+        &self.routing.gateways
+    }
+
     /// The state that is compiled.
     #[must_use]
     pub fn model(&self) -> &Model {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod apply;
 pub mod compile;
 pub mod config;
 pub mod health;
@@ -12,6 +13,7 @@ pub mod mirror;
 pub mod model;
 pub mod netlink;
 pub mod network;
+pub mod reload;
 pub mod state_dir;
 pub mod workers;
 pub mod yaml;

@@ -172,10 +172,10 @@ pub struct Route {
 }
 
 /// One neighbour.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Neighbor {
     /// Its address.
-    pub address: IpAddrText,
+    pub address: IpAddr,
     /// The port it is behind.
     pub port: String,
     /// Its MAC; null while it is not resolved.
@@ -183,9 +183,6 @@ pub struct Neighbor {
     /// `Static`, `Resolved` or `Incomplete`.
     pub state: String,
 }
-
-/// An address as text.
-pub type IpAddrText = String;
 
 /// One address pool.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -229,6 +226,13 @@ pub struct Source {
     pub error: String,
 }
 
+impl Source {
+    /// `state` of a source that is as it should be.
+    pub const OK: &str = "Ok";
+    /// `state` of a source whose last good content is in force because the present one is broken.
+    pub const BROKEN: &str = "Broken";
+}
+
 /// What a reload did.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -237,4 +241,18 @@ pub struct Reload {
     pub applied: Vec<String>,
     /// Keys whose new value needs a restart; the running value stays.
     pub needs_restart: Vec<String>,
+}
+
+/// Which flows to end.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Purge {
+    /// Flows with this address at any end; null: all flows.
+    pub address: Option<IpAddr>,
+}
+
+/// How many flows were ended.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Purged {
+    /// Flows.
+    pub flows: u64,
 }

@@ -31,6 +31,7 @@ pub(super) struct Routing {
     hops: HashMap<(u16, IpAddr), NextHopId>,
     free: Vec<NextHopId>,
     next: u16,
+    pub(super) gateways: BTreeSet<(u16, IpAddr)>,
 }
 
 impl Routing {
@@ -44,10 +45,11 @@ impl Routing {
     ) {
         let ways = ways(model, settings, network);
         let neighbors = neighbors(settings, network);
-        let gateways = ways
+        self.gateways = ways
             .values()
-            .filter_map(|way| if let Way::Via(port, at) = way { Some((*port, *at)) } else { None });
-        let wanted: BTreeSet<_> = gateways.chain(neighbors.keys().copied()).collect();
+            .filter_map(|way| if let Way::Via(port, at) = way { Some((*port, *at)) } else { None })
+            .collect();
+        let wanted: BTreeSet<_> = self.gateways.iter().chain(neighbors.keys()).copied().collect();
         let reused = self.number(&wanted);
         let rerouted = self.set_routes(tables, &ways);
         let moved = self.set_hosts(tables, &neighbors);

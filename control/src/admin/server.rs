@@ -1,0 +1,205 @@
+//! The admin API's server: the socket and the routes. What is listed is made in `show`, what a reload does in `apply`.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use tables::Tables;
+use tables::command::FlowFilter;
+use tokio::net::UnixListener;
+
+use super::{show, view};
+use crate::apply::{Control, Look};
+use crate::workers::Workers;
+
+/// Flows listed when nobody says how many.
+const FLOWS_DEFAULT: u32 = 1000;
+
+/// Answers trace questions from the tables in force; given by the binary, because the code that answers is the dataplane's.
+pub type Tracer = Arc<dyn Fn(&Tables, serde_json::Value) -> Result<serde_json::Value, String> + Send + Sync>;
+
+/// What the API reaches.
+#[derive(Clone)]
+pub struct Admin {
+    /// Model, tables, configuration.
+    pub control: Control,
+    /// Counters and flows.
+    pub workers: Workers,
+    /// Trace questions.
+    pub tracer: Tracer,
+}
+
+/// A query string.
+#[derive(Debug, Deserialize)]
+struct Wanted {
+    namespace: Option<String>,
+    limit: Option<u32>,
+    address: Option<IpAddr>,
+}
+
+/// Takes the socket over: parent made, stale socket replaced, mode 0660.
+///
+/// # Errors
+/// When something else than a dead socket is in the way, or the folder cannot be written.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the path exists and is no socket"));
+        }
+        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process answers there"));
+        }
+        Ok(_) => fs::remove_file(path)?,
+        Err(_) => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+/// Every route of the API.
+pub fn router(admin: Admin) -> Router {
+    Router::new()
+        .route("/v1/services", get(services))
+        .route("/v1/backends", get(backends))
+        .route("/v1/flows", get(flows))
+        .route("/v1/ports", get(ports))
+        .route("/v1/counters", get(counters))
+        .route("/v1/drops", get(drops))
+        .route("/v1/routes", get(routes))
+        .route("/v1/neighbors", get(neighbors))
+        .route("/v1/pools", get(pools))
+        .route("/v1/sources", get(sources))
+        .route("/v1/reload", post(reload))
+        .route("/v1/trace", post(trace))
+        .route("/v1/flows/purge", post(purge))
+        .with_state(admin)
+}
+
+/// What the API answers: JSON, or a refusal in one sentence.
+type Answer<T> = Result<Json<T>, Refused>;
+
+struct Refused(StatusCode, String);
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (self.0, Json(view::Refusal { error: self.1 })).into_response()
+    }
+}
+
+fn unavailable(error: impl ToString) -> Refused {
+    Refused(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+}
+
+async fn look<T: Send + 'static>(
+    admin: &Admin,
+    see: impl FnOnce(&Look<'_>) -> T + Send + 'static,
+) -> Result<T, Refused> {
+    admin.control.look(see).await.map_err(unavailable)
+}
+
+async fn listed<T: Serialize + Send + 'static>(
+    admin: &Admin,
+    see: impl FnOnce(&Look<'_>) -> Vec<T> + Send + 'static,
+) -> Answer<Vec<T>> {
+    look(admin, see).await.map(Json)
+}
+
+async fn services(State(admin): State<Admin>, Query(wanted): Query<Wanted>) -> Answer<Vec<view::Service>> {
+    listed(&admin, move |look| show::services(look, wanted.namespace.as_deref())).await
+}
+
+async fn backends(State(admin): State<Admin>, Query(wanted): Query<Wanted>) -> Answer<Vec<view::Backend>> {
+    listed(&admin, move |look| show::backends(look, wanted.namespace.as_deref())).await
+}
+
+async fn routes(State(admin): State<Admin>) -> Answer<Vec<view::Route>> {
+    listed(&admin, show::routes).await
+}
+
+async fn neighbors(State(admin): State<Admin>) -> Answer<Vec<view::Neighbor>> {
+    listed(&admin, |look| show::neighbors(look.config, look.tables)).await
+}
+
+async fn pools(State(admin): State<Admin>) -> Answer<Vec<view::Pool>> {
+    listed(&admin, show::pools).await
+}
+
+async fn sources(State(admin): State<Admin>) -> Answer<Vec<view::Source>> {
+    listed(&admin, |look| look.sources.to_vec()).await
+}
+
+async fn ports(State(admin): State<Admin>) -> Answer<Vec<view::Port>> {
+    let counts = admin.workers.counts();
+    listed(&admin, move |look| show::ports(look.config, look.tables, &counts)).await
+}
+
+async fn counters(State(admin): State<Admin>) -> Answer<Vec<view::Counter>> {
+    Ok(Json(show::counters(&admin.workers.counts())))
+}
+
+async fn drops(State(admin): State<Admin>) -> Answer<Vec<view::Drops>> {
+    Ok(Json(show::drops(&admin.workers.counts())))
+}
+
+async fn flows(State(admin): State<Admin>, Query(wanted): Query<Wanted>) -> Answer<Vec<view::Flow>> {
+    let filter = FlowFilter { address: wanted.address, ..FlowFilter::default() };
+    let limit = wanted.limit.unwrap_or(FLOWS_DEFAULT);
+    let (flows, _) = admin.workers.flows(filter, limit).await.map_err(unavailable)?;
+    let namespace = wanted.namespace.map(|namespace| format!("{namespace}/"));
+    listed(&admin, move |look| {
+        let rows = flows.iter().map(|listed| show::flow(listed, look.tables));
+        rows.filter(|row| namespace.as_ref().is_none_or(|prefix| row.service.starts_with(prefix))).collect()
+    })
+    .await
+}
+
+async fn purge(State(admin): State<Admin>, Json(wanted): Json<view::Purge>) -> Answer<view::Purged> {
+    let filter = FlowFilter { address: wanted.address, ..FlowFilter::default() };
+    let flows = admin.workers.remove_flows(filter).await.map_err(unavailable)?;
+    Ok(Json(view::Purged { flows }))
+}
+
+async fn reload(State(admin): State<Admin>) -> Answer<view::Reload> {
+    admin.control.reload().await.map(Json).map_err(|error| Refused(StatusCode::UNPROCESSABLE_ENTITY, error))
+}
+
+async fn trace(
+    State(admin): State<Admin>,
+    Json(asked): Json<serde_json::Value>,
+) -> Answer<serde_json::Value> {
+    let tracer = Arc::clone(&admin.tracer);
+    let answer = look(&admin, move |look| tracer(look.tables, asked)).await?;
+    answer.map(Json).map_err(|error| Refused(StatusCode::UNPROCESSABLE_ENTITY, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dead_socket_is_replaced_a_live_one_and_a_file_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run/admin.sock");
+        let first = bind(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        assert_eq!(bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+        bind(&path).unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, b"").unwrap();
+        assert_eq!(bind(&file).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    }
+}

@@ -1,0 +1,263 @@
+//! What `fairlead show` lists, from the parts of the running appliance. Pure.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+
+use packet::MacAddr;
+use tables::counters::{Counts, FlowCounts, LoopCounts, PacketCounts};
+use tables::{AdjacencyState, BackendState, NatMode, NodeId, Tables};
+
+use super::view;
+use crate::apply::Look;
+use crate::compile::ServiceReport;
+use crate::config::GatewayConfig;
+use crate::network::RouteHop;
+use crate::workers::ListedFlow;
+
+/// Every service port, or those of one namespace.
+pub(super) fn services(look: &Look<'_>, namespace: Option<&str>) -> Vec<view::Service> {
+    let backend = |backend: &crate::compile::BackendReport| view::ServiceBackend {
+        address: backend.address.to_string(),
+        state: state(backend.state).into(),
+        weight: backend.weight,
+    };
+    let row = |report: ServiceReport| view::Service {
+        backends: report.backends.iter().map(backend).collect(),
+        namespace: report.namespace,
+        name: report.name,
+        port_name: report.port_name,
+        protocol: report.protocol.to_string(),
+        port: report.port,
+        kind: report.kind,
+        mode: report.mode,
+        cluster_ips: report.cluster_ips,
+        external_ips: report.external_ips,
+        load_balancer_ips: report.load_balancer_ips,
+        node_port: report.node_port.unwrap_or(0),
+        problems: report.problems,
+    };
+    reports(look, namespace).map(row).collect()
+}
+
+/// Every backend of every service port, or those of one namespace.
+pub(super) fn backends(look: &Look<'_>, namespace: Option<&str>) -> Vec<view::Backend> {
+    let on_nodes: HashMap<SocketAddr, NodeId> = (look.tables.backends.iter())
+        .filter_map(|backend| Some((SocketAddr::new(backend.address, backend.port), backend.node?)))
+        .collect();
+    let nodes: BTreeSet<NodeId> = on_nodes.values().copied().collect();
+    let names: BTreeMap<NodeId, &str> =
+        nodes.into_iter().filter_map(|id| Some((id, look.compiler.node_name(id)?))).collect();
+    let node = |address: SocketAddr| {
+        let name = on_nodes.get(&address).and_then(|id| names.get(id));
+        name.copied().unwrap_or_default().to_owned()
+    };
+    let rows = |report: ServiceReport| {
+        let row = |backend: &crate::compile::BackendReport| view::Backend {
+            namespace: report.namespace.clone(),
+            service: report.name.clone(),
+            port_name: report.port_name.clone(),
+            address: backend.address.to_string(),
+            protocol: report.protocol.to_string(),
+            state: state(backend.state).into(),
+            weight: backend.weight,
+            node: node(backend.address),
+        };
+        report.backends.iter().map(row).collect::<Vec<_>>()
+    };
+    reports(look, namespace).flat_map(rows).collect()
+}
+
+fn reports<'a>(look: &'a Look<'_>, namespace: Option<&'a str>) -> impl Iterator<Item = ServiceReport> + 'a {
+    let wanted =
+        move |report: &ServiceReport| namespace.is_none_or(|namespace| report.namespace == namespace);
+    look.compiler.services().into_iter().filter(wanted)
+}
+
+/// Routes by where they come from; of two for one prefix the earlier one is in force.
+pub(super) fn routes(look: &Look<'_>) -> Vec<view::Route> {
+    let name = |port: u16| {
+        look.network.ports.get(usize::from(port)).map(|port| port.name.clone()).unwrap_or_default()
+    };
+    let behind = |via: IpAddr| {
+        let port = look.tables.ports.iter().find(|port| port.is_connected(via));
+        port.map(|port| port.name.clone()).unwrap_or_default()
+    };
+    let mut rows = Vec::new();
+    let mut add = |to: ipnet::IpNet, via: Option<IpAddr>, port: String, origin: &str| {
+        rows.push(view::Route { to: to.to_string(), via, port, origin: origin.into() });
+    };
+    for route in &look.config.routes {
+        add(route.to, Some(route.via), behind(route.via), "config");
+    }
+    for port in &look.network.ports {
+        port.addresses.iter().for_each(|net| add(net.trunc(), None, port.name.clone(), "connected"));
+    }
+    for route in &look.network.routes {
+        match route.hop {
+            RouteHop::Via { gateway, port } => add(route.to, Some(gateway), name(port), "kernel"),
+            RouteHop::Link { port } => add(route.to, None, name(port), "kernel"),
+            RouteHop::Blackhole => add(route.to, None, String::new(), "kernel"),
+        }
+    }
+    for node in look.compiler.model().nodes().values() {
+        for cidr in &node.pod_cidrs {
+            let via = node.internal_ips.iter().find(|ip| ip.is_ipv4() == cidr.addr().is_ipv4()).copied();
+            add(*cidr, via, via.map(behind).unwrap_or_default(), "node");
+        }
+    }
+    rows
+}
+
+/// The address pools.
+pub(super) fn pools(look: &Look<'_>) -> Vec<view::Pool> {
+    let ranges = |name: &str| {
+        let pool = look.config.pools.iter().find(|pool| pool.name == name);
+        let range = |(first, last): &(IpAddr, IpAddr)| format!("{first}-{last}");
+        pool.map(|pool| pool.ranges.iter().map(range).collect()).unwrap_or_default()
+    };
+    let assignment = |(address, key): &(IpAddr, crate::model::ObjectKey)| view::Assignment {
+        address: *address,
+        service: key.to_string(),
+    };
+    let row = |pool: crate::ipam::PoolUse| view::Pool {
+        ranges: ranges(&pool.name),
+        auto_assign: pool.auto_assign,
+        addresses: u64::try_from(pool.size).unwrap_or(u64::MAX),
+        used: pool.used.len() as u64,
+        assignments: pool.used.iter().map(assignment).collect(),
+        name: pool.name,
+    };
+    look.compiler.pools().into_iter().map(row).collect()
+}
+
+fn state(state: BackendState) -> &'static str {
+    match state {
+        BackendState::Active => "Active",
+        BackendState::Draining => "Draining",
+        BackendState::Down => "Down",
+    }
+}
+
+/// Every counter of every worker, zeros too.
+pub(super) fn counters(counts: &[Counts]) -> Vec<view::Counter> {
+    let mut rows = Vec::new();
+    for (worker, counts) in (0..).zip(counts) {
+        let mut add = |name: String, value| rows.push(view::Counter { worker, name, value });
+        for (name, value) in PacketCounts::NAMES.iter().zip(counts.packets.to_array()) {
+            add(format!("{name}_packets"), value);
+        }
+        add("dropped_packets".into(), counts.dropped());
+        for (name, value) in FlowCounts::NAMES.iter().zip(counts.flows.to_array()) {
+            add(format!("flows_{name}"), value);
+        }
+        for (name, value) in LoopCounts::NAMES.iter().zip(counts.turns.to_array()) {
+            add(format!("loop_{name}"), value);
+        }
+    }
+    rows
+}
+
+/// Reasons with packets, most packets first.
+pub(super) fn drops(counts: &[Counts]) -> Vec<view::Drops> {
+    let of_worker = |(worker, counts): (u16, &Counts)| {
+        let drops = counts.drops().filter(|(_, packets)| *packets > 0);
+        let row = |(reason, packets): (tables::DropReason, u64)| view::Drops {
+            worker,
+            reason: reason.symbol().into(),
+            packets,
+            text: reason.text().into(),
+        };
+        drops.map(row).collect::<Vec<_>>()
+    };
+    let mut rows: Vec<_> = (0..).zip(counts).flat_map(of_worker).collect();
+    rows.sort_by(|a, b| (b.packets, a.worker, &a.reason).cmp(&(a.packets, b.worker, &b.reason)));
+    rows
+}
+
+/// The ports with what all workers counted on them.
+pub(super) fn ports(config: &GatewayConfig, tables: &Tables, counts: &[Counts]) -> Vec<view::Port> {
+    let row = |(index, port): (usize, &crate::config::PortConfig)| {
+        let info = tables.ports.get(index);
+        let sum = |of: fn(&tables::counters::PortCounts) -> u64| {
+            counts.iter().filter_map(|counts| counts.ports().get(index)).map(of).sum()
+        };
+        let addresses = info.map(|info| &info.addresses[..]).unwrap_or_default();
+        view::Port {
+            name: port.name.clone(),
+            device: port.device.clone(),
+            mac: info.map(|info| mac(info.mac)).unwrap_or_default(),
+            mtu: port.mtu,
+            addresses: addresses.iter().map(|at| format!("{}/{}", at.address, at.network.length())).collect(),
+            tap: port.tap,
+            rx_packets: sum(|counts| counts.rx_packets),
+            rx_bytes: sum(|counts| counts.rx_bytes),
+            tx_packets: sum(|counts| counts.tx_packets),
+            tx_bytes: sum(|counts| counts.tx_bytes),
+        }
+    };
+    config.ports.iter().enumerate().map(row).collect()
+}
+
+/// Next hops and hosts in the tables; `static_neighbors` are those of the configuration.
+pub(super) fn neighbors(config: &GatewayConfig, tables: &Tables) -> Vec<view::Neighbor> {
+    let name = |id: tables::PortId| tables.port(id).map(|port| port.name.clone()).unwrap_or_default();
+    let mut rows: Vec<_> = tables
+        .adjacencies
+        .iter()
+        .map(|(_, adjacency)| {
+            let port = name(adjacency.port);
+            let by_hand =
+                config.neighbors.iter().any(|one| one.address == adjacency.address && one.port == port);
+            let state = match adjacency.state {
+                AdjacencyState::Incomplete => "Incomplete",
+                AdjacencyState::Resolved { .. } if by_hand => "Static",
+                AdjacencyState::Resolved { .. } => "Resolved",
+            };
+            let row = view::Neighbor {
+                address: adjacency.address,
+                port,
+                mac: adjacency.mac().map(mac),
+                state: state.into(),
+            };
+            (adjacency.port, row)
+        })
+        .collect();
+    rows.sort_by_key(|(port, row)| (*port, row.address));
+    rows.into_iter().map(|(_, row)| row).collect()
+}
+
+/// One flow; the Service's name comes from the tables of now.
+pub(super) fn flow(listed: &ListedFlow, tables: &Tables) -> view::Flow {
+    let flow = &listed.flow;
+    let info = tables.service(flow.service).map(|service| &service.info);
+    view::Flow {
+        worker: listed.worker.0,
+        protocol: flow.original.protocol().to_string(),
+        client: end(flow.original.src(), flow.original.sport()),
+        vip: end(flow.original.dst(), flow.original.dport()),
+        source: end(flow.reply.dst(), flow.reply.dport()),
+        backend: end(flow.reply.src(), flow.reply.sport()),
+        service: info
+            .map(|info| format!("{}/{}:{}", info.namespace, info.name, info.port))
+            .unwrap_or_default(),
+        mode: mode(flow.mode).into(),
+        phase: flow.phase.name().into(),
+        idle_ms: listed.idle_ms,
+    }
+}
+
+/// The configuration's word for a mode.
+pub(super) fn mode(mode: NatMode) -> &'static str {
+    match mode {
+        NatMode::Dnat => "dnat",
+        NatMode::Snat => "snat",
+    }
+}
+
+fn end(address: IpAddr, port: u16) -> String {
+    SocketAddr::new(address, port).to_string()
+}
+
+fn mac(mac: MacAddr) -> String {
+    mac.to_string()
+}
