@@ -14,7 +14,7 @@ use tables::hash::FlowHash;
 use tables::maglev::{Maglev, Member};
 use tables::snat::{SnatPorts, SnatRequest};
 use tables::tcp_state::Timeouts;
-use tables::{BackendId, Millis, NatMode, ServiceId, SnatRange, WorkerId};
+use tables::{BackendId, Generation, Millis, NatMode, ServiceId, SnatRange, Tables, WorkerId};
 
 /// Median of `rounds` timings.
 fn median(rounds: usize, mut work: impl FnMut()) -> Duration {
@@ -182,6 +182,24 @@ fn flow_inserts() {
         let each = start.elapsed().as_secs_f64() * 1e9 / f64::from(fill);
         println!("flow insert, recycling the oldest of {fill}: {each:.1} ns");
     }
+}
+
+#[test]
+#[ignore = "prints costs; run it in release"]
+fn flow_sweep() {
+    let flows = 1 << 20;
+    let mut table = table(flows, false);
+    (0..flows).map(flow::<Ipv4Addr>).for_each(|flow| {
+        black_box(table.insert(&flow, Millis(0)).expect("room"));
+    });
+    let tables = Tables::empty(Generation(0));
+    let used = f64::from(table.stats().used);
+    let pass = median(9, || while !table.sweep(64, Millis(1), &tables).pass_done {});
+    println!("flow sweep, nothing to do: {:.1} ns a flow", pass.as_secs_f64() * 1e9 / used);
+    let start = Instant::now();
+    while !table.sweep(64, Millis(1 << 30), &tables).pass_done {}
+    println!("flow sweep, all expired: {:.1} ns a flow", start.elapsed().as_secs_f64() * 1e9 / used);
+    assert_eq!(table.stats().used, 0);
 }
 
 #[test]

@@ -424,6 +424,26 @@ fn every_flow_up_to_the_capacity_finds_room_and_answered_ones_are_never_recycled
 }
 
 #[test]
+fn the_index_keeps_finding_room_while_a_full_table_churns() {
+    let mut table = table(1000);
+    let mut held: Vec<u32> = (0..1000).collect();
+    let enter = |table: &mut FlowTable, n: u32| {
+        let entered = table.insert(&flow(n), Millis(0)).unwrap();
+        table.touch(entered, Direction::Reply, TcpFlags::ACK, Millis(0));
+    };
+    held.iter().for_each(|&n| enter(&mut table, n));
+    for n in 1000..100_000u32 {
+        let at = n.wrapping_mul(0x9e37_79b1) as usize % held.len();
+        let (gone, _) = table.lookup(&flow(held[at]).original, Millis(0)).unwrap();
+        table.remove(gone);
+        enter(&mut table, n);
+        held[at] = n;
+    }
+    assert_eq!(table.stats().refused, 0);
+    assert_eq!(table.index.used(), 2000);
+}
+
+#[test]
 fn a_flood_of_syns_recycles_its_own_oldest() {
     let mut table = table(1000);
     for n in 0..500 {
