@@ -26,8 +26,7 @@ impl FlowHasher {
     /// A hasher for this secret, which should be random and new at every start.
     #[must_use]
     pub fn new(secret: u64) -> Self {
-        // Odd, so that no factor of a fold can be forced to lose low bits by a zero secret.
-        let word = |n: usize| xxh3_64_with_seed(&n.to_le_bytes(), secret) | 1;
+        let word = |n: usize| xxh3_64_with_seed(&n.to_le_bytes(), secret);
         Self { secrets: std::array::from_fn(word) }
     }
 
