@@ -35,7 +35,7 @@ impl<P: PortIo> Lane<P> {
     ///
     /// # Errors
     /// The packet, when the device takes no more.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn send(&mut self, buf: P::Buf, bytes: usize) -> Result<(), P::Buf> {
         if self.tx.is_full() {
             self.flush();

@@ -3,7 +3,7 @@
 //! The stage files each add their step to [`Pass`]; this one has the burst's course and the few ways a packet ends.
 //! Memory is fetched for the whole burst before it is read: frames, then index buckets, then flow records.
 
-use packet::{AnyKey, Body, MacClass, Parsed};
+use packet::{AnyKey, Body, MacAddr, MacClass, ParseError, Parsed};
 use tables::{
     DropReason, Millis, PortId, PortSet, Tables, WorkerId,
     counters::Counts,
@@ -39,7 +39,7 @@ pub(crate) struct State<B> {
 
 /// What the stages know of a burst's packets, by slot; made once a worker.
 pub(crate) struct Scratch {
-    parsed: [Result<Parsed, DropReason>; BURST],
+    parsed: [Result<Parsed, ParseError>; BURST],
     hashes: [FlowHash; BURST],
     candidates: [Candidate; BURST],
 }
@@ -47,7 +47,7 @@ pub(crate) struct Scratch {
 impl Scratch {
     pub(crate) const fn new() -> Self {
         Self {
-            parsed: [Err(DropReason::Truncated); BURST],
+            parsed: [Err(ParseError::Truncated); BURST],
             hashes: [FlowHash(0); BURST],
             candidates: [Candidate::NONE; BURST],
         }
@@ -67,43 +67,45 @@ pub(crate) struct Pass<'a, P: PortIo> {
 impl<P: PortIo> Pass<'_, P> {
     /// Takes a received burst to its end; afterwards it is empty.
     pub(crate) fn run(&mut self, burst: &mut Burst<P::Buf>, scratch: &mut Scratch) {
+        let Some(mac) = self.tables.port(self.port).map(|info| info.mac) else {
+            return self.refuse(burst);
+        };
         burst.iter().for_each(PacketBuf::prefetch);
         self.parse(burst, scratch);
         self.fetch_records(burst.len(), scratch);
         for slot in 0..burst.len() {
             let Some(buf) = burst.take(slot) else { continue };
             match &scratch.parsed[slot] {
-                Err(reason) => self.drop(buf, *reason),
-                Ok(parsed) => self.finish(buf, parsed, (scratch.hashes[slot], scratch.candidates[slot])),
+                Err(error) => self.drop(buf, (*error).into()),
+                Ok(parsed) => self.finish(buf, parsed, mac, (scratch.hashes[slot], scratch.candidates[slot])),
             }
         }
         burst.clear();
     }
 
+    /// The tables do not know the port.
+    #[cold]
+    fn refuse(&mut self, burst: &mut Burst<P::Buf>) {
+        let bytes = burst.iter().map(|buf| buf.total_len() as u64).sum();
+        self.state.counts.receive(self.port, burst.len() as u64, bytes);
+        self.state.counts.drop_packets(DropReason::BadDevice, burst.len() as u64);
+        burst.clear();
+    }
+
     /// Facts of every frame, and the index lines of their flows asked for.
     fn parse(&mut self, burst: &Burst<P::Buf>, scratch: &mut Scratch) {
-        let mac = self.tables.port(self.port).map(|info| info.mac);
         let mut bytes = 0;
-        for (slot, buf) in burst.iter().enumerate() {
-            bytes += buf.total_len() as u64;
-            let parsed = match packet::parse(buf.head(), buf.total_len()) {
-                Err(error) => Err(error.into()),
-                Ok(parsed) if Some(parsed.dst_mac) != mac && parsed.dst_mac.class() == MacClass::Unicast => {
-                    Err(DropReason::NotForUs)
-                }
-                // Ports are untagged; tag 0 carries a priority only.
-                Ok(parsed) if parsed.vlan.is_some_and(|tag| tag.id() != 0) => Err(DropReason::BadVlan),
-                Ok(parsed) => Ok(parsed),
-            };
-            if let Ok(Parsed { body: Body::Flow { key, .. }, .. }) = &parsed {
-                let hash = match key {
+        for ((buf, parsed), hash) in burst.iter().zip(&mut scratch.parsed).zip(&mut scratch.hashes) {
+            let len = buf.total_len();
+            bytes += len as u64;
+            *parsed = packet::parse(buf.head(), len);
+            if let Ok(Parsed { body: Body::Flow { key, .. }, .. }) = parsed {
+                *hash = match key {
                     AnyKey::V4(key) => self.state.flows.hash(key),
                     AnyKey::V6(key) => self.state.flows.hash(key),
                 };
-                self.state.flows.prefetch_bucket(hash);
-                scratch.hashes[slot] = hash;
+                self.state.flows.prefetch_bucket(*hash);
             }
-            scratch.parsed[slot] = parsed;
         }
         self.state.counts.receive(self.port, burst.len() as u64, bytes);
     }
@@ -121,9 +123,16 @@ impl<P: PortIo> Pass<'_, P> {
 
     /// Takes one packet to its end. `place` is where its flow should be.
     #[inline]
-    fn finish(&mut self, buf: P::Buf, parsed: &Parsed, place: (FlowHash, Candidate)) {
-        if parsed.dst_mac.class() != MacClass::Unicast {
-            return self.take_multicast(buf, parsed);
+    fn finish(&mut self, buf: P::Buf, parsed: &Parsed, mac: MacAddr, place: (FlowHash, Candidate)) {
+        if parsed.dst_mac != mac {
+            return match parsed.dst_mac.class() {
+                MacClass::Unicast => self.drop(buf, DropReason::NotForUs),
+                MacClass::Broadcast | MacClass::Multicast => self.take_multicast(buf, parsed),
+            };
+        }
+        // Ports are untagged; tag 0 carries a priority only.
+        if parsed.vlan.is_some_and(|tag| tag.id() != 0) {
+            return self.drop(buf, DropReason::BadVlan);
         }
         if self.tables.workers > 1 && self.is_foreign(parsed) {
             return self.drop(buf, DropReason::HandoffFull);

@@ -23,6 +23,13 @@ pub const fn fold(sum: u64) -> u16 {
     folded
 }
 
+/// Ones' complement addition: the carry comes in again at the bottom.
+#[inline]
+const fn add(a: u16, b: u16) -> u16 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + carry as u16
+}
+
 /// The change of a sum when some of the summed words change: `~m + m'` of RFC 1624, equation 3.
 ///
 /// Made once a flow and applied to each of its packets. Deltas of several fields combine by [`Delta::and`].
@@ -37,7 +44,7 @@ impl Delta {
     #[inline]
     #[must_use]
     pub const fn of_u16(old: u16, new: u16) -> Self {
-        Self(fold(!old as u64 + new as u64))
+        Self(add(!old, new))
     }
 
     /// An address changes.
@@ -52,7 +59,7 @@ impl Delta {
     #[inline]
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
-        Self(fold(self.0 as u64 + other.0 as u64))
+        Self(add(self.0, other.0))
     }
 
     /// One hop: TTL less 1, in the upper half of its word.
@@ -69,7 +76,7 @@ impl Delta {
     #[inline]
     #[must_use]
     pub const fn apply(self, checksum: u16) -> u16 {
-        !fold(!checksum as u64 + self.0 as u64)
+        !add(!checksum, self.0)
     }
 
     /// The UDP checksum after the change: 0, which says that there is none, stays, and is never made (RFC 768).

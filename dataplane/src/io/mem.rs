@@ -95,7 +95,11 @@ impl PacketBuf for MemBuf {
 
     #[inline]
     fn total_len(&self) -> usize {
-        self.0.end - self.0.start + self.0.more.iter().map(|segment| segment.len()).sum::<usize>()
+        let head = self.0.end - self.0.start;
+        if self.0.more.is_empty() {
+            return head;
+        }
+        head + self.0.more.iter().map(|segment| segment.len()).sum::<usize>()
     }
 
     fn segments(&self) -> impl Iterator<Item = &[u8]> + Clone {
@@ -123,10 +127,14 @@ impl PacketBuf for MemBuf {
         Some(tail)
     }
 
+    #[inline]
     fn truncate(&mut self, len: usize) {
         let frame = &mut *self.0;
         let mut rest = len.saturating_sub(frame.end - frame.start);
         frame.end = frame.end.min(frame.start.saturating_add(len));
+        if frame.more.is_empty() {
+            return;
+        }
         for segment in &mut frame.more {
             if segment.len() > rest {
                 *segment = segment[..rest].into();

@@ -16,19 +16,19 @@ use crate::{
 impl<P: PortIo> Pass<'_, P> {
     /// Finishes the transport checksum of a packet that is about to be forwarded, if its sender did not and the port
     /// it leaves by cannot; what that port is to be asked for is given back, for [`leave_to_port`].
-    #[inline]
+    #[inline(always)]
     pub(crate) fn finish_checksum(
         &self,
         buf: &mut P::Buf,
         parsed: &Parsed,
         egress: Egress,
     ) -> Option<TxChecksum> {
-        let unfinished = match buf.rx_checksum() {
-            ChecksumStatus::Good | ChecksumStatus::Bad => false,
-            ChecksumStatus::Partial => true,
-            ChecksumStatus::Unknown => checksum::is_unfinished(parsed, buf.head()),
-        };
-        if unfinished { self.finish_now_or_later(buf, parsed, egress) } else { None }
+        match buf.rx_checksum() {
+            ChecksumStatus::Good | ChecksumStatus::Bad => return None,
+            ChecksumStatus::Unknown if !checksum::is_unfinished(parsed, buf.head()) => return None,
+            ChecksumStatus::Partial | ChecksumStatus::Unknown => {}
+        }
+        self.finish_now_or_later(buf, parsed, egress)
     }
 
     #[cold]

@@ -37,6 +37,7 @@ impl Egress {
 
 impl<P: PortIo> Pass<'_, P> {
     /// The way to an address.
+    #[inline(never)]
     pub(crate) fn way(&self, dst: IpAddr) -> Egress {
         match self.tables.fib.lookup(dst) {
             None => Egress::Lost(DropReason::NoRoute),
@@ -51,20 +52,25 @@ impl<P: PortIo> Pass<'_, P> {
     }
 
     /// The way of a flow's packets: its cached next hop while the FIB has not moved, else looked up and cached.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn flow_way(&mut self, flow: FlowRef, direction: Direction, dst: IpAddr) -> Egress {
         let epoch = self.tables.fib_epoch;
         if let Some(hop) = self.state.flows.next_hop(flow, direction, epoch) {
             return self.over(hop);
         }
+        self.find_flow_way(flow, direction, dst)
+    }
+
+    #[inline(never)]
+    fn find_flow_way(&mut self, flow: FlowRef, direction: Direction, dst: IpAddr) -> Egress {
         if let Some(Route::Via(hop)) = self.tables.fib.lookup(dst) {
-            self.state.flows.set_next_hop(flow, direction, epoch, hop);
+            self.state.flows.set_next_hop(flow, direction, self.tables.fib_epoch, hop);
         }
         self.way(dst)
     }
 
     /// The way over a next hop.
-    #[inline]
+    #[inline(always)]
     fn over(&self, hop: NextHopId) -> Egress {
         let Some(adjacency) = self.tables.adjacencies.get(hop) else {
             return Egress::Lost(DropReason::NoRoute);
@@ -80,7 +86,7 @@ impl<P: PortIo> Pass<'_, P> {
     }
 
     /// Sends a packet whose IP and transport headers are final.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn emit(&mut self, mut buf: P::Buf, parsed: &Parsed, dst: IpAddr, egress: Egress) {
         trim(&mut buf, parsed);
         match egress {
@@ -92,7 +98,7 @@ impl<P: PortIo> Pass<'_, P> {
     }
 
     /// Puts on the Ethernet addresses and gathers the packet for its port.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn send(&mut self, mut buf: P::Buf, port: PortId, mac: MacAddr) {
         let (Some(info), Some(lane)) =
             (self.tables.ports.get(port.index()), self.lanes.get_mut(port.index()))
@@ -143,7 +149,7 @@ impl<P: PortIo> Pass<'_, P> {
 }
 
 /// Takes off Ethernet padding, which would be read as payload on a link with other framing, and a priority tag.
-#[inline]
+#[inline(always)]
 fn trim<B: PacketBuf>(buf: &mut B, parsed: &Parsed) {
     let end = parsed.frame_end();
     if buf.total_len() > end {
