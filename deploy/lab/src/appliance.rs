@@ -58,7 +58,7 @@ pools:
   cidrs: [{routed}]
   ranges: [{connected}]
   autoAssign: true
-forwarding: {{mode: {mode}, flowsPerWorker: 65536}}
+forwarding: {{mode: {mode}, flowsPerWorker: 262144}}
 admin: {{socket: {shown}/admin.sock}}
 metrics: {{listen: \"{METRICS}\"}}
 stateDir: {shown}/state

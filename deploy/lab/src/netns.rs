@@ -40,6 +40,8 @@ impl Namespace {
             namespace.sysctl(&format!("net/ipv6/conf/{key}/accept_ra"), "0")?;
             namespace.sysctl(&format!("net/ipv6/conf/{key}/router_solicitations"), "0")?;
         }
+        // Probes make thousands of connections to one address: a closed one may give its port away after a second.
+        namespace.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
         namespace.script("ip link set lo up")?;
         Ok(namespace)
     }
