@@ -7,14 +7,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use lab::catalog::{self, Frontend};
 use lab::echo::{EchoClient, UdpReport, udp_stream};
+use lab::http;
 use lab::manifests::Member;
 use lab::traffic;
 
 use crate::Check;
 use crate::world::World;
 
-pub(crate) const CHECKS: &[Check] =
-    &[("1,000 table swaps during transfers lose and reorder nothing inside the appliance", swaps)];
+pub(crate) const CHECKS: &[Check] = &[
+    ("1,000 table swaps during transfers lose and reorder nothing inside the appliance", swaps),
+    ("a soak: new connections and changes without an error, memory stays", soak),
+];
 
 /// Table versions that must go by.
 const SWAPS: f64 = 1000.0;
@@ -98,4 +101,44 @@ fn swap(world: &World, web: &catalog::Entry, from: f64) -> Result<()> {
     world.lab.manifests.endpoints(&web.service, &web.members)?;
     let target = web.target(Frontend::LoadBalancer, "http", false);
     traffic::who(world.host("c1"), target).context("the swapped Service itself").map(drop)
+}
+
+/// New connections from both clients while endpoints and Services come and go; `LAB_SOAK_SECONDS` says how long.
+fn soak(world: &mut World) -> Result<()> {
+    let seconds = std::env::var("LAB_SOAK_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(5);
+    let (web, end) = (catalog::web(), Instant::now() + Duration::from_secs(seconds));
+    let target = web.target(Frontend::ExternalIp, "http", false);
+    let load = || -> Result<u64> {
+        let mut requests = 0;
+        while Instant::now() < end {
+            http::who(target.into(), traffic::ANSWER).with_context(|| format!("request {requests}"))?;
+            requests += 1;
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(requests)
+    };
+    let before = world.memory_kib()?;
+    let requests = thread::scope(|scope| -> Result<u64> {
+        let load = &load;
+        let clients = [world.host("c1"), world.host("c2")].map(|from| scope.spawn(move || from.within(load)));
+        for turn in 0_usize.. {
+            if Instant::now() >= end {
+                break;
+            }
+            let mut members = web.members.clone();
+            members.remove(turn % members.len());
+            world.lab.manifests.endpoints(&web.service, &members)?;
+            thread::sleep(Duration::from_millis(50));
+        }
+        world.lab.manifests.endpoints(&web.service, &web.members)?;
+        let mut requests = 0;
+        for client in clients {
+            requests += client.join().map_err(|_| anyhow::anyhow!("a client panicked"))???;
+        }
+        Ok(requests)
+    })?;
+    let after = world.memory_kib()?;
+    println!("       {requests} requests in {seconds} s; resident memory {before} KiB, then {after} KiB");
+    ensure!(after < before + before / 5 + 16 * 1024, "resident memory grew from {before} to {after} KiB");
+    world.identity_holds()
 }

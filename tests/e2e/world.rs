@@ -66,6 +66,14 @@ impl World {
         self.appliance.take().context("the appliance is not running")
     }
 
+    /// Resident memory of the appliance, KiB.
+    pub(crate) fn memory_kib(&self) -> Result<u64> {
+        let pid = self.appliance.as_ref().context("the appliance is not running")?.pid();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
+    }
+
     /// A host of the lab.
     pub(crate) fn host(&self, name: &str) -> &Namespace {
         self.lab.host(name)

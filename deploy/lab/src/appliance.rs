@@ -138,6 +138,11 @@ impl Appliance {
         process::run(&mut self.cli(arguments), "", Duration::from_secs(10))
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.daemon.pid()
+    }
+
     /// The process.
     pub fn daemon(&mut self) -> &mut Daemon {
         &mut self.daemon
