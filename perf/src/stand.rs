@@ -15,7 +15,7 @@ use dataplane::{
     worker::{Worker, WorkerConfig, WorkerLinks},
 };
 use packet::{
-    AnyKey, FlowKey, MacAddr, Parsed, Protocol, TcpFlags,
+    AnyKey, FlowKey, MacAddr, Parsed, Protocol, TcpFlags, ether,
     nat::Rewrite,
     parse,
     testkit::{PacketBuilder, assert_valid_checksums},
@@ -219,9 +219,14 @@ impl Stand {
         let other = if port == OUTSIDE { INSIDE } else { OUTSIDE };
         let mut count = 0;
         while let Some(buf) = self.worker.port_mut(port).and_then(WirePort::sent) {
-            see(count, buf.head());
-            count += 1;
-            self.worker.port_mut(other).expect("two ports").recycle(buf);
+            // The worker announces the VIP by itself, in buffers of the port it goes out of.
+            let announcement = buf.head().get(12..14) == Some(&ether::ARP.to_be_bytes()[..]);
+            if !announcement {
+                see(count, buf.head());
+                count += 1;
+            }
+            let home = if announcement { port } else { other };
+            self.worker.port_mut(home).expect("two ports").recycle(buf);
         }
         assert_eq!(count, expected, "{:?}", self.worker.counts().drops().collect::<Vec<_>>());
     }
