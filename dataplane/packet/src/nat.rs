@@ -109,7 +109,7 @@ pub fn decrement_ttl(head: &mut [u8], parsed: &Parsed) {
 }
 
 /// Ports and checksum of the transport header of a flow's frame.
-#[inline]
+#[inline(always)]
 fn rewrite_l4(head: &mut [u8], parsed: &Parsed, delta: Delta, sport: u16, dport: u16) {
     let Body::Flow { key, .. } = parsed.body else { return };
     let (l4, len) = (usize::from(parsed.l4), parsed.l4_len());

@@ -104,14 +104,17 @@ pub fn is_right<'a>(parsed: &Parsed, segments: impl IntoIterator<Item = &'a [u8]
 #[must_use]
 pub fn is_unfinished(parsed: &Parsed, head: &[u8]) -> bool {
     let Body::Flow { key, .. } = parsed.body else { return false };
-    let Some(cover) = cover(parsed, head) else { return false };
-    match key.protocol() {
-        Protocol::Sctp => chunk::<4>(head, cover.at).is_some_and(|stored| *stored == [0; 4]),
-        Protocol::Tcp | Protocol::Udp => {
-            let stored = chunk::<2>(head, cover.at).map_or(0, |bytes| be16(bytes, 0));
-            stored != 0 && stored == cover.pseudo.folded()
-        }
-    }
+    let Some(bytes) = head.get(parsed.l4.into()..) else { return false };
+    let stored = match key.protocol() {
+        Protocol::Tcp => bytes.first_chunk::<18>().map_or(0, |bytes| be16(bytes, 16)),
+        Protocol::Udp => bytes.first_chunk::<8>().map_or(0, |bytes| be16(bytes, 6)),
+        Protocol::Sctp => return bytes.first_chunk::<12>().is_some_and(|bytes| bytes[8..] == [0; 4]),
+    };
+    let len = match key.protocol() {
+        Protocol::Udp => bytes.first_chunk::<8>().map_or(0, |bytes| be16(bytes, 4)),
+        _ => parsed.l4_len(),
+    };
+    stored != 0 && stored == Sum::pseudo(key.addrs(), key.protocol().number(), len).folded()
 }
 
 fn cover(parsed: &Parsed, head: &[u8]) -> Option<Cover> {

@@ -19,6 +19,7 @@ impl Sum {
     }
 
     /// Adds the pseudo header of a transport protocol (RFC 9293 §3.1, RFC 8200 §8.1); `len` covers header and payload.
+    #[inline]
     #[must_use]
     pub fn pseudo(addrs: AnyAddrs, protocol: u8, len: u16) -> Self {
         let addresses = match addrs {
