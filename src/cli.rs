@@ -16,18 +16,31 @@ pub(crate) struct Cli {
 /// Each subcommand is one file of `src/`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run the appliance.
+    Run(RunArgs),
     /// Show what the running appliance does.
     Show(ShowArgs),
     /// Make the running appliance read its configuration again.
     Reload(SocketArgs),
 }
 
+/// `fairlead run`.
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    /// The configuration.
+    #[arg(long, value_name = "FILE", default_value = control::config::DEFAULT_PATH)]
+    pub(crate) config: PathBuf,
+}
+
 /// How to find the running appliance.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct SocketArgs {
-    /// The appliance's admin socket [default: /run/fairlead/admin.sock].
+    /// The appliance's admin socket [default: that of --config, else /run/fairlead/admin.sock].
     #[arg(long, value_name = "FILE")]
     pub(crate) socket: Option<PathBuf>,
+    /// The appliance's configuration, to find its socket.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// `fairlead show`.

@@ -11,7 +11,7 @@ use crate::show::{block_on, socket};
 /// # Errors
 /// No appliance there, or the new configuration is refused: the old one stays in force.
 pub(crate) fn run(args: &SocketArgs) -> Result<()> {
-    let socket = socket(args);
+    let socket = socket(args)?;
     let done: view::Reload = block_on(client::post(&socket, "/v1/reload", &()))??;
     for key in &done.applied {
         println!("applied: {key}");

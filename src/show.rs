@@ -3,15 +3,13 @@
 use std::future::Future;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use control::admin::{client, view};
+use control::config::{AdminConfig, GatewayConfig};
 use serde::de::DeserializeOwned;
 
 use crate::cli::{Kind, Output, ShowArgs, SocketArgs};
 use crate::columns::Columns;
-
-/// Where the packaged appliance listens.
-const SOCKET_DEFAULT: &str = "/run/fairlead/admin.sock";
 
 /// Prints one listing.
 ///
@@ -38,9 +36,18 @@ pub(crate) fn run(args: &ShowArgs) -> Result<()> {
     Ok(())
 }
 
-/// The socket to ask.
-pub(crate) fn socket(args: &SocketArgs) -> PathBuf {
-    args.socket.clone().unwrap_or_else(|| SOCKET_DEFAULT.into())
+/// The socket to ask: `--socket`, else that of `--config`, else the default.
+///
+/// # Errors
+/// Every fault of the configuration, a line each.
+pub(crate) fn socket(args: &SocketArgs) -> Result<PathBuf> {
+    match (&args.socket, &args.config) {
+        (Some(socket), _) => Ok(socket.clone()),
+        (None, Some(file)) => GatewayConfig::load(file)
+            .map(|config| config.admin.socket)
+            .map_err(|refused| anyhow!("{refused}")),
+        (None, None) => Ok(AdminConfig::default().socket),
+    }
 }
 
 /// Runs one future on a runtime of its own: these commands ask once and end.
@@ -76,7 +83,7 @@ fn ask<T: DeserializeOwned>(args: &ShowArgs) -> Result<T> {
         path.push_str("&namespace=");
         path.push_str(namespace);
     }
-    let socket = socket(&args.appliance);
+    let socket = socket(&args.appliance)?;
     Ok(block_on(client::get(&socket, &path))??)
 }
 

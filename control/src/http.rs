@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::health::{Liveness, Stuck};
@@ -48,6 +49,12 @@ impl Health {
 struct Shared {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
+}
+
+/// Answers on `listener` until the task is aborted.
+pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, health: Arc<Health>) {
+    // axum keeps accepting whatever happens to a connection; it returns only when aborted.
+    let _ = axum::serve(listener, router(metrics, health)).await;
 }
 
 /// The three pages.

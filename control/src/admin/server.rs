@@ -69,6 +69,12 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// Answers on `listener` until the task is aborted.
+pub async fn serve(listener: UnixListener, admin: Admin) {
+    // axum keeps accepting whatever happens to a connection; it returns only when aborted.
+    let _ = axum::serve(listener, router(admin)).await;
+}
+
 /// Every route of the API.
 pub fn router(admin: Admin) -> Router {
     Router::new()

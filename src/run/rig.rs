@@ -1,0 +1,123 @@
+//! Workers with everything they share with control: mailboxes, rings, counters, the mirror.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use control::apply::flow_timeouts;
+use control::config::{GatewayConfig, PortConfig};
+use control::mirror::{Devices, MirrorPort, Pump, WorkerRings};
+use control::netlink::{self, Link, Resolver};
+use control::network::{Network, NetworkPort};
+use control::workers::Workers;
+use dataplane::worker::{WorkerConfig, WorkerLinks};
+use packet::MacAddr;
+use tables::command::command_rings;
+use tables::counters::WorkerCounters;
+use tables::flow::FlowTableConfig;
+use tables::publish::{Publisher, mailboxes};
+use tables::punt::frame_ring;
+use tables::{Generation, PortId, PortSet, Tables, WorkerId};
+use tokio::sync::watch;
+
+use super::cores;
+use super::engine::{Engine, Running};
+
+/// Bytes of one worker's ring to the kernel, and of the one back.
+const FRAME_RING_BYTES: usize = 1 << 20;
+/// Commands and answers that may wait.
+const COMMANDS: usize = 16;
+const ANSWERS: usize = 4096;
+
+/// Everything that runs, before the applier has its share.
+pub(super) struct Rig {
+    pub(super) publisher: Publisher<Tables>,
+    pub(super) workers: Workers,
+    pub(super) running: Running,
+    pub(super) pump: Pump,
+    pub(super) devices: Option<Devices>,
+    pub(super) resolver: Option<Resolver>,
+    pub(super) network: watch::Receiver<Arc<Network>>,
+}
+
+impl Rig {
+    /// Makes the mirror and starts the workers; they hold empty tables and forward nothing yet.
+    pub(super) async fn assemble(config: &GatewayConfig, engine: Engine, crowded: bool) -> Result<Self> {
+        let macs = engine.macs().to_vec();
+        let (devices, resolver, network) = mirror(config, &macs).await?;
+        let count = config.workers.count();
+        let (publisher, subscribers) = mailboxes(count, Tables::empty(Generation(0)));
+        let mut starts = Vec::new();
+        let (mut rings, mut handles) = (Vec::new(), Vec::new());
+        for (id, tables) in (0..count).map(WorkerId).zip(subscribers) {
+            let counters = Arc::new(WorkerCounters::new(config.ports.len()));
+            let (punt, from_worker) = frame_ring(FRAME_RING_BYTES);
+            let (to_worker, inject) = frame_ring(FRAME_RING_BYTES);
+            let (sender, commands) = command_rings(COMMANDS, ANSWERS);
+            rings.push(WorkerRings { punt: from_worker, inject: to_worker });
+            handles.push((Arc::clone(&counters), sender));
+            let links = WorkerLinks { tables, counters, punt, inject, commands };
+            starts.push((worker_config(config, id, crowded), links));
+        }
+        let running = engine.launch(starts)?;
+        let mirrored = devices.as_ref().map(Devices::all).unwrap_or_default();
+        let pump =
+            Pump::start(mirrored, rings, resolver.clone()).context("cannot start the mirror's thread")?;
+        Ok(Self { publisher, workers: Workers::new(handles), running, pump, devices, resolver, network })
+    }
+}
+
+fn worker_config(config: &GatewayConfig, id: WorkerId, crowded: bool) -> WorkerConfig {
+    let forwarding = &config.forwarding;
+    let ipv6 = config.ports.iter().any(|port| port.addresses.iter().any(|net| net.addr().is_ipv6()));
+    let flows = FlowTableConfig {
+        flows: forwarding.flows_per_worker,
+        ipv6,
+        // Random and new at every start: the standard library seeds its hasher by the system.
+        secret: RandomState::new().hash_one(id.0),
+        timeouts: flow_timeouts(&forwarding.timeouts),
+    };
+    let mirrored = (0..)
+        .map(PortId)
+        .zip(&config.ports)
+        .filter(|(_, port)| port.tap)
+        .map(|(id, _)| id)
+        .collect::<PortSet>();
+    WorkerConfig { id, flows, mirrored, idle: cores::idle(config, crowded) }
+}
+
+type Mirror = (Option<Devices>, Option<Resolver>, watch::Receiver<Arc<Network>>);
+
+/// The TAPs and what the kernel knows; without any TAP the network is what the configuration says, for good.
+async fn mirror(config: &GatewayConfig, macs: &[MacAddr]) -> Result<Mirror> {
+    let ports: Vec<_> = (0..)
+        .zip(config.ports.iter().zip(macs))
+        .map(|(index, (port, mac))| network_port(index, port, *mac))
+        .collect();
+    let tapped = config.ports.iter().zip(&ports).filter(|(config, _)| config.tap);
+    let mirrors: Vec<_> = tapped.map(|(_, port)| mirror_port(port)).collect();
+    if mirrors.is_empty() {
+        // Closed at once; a closed channel keeps its last value.
+        let (_, network) = watch::channel(Arc::new(Network { ports, ..Network::default() }));
+        return Ok((None, None, network));
+    }
+    let devices = Devices::create(&mirrors).await?;
+    let links: Vec<Link> = devices.all().iter().map(|device| device.link).collect();
+    let (resolver, network) =
+        netlink::follow(ports, &links).await.context("cannot follow the kernel's state")?;
+    Ok((Some(devices), Some(resolver), network))
+}
+
+fn network_port(index: u16, port: &PortConfig, mac: MacAddr) -> NetworkPort {
+    NetworkPort { index, name: port.name.clone(), mac, mtu: port.mtu, addresses: port.addresses.clone() }
+}
+
+fn mirror_port(port: &NetworkPort) -> MirrorPort {
+    MirrorPort {
+        port: port.index,
+        name: port.name.clone(),
+        mac: port.mac,
+        mtu: port.mtu,
+        addresses: port.addresses.clone(),
+    }
+}

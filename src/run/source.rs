@@ -1,0 +1,89 @@
+//! The configured source of cluster state, as events for the applier.
+
+use anyhow::{Context, Result, bail};
+use control::admin::view;
+use control::apply::SourceEvent;
+use control::config::{GatewayConfig, Source};
+use control::manifests::{FileReport, Manifests};
+use tokio::sync::mpsc;
+
+/// Events that may wait; a source that is ahead waits for the applier.
+const EVENTS_MAX: usize = 64;
+
+/// What the applier reads.
+pub(super) type Events = mpsc::Receiver<SourceEvent>;
+
+/// Starts to follow the source; to be called within the runtime.
+pub(super) fn follow(config: &GatewayConfig) -> Result<Events> {
+    let Source::Manifests(root) = &config.kubernetes.source else {
+        bail!(
+            "kubernetes: this version follows a directory of `manifests` only; name one instead of an API server"
+        );
+    };
+    let mut manifests = Manifests::new(root);
+    manifests
+        .follow()
+        .context("cannot follow the manifests; is fs.inotify.max_user_instances large enough?")?;
+    let (events, inbox) = mpsc::channel(EVENTS_MAX);
+    tokio::spawn(pump(manifests, events));
+    Ok(inbox)
+}
+
+/// Ends when the applier does, or when inotify fails; then the last state stays in force.
+async fn pump(mut manifests: Manifests, events: mpsc::Sender<SourceEvent>) {
+    let changes = manifests.load();
+    let mut told = Vec::new();
+    if events.send(SourceEvent::Changes(changes)).await.is_err()
+        || !report(&manifests, &mut told, &events).await
+        || events.send(SourceEvent::Synced).await.is_err()
+    {
+        return;
+    }
+    loop {
+        let changes = match manifests.changed().await {
+            Ok(changes) => changes,
+            Err(error) => {
+                tracing::error!(%error, "the manifests can no longer be followed; their last state stays in force");
+                return;
+            }
+        };
+        if !changes.is_empty() && events.send(SourceEvent::Changes(changes)).await.is_err() {
+            return;
+        }
+        if !report(&manifests, &mut told, &events).await {
+            return;
+        }
+    }
+}
+
+/// Logs what is newly wrong and passes the state of every file on if it differs; false when nobody listens.
+async fn report(
+    manifests: &Manifests,
+    told: &mut Vec<view::Source>,
+    events: &mpsc::Sender<SourceEvent>,
+) -> bool {
+    let sources: Vec<_> = manifests.report().into_iter().map(source).collect();
+    if sources == *told {
+        return true;
+    }
+    for source in sources.iter().filter(|source| !source.error.is_empty() && !told.contains(source)) {
+        tracing::warn!(
+            file = source.name,
+            error = source.error,
+            "the last good content of this file stays in force"
+        );
+    }
+    told.clone_from(&sources);
+    events.send(SourceEvent::Status(sources)).await.is_ok()
+}
+
+fn source(report: FileReport) -> view::Source {
+    let state = if report.good { view::Source::OK } else { view::Source::BROKEN };
+    view::Source {
+        name: report.file,
+        state: state.into(),
+        objects: report.objects as u64,
+        ignored: report.ignored.values().map(|count| *count as u64).sum(),
+        error: report.problems.join("\n"),
+    }
+}
