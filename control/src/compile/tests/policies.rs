@@ -1,0 +1,183 @@
+//! Traffic policies and translation, off-node and as a node (rules F, G and P).
+
+use super::*;
+
+const LOCAL_OUT: &str = "  externalTrafficPolicy: Local";
+const LOCAL_IN: &str = "  internalTrafficPolicy: Local";
+const VIP: &str = "203.0.113.1:80";
+const CLUSTER: &str = "10.96.0.1:80";
+
+fn off(spec: &str, endpoints: &[&str]) -> World {
+    World::off_node(&[balancer("web", 1, spec), slice("web", endpoints)])
+}
+
+fn on(spec: &str, endpoints: &[&str]) -> World {
+    World::on_n1(&[balancer("web", 1, spec), slice("web", endpoints)])
+}
+
+const BOTH: [&str; 2] = ["10.1.1.1 @n1", "10.1.2.1 @n2"];
+
+#[test]
+fn off_node_external_local_keeps_the_client_and_uses_any_endpoint() {
+    let world = off(LOCAL_OUT, &BOTH);
+    for dst in [VIP, "192.0.2.1:30001"] {
+        assert!(world.tcp(CLIENT, dst).ends_with("dnat 10.1.1.1 10.1.2.1"), "{dst}");
+        // Replies of a backend to a pod or node would not pass the appliance.
+        assert!(world.tcp(POD_1, dst).ends_with("snat 10.1.1.1 10.1.2.1"), "{dst}");
+    }
+    let leaving = off(LOCAL_OUT, &["10.1.1.1 @n1 terminating"]);
+    assert_eq!(leaving.tcp(CLIENT, VIP), "LoadBalancer dnat 10.1.1.1");
+}
+
+#[test]
+fn off_node_external_cluster_hides_the_client() {
+    let world = off("", &BOTH);
+    for client in [CLIENT, POD_1, NODE_1] {
+        assert_eq!(world.tcp(client, VIP), "LoadBalancer snat 10.1.1.1 10.1.2.1");
+    }
+}
+
+#[test]
+fn off_node_internal_local_is_the_clients_node() {
+    let world = off(LOCAL_IN, &["10.1.1.1 @n1", "10.1.1.2 @n1"]);
+    for client in [POD_1, NODE_1] {
+        assert_eq!(world.tcp(client, CLUSTER), "ClusterIP snat 10.1.1.1 10.1.1.2");
+    }
+    for client in [POD_2, NODE_2, CLIENT] {
+        assert_eq!(world.tcp(client, CLUSTER), "ClusterIP drop NoLocalEndpoints", "{client}");
+    }
+    // The policy is for clusterIPs alone.
+    assert_eq!(world.tcp(POD_2, VIP), "LoadBalancer snat 10.1.1.1 10.1.1.2");
+}
+
+#[test]
+fn a_local_set_falls_back_to_terminating_ones_of_that_node() {
+    let world = off(LOCAL_IN, &["10.1.1.1 @n1 terminating", "10.1.2.1 @n2"]);
+    assert_eq!(world.tcp(POD_1, CLUSTER), "ClusterIP snat 10.1.1.1");
+    assert_eq!(world.tcp(POD_2, CLUSTER), "ClusterIP snat 10.1.2.1");
+}
+
+#[test]
+fn local_beats_hints() {
+    let world = off(LOCAL_IN, &["10.1.1.1 @n1 zone=b", "10.1.2.1 @n2 zone=b"]);
+    assert_eq!(world.tcp(POD_1, CLUSTER), "ClusterIP snat 10.1.1.1");
+}
+
+#[test]
+fn internal_local_without_any_endpoint_rejects() {
+    let world = off(LOCAL_IN, &["10.1.1.1 @n1 unready"]);
+    for client in [POD_1, CLIENT] {
+        assert_eq!(world.tcp(client, CLUSTER), "ClusterIP reject NoEndpoints");
+    }
+}
+
+#[test]
+fn on_node_internal_cluster_translates_everybody_but_pods() {
+    let world = on("", &BOTH);
+    assert_eq!(world.tcp(CLIENT, CLUSTER), "ClusterIP snat 10.1.1.1 10.1.2.1");
+    assert_eq!(world.tcp(NODE_2, CLUSTER), "ClusterIP snat 10.1.1.1 10.1.2.1");
+    assert_eq!(world.tcp(POD_2, CLUSTER), "ClusterIP dnat 10.1.1.1 10.1.2.1");
+}
+
+#[test]
+fn on_node_without_pod_cidrs_cluster_addresses_are_not_translated() {
+    let bare =
+        nodes().lines().filter(|line| !line.contains("podCIDRs")).collect::<Vec<_>>().join("\n") + "\n";
+    let settings = Settings { node_name: Some("n1".into()), ..settings() };
+    let world = World::new(settings, &[balancer("web", 1, LOCAL_OUT), slice("web", &["10.1.2.1 @n2"]), bare]);
+    assert_eq!(world.tcp(CLIENT, CLUSTER), "ClusterIP dnat 10.1.2.1");
+    assert_eq!(world.tcp(POD_1, VIP), "LoadBalancer drop NoLocalEndpoints", "no shortcut for pods either");
+}
+
+#[test]
+fn on_node_internal_local_uses_this_node_for_everybody() {
+    let world = on(LOCAL_IN, &BOTH);
+    for client in [CLIENT, POD_2] {
+        assert!(world.tcp(client, CLUSTER).ends_with(" 10.1.1.1"), "{client}");
+    }
+    let elsewhere = on(LOCAL_IN, &["10.1.2.1 @n2"]);
+    assert_eq!(elsewhere.tcp(POD_2, CLUSTER), "ClusterIP drop NoLocalEndpoints");
+}
+
+#[test]
+fn on_node_external_cluster_always_translates() {
+    let world = on("", &BOTH);
+    for client in [CLIENT, POD_1, NODE_1] {
+        assert_eq!(world.tcp(client, VIP), "LoadBalancer snat 10.1.1.1 10.1.2.1");
+    }
+}
+
+#[test]
+fn on_node_external_local_has_three_classes_of_clients() {
+    let world = on(LOCAL_OUT, &["10.1.2.1 @n2"]);
+    assert_eq!(world.tcp(POD_2, VIP), "LoadBalancer dnat 10.1.2.1", "pods: all endpoints, no translation");
+    assert_eq!(world.tcp(NODE_1, VIP), "LoadBalancer snat 10.1.2.1", "this node: all endpoints, translated");
+    for client in [CLIENT, NODE_2] {
+        assert_eq!(world.tcp(client, VIP), "LoadBalancer drop NoLocalEndpoints", "others: local endpoints");
+    }
+    let world = on(LOCAL_OUT, &BOTH);
+    assert_eq!(world.tcp(CLIENT, VIP), "LoadBalancer dnat 10.1.1.1");
+    // The fallback is decided apart for the two sets.
+    let world = on(LOCAL_OUT, &["10.1.1.1 @n1 terminating", "10.1.2.1 @n2"]);
+    assert_eq!(world.tcp(CLIENT, VIP), "LoadBalancer dnat 10.1.1.1");
+    assert_eq!(world.tcp(POD_1, VIP), "LoadBalancer dnat 10.1.2.1");
+}
+
+#[test]
+fn the_external_policy_means_nothing_to_cluster_addresses() {
+    assert_eq!(on(LOCAL_OUT, &["10.1.2.1 @n2"]).tcp(CLIENT, CLUSTER), "ClusterIP snat 10.1.2.1");
+}
+
+#[test]
+fn source_ranges_guard_load_balancer_addresses_before_anything_else() {
+    let ranges = "  loadBalancerSourceRanges: [\" 198.51.100.0/24 \"]";
+    for endpoints in [&BOTH[..], &[]] {
+        let world = off(ranges, endpoints);
+        assert_eq!(world.tcp(CLIENT, VIP), "LoadBalancer drop SourceRange");
+        assert_eq!(world.tcp(POD_1, VIP), "LoadBalancer drop SourceRange");
+        assert!(!world.tcp("198.51.100.7", VIP).contains("SourceRange"));
+        assert!(!world.tcp(CLIENT, "192.0.2.1:30001").contains("SourceRange"));
+        assert!(!world.tcp(CLIENT, CLUSTER).contains("SourceRange"));
+    }
+}
+
+#[test]
+fn ranges_of_the_other_family_or_of_everybody_leave_it_open() {
+    for ranges in ["[\"2001:db8::/32\"]", "[10.9.0.0/16, 0.0.0.0/0]"] {
+        let world = off(&format!("  loadBalancerSourceRanges: {ranges}"), &BOTH);
+        assert!(world.tcp(CLIENT, VIP).starts_with("LoadBalancer snat"), "{ranges}");
+    }
+}
+
+#[test]
+fn a_range_with_the_nodes_address_admits_the_vip_itself() {
+    let ranges = "  loadBalancerSourceRanges: [10.0.0.0/24]";
+    assert_eq!(off(ranges, &BOTH).tcp("203.0.113.1", VIP), "LoadBalancer drop SourceRange");
+    assert!(on(ranges, &BOTH).tcp("203.0.113.1", VIP).starts_with("LoadBalancer snat"));
+}
+
+#[test]
+fn modes_can_be_asked_for() {
+    let asked = |mode: &str| {
+        balancer("web", 1, LOCAL_OUT)
+            .replace("{name: web}", &format!("{{name: web, annotations: {{fairlead.dev/mode: {mode}}}}}"))
+    };
+    let world = |mode: &str| World::off_node(&[asked(mode), slice("web", &BOTH)]);
+    assert!(world("snat").tcp(CLIENT, VIP).contains(" snat "));
+    assert!(world("dnat").tcp(CLIENT, CLUSTER).contains(" dnat "));
+    assert!(world("dnat").tcp(POD_1, CLUSTER).contains(" snat "), "replies between pods would not pass");
+    let odd = world("dsr");
+    assert!(odd.tcp(CLIENT, VIP).contains(" dnat ") && odd.problems("web").contains("`dsr` is not known"));
+    let configured = Settings { mode: crate::config::Mode::Dnat, ..settings() };
+    let world = World::new(configured, &[balancer("web", 1, ""), slice("web", &BOTH), nodes()]);
+    assert!(world.tcp(CLIENT, VIP).contains(" dnat "));
+}
+
+#[test]
+fn the_target_node_ports_is_told_to_be_missing() {
+    let asked = service("web", 1, "")
+        .replace("{name: web}", "{name: web, annotations: {fairlead.dev/target: nodePorts}}");
+    let world = World::off_node(&[asked, slice("web", &BOTH)]);
+    assert!(world.problems("web").contains("not available"));
+    assert!(world.tcp(CLIENT, CLUSTER).contains("10.1.1.1"));
+}

@@ -1,0 +1,77 @@
+//! Ten thousand Services: not timed in the ordinary run, because the machine is shared.
+//! `cargo test --release -p control scale -- --ignored --nocapture`
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use packet::Family;
+
+use super::*;
+use crate::model::{Change, Endpoint, EndpointSlice, ObjectKey, Service, ServicePort, SlicePort};
+
+const SERVICES: u32 = 10_000;
+const ENDPOINTS: u32 = 25;
+
+fn service_of(number: u32) -> Change {
+    let key = ObjectKey::new("default", format!("svc-{number}"));
+    let port = ServicePort { name: String::new(), protocol: Protocol::Tcp, port: 80, node_port: None };
+    let service = Service {
+        key: key.clone(),
+        cluster_ips: vec![IpAddr::V4((0x0a60_0000 + number + 1).into())],
+        families: vec![Family::V4],
+        ports: vec![port],
+        ..Service::default()
+    };
+    Change::Service(key, Some(Arc::new(service)))
+}
+
+fn slice_of(number: u32, endpoints: u32) -> Change {
+    let key = ObjectKey::new("default", format!("svc-{number}-1"));
+    let endpoint = |index: u32| Endpoint {
+        address: IpAddr::V4((0x0b00_0000 + number * 32 + index).into()),
+        ready: true,
+        serving: true,
+        terminating: false,
+        node: Some(format!("node-{}", index % 100).into()),
+        hint_nodes: Vec::new(),
+        hint_zones: Vec::new(),
+    };
+    let slice = EndpointSlice {
+        key: key.clone(),
+        service: ObjectKey::new("default", format!("svc-{number}")),
+        family: Family::V4,
+        ports: vec![SlicePort { name: String::new(), protocol: Protocol::Tcp, port: 8080 }],
+        endpoints: (0..endpoints).map(endpoint).collect(),
+    };
+    Change::EndpointSlice(key, Some(Arc::new(slice)))
+}
+
+#[test]
+#[ignore = "a measurement: needs --release and a quiet machine"]
+fn full_load_and_single_changes() {
+    let mut compiler = Compiler::new(settings(), Assignments::default());
+    compiler.set_network(network());
+    for number in 0..SERVICES {
+        compiler.apply(service_of(number));
+        compiler.apply(slice_of(number, ENDPOINTS));
+    }
+    let start = Instant::now();
+    let tables = compiler.compile();
+    println!("full load of {SERVICES} x {ENDPOINTS}: {:?}", start.elapsed());
+    assert_eq!(tables.backends.len(), 250_000);
+    let mut kept = tables;
+    let mut times: Vec<_> = (0..1000u32)
+        .map(|round| {
+            compiler.apply(slice_of(round * 7 % SERVICES, ENDPOINTS - 1 - round % 2));
+            let start = Instant::now();
+            let tables = compiler.compile();
+            let took = start.elapsed();
+            compiler.swept(tables.generation);
+            kept = tables;
+            took
+        })
+        .collect();
+    times.sort_unstable();
+    println!("one change: median {:?}, p99 {:?}, worst {:?}", times[500], times[990], times[999]);
+    assert_eq!(kept.services.len(), 10_000);
+}
