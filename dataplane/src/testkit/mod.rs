@@ -3,6 +3,7 @@
 
 mod fixture;
 mod rig;
+pub mod target;
 
 pub use fixture::{Fixture, INSIDE, OUTSIDE};
 pub use rig::{Rig, RigConfig};
