@@ -53,11 +53,13 @@ test-long: setup ## Soaks and big seed counts: an hour or so.
 	LAB_SOAK_SECONDS=1200 $(MAKE) --no-print-directory e2e
 	for round in 2 3 4 5; do $(MAKE) --no-print-directory e2e || exit 1; done
 
-bench: setup-build ## Benches of the packet path and of the compiler; a table each.
+bench: setup-build ## Benches of the packet path, a table each, put together in docs/performance.md. QUICK=1 is short.
 	$(CARGO) bench -p perf
+	$(CARGO) run -q -p perf --bin report
 
 bench-wire: setup ## Over memif against testpmd in the same run.
 	$(CARGO) bench -p perf --features dpdk --bench wire
+	$(CARGO) run -q -p perf --bin report
 
 lint: setup-build ## Format, clippy, dependency policy.
 	$(CARGO) fmt --all --check
@@ -72,7 +74,7 @@ layers: ## Which crate may use which, who may name DPDK, who may write unsafe.
 doc: setup-build ## API documentation; warnings are errors.
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps -q
 
-fuzz: setup-build ## Fuzz every target for FUZZ_SECONDS each (needs cargo-fuzz and a nightly Rust).
+fuzz: setup-build ## Fuzz every target for FUZZ_SECONDS each (default 60).
 	@tests/fuzz.sh $(or $(FUZZ_SECONDS),60)
 
 clean: ## Remove what was built.

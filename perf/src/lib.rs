@@ -15,6 +15,6 @@ pub mod wire;
 
 pub use host::Host;
 pub use options::Options;
-pub use report::{Report, Row, Unit};
+pub use report::{Report, Row, Unit, results_folder};
 pub use sampler::{Laps, Meter, Sampler};
 pub use shuffle::{Random, shuffle};

@@ -168,12 +168,18 @@ impl Report {
     /// If a file cannot be written.
     pub fn finish(&self) -> io::Result<()> {
         println!("{}", self.markdown());
-        let default = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/perf");
-        let folder = std::env::var_os("FAIRLEAD_PERF_DIR").map_or_else(default, PathBuf::from);
+        let folder = results_folder();
         fs::create_dir_all(&folder)?;
         fs::write(folder.join(format!("{}.json", self.bench)), serde_json::to_vec_pretty(self)?)?;
         fs::write(folder.join(format!("{}.md", self.bench)), self.markdown())
     }
+}
+
+/// Where results are written: `$FAIRLEAD_PERF_DIR`, or else `target/perf`.
+#[must_use]
+pub fn results_folder() -> PathBuf {
+    let default = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/perf");
+    std::env::var_os("FAIRLEAD_PERF_DIR").map_or_else(default, PathBuf::from)
 }
 
 #[cfg(test)]

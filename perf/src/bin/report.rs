@@ -1,0 +1,38 @@
+//! Puts the tables of the last bench runs together into docs/performance.md. `cargo run -p perf --bin report`.
+
+use std::{fs, io, path::Path};
+
+/// Benches in the order of the page, and what each is about. A bench that was not run is left out.
+const BENCHES: [(&str, &str); 6] = [
+    (
+        "worker",
+        "The shipped loop on memory ports with 2 KiB buffers on huge pages: full NAT of 64-byte frames, shuffled flow order, \
+         8,192 rotating buffers a port, TCP state, expiry and counters on. A sample is a turn of 64 packets (32 for new \
+         flows); one frame in 64 is checked for addresses, ports, checksums and TTL.",
+    ),
+    ("wire", "Against `dpdk-testpmd --forward-mode=macswap` on the same memif links, in interleaved rounds."),
+    ("flow", "The flow table alone, in bursts of 32 with the worker's prefetches."),
+    ("parse", "Frame to 5-tuple; 2,048 frames in random order."),
+    ("checksum", "Sums, and the rewrite of a frame with deltas made once a flow."),
+    ("maglev", "Building and reading the tables that balance."),
+];
+
+const INTRODUCTION: &str = "# Performance
+
+Made by `make bench` (`make bench QUICK=1` for a short run) and `make bench-wire`. Every table names its host. Read medians: \
+hosts are shared, so that the mean and the far percentiles also show what else ran. The empty loop shows what measuring \
+costs. That the packet path allocates nothing after start is a test: `cargo test -p perf`.
+";
+
+fn main() -> io::Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let results = perf::results_folder();
+    let mut page = INTRODUCTION.to_owned();
+    for (bench, about) in BENCHES {
+        if let Ok(table) = fs::read_to_string(results.join(format!("{bench}.md"))) {
+            let (title, rest) = table.split_once('\n').unwrap_or((&table, ""));
+            page.push_str(&format!("\n#{}\n\n{about}\n{rest}", title.trim_start_matches("##")));
+        }
+    }
+    fs::write(root.join("docs/performance.md"), page.trim_end().to_owned() + "\n")
+}
