@@ -39,7 +39,9 @@ pub(crate) struct State<B> {
 
 /// What the stages know of a burst's packets, by slot; made once a worker.
 pub(crate) struct Scratch {
-    parsed: [Result<Parsed, ParseError>; BURST],
+    parsed: [Parsed; BURST],
+    /// Why a frame was refused; its facts are void then.
+    refused: [Option<ParseError>; BURST],
     hashes: [FlowHash; BURST],
     candidates: [Candidate; BURST],
 }
@@ -47,7 +49,8 @@ pub(crate) struct Scratch {
 impl Scratch {
     pub(crate) const fn new() -> Self {
         Self {
-            parsed: [Err(ParseError::Truncated); BURST],
+            parsed: [Parsed::NOTHING; BURST],
+            refused: [None; BURST],
             hashes: [FlowHash(0); BURST],
             candidates: [Candidate::NONE; BURST],
         }
@@ -75,12 +78,15 @@ impl<P: PortIo> Pass<'_, P> {
         self.fetch_records(burst.len(), scratch);
         for slot in 0..burst.len() {
             let Some(buf) = burst.take(slot) else { continue };
-            match &scratch.parsed[slot] {
-                Err(error) => self.drop(buf, (*error).into()),
-                Ok(parsed) => self.finish(buf, parsed, mac, (scratch.hashes[slot], scratch.candidates[slot])),
+            match scratch.refused[slot] {
+                Some(error) => self.drop(buf, error.into()),
+                None => {
+                    let place = (scratch.hashes[slot], scratch.candidates[slot]);
+                    self.finish(buf, &scratch.parsed[slot], mac, place);
+                }
             }
         }
-        burst.clear();
+        burst.emptied();
     }
 
     /// The tables do not know the port.
@@ -95,16 +101,17 @@ impl<P: PortIo> Pass<'_, P> {
     /// Facts of every frame, and the index lines of their flows asked for.
     fn parse(&mut self, burst: &Burst<P::Buf>, scratch: &mut Scratch) {
         let mut bytes = 0;
-        for ((buf, parsed), hash) in burst.iter().zip(&mut scratch.parsed).zip(&mut scratch.hashes) {
-            let len = buf.total_len();
+        for (slot, buf) in burst.iter().enumerate().take(BURST) {
+            let (len, parsed) = (buf.total_len(), &mut scratch.parsed[slot]);
             bytes += len as u64;
-            *parsed = packet::parse(buf.head(), len);
-            if let Ok(Parsed { body: Body::Flow { key, .. }, .. }) = parsed {
-                *hash = match key {
+            scratch.refused[slot] = packet::parse_into(buf.head(), len, parsed).err();
+            if let Body::Flow { key, .. } = &parsed.body {
+                let hash = match key {
                     AnyKey::V4(key) => self.state.flows.hash(key),
                     AnyKey::V6(key) => self.state.flows.hash(key),
                 };
-                self.state.flows.prefetch_bucket(*hash);
+                self.state.flows.prefetch_bucket(hash);
+                scratch.hashes[slot] = hash;
             }
         }
         self.state.counts.receive(self.port, burst.len() as u64, bytes);
@@ -112,12 +119,9 @@ impl<P: PortIo> Pass<'_, P> {
 
     /// Reads the index lines, and asks for the records they name.
     fn fetch_records(&mut self, count: usize, scratch: &mut Scratch) {
-        for ((parsed, hash), candidate) in
-            scratch.parsed.iter().zip(&scratch.hashes).zip(&mut scratch.candidates).take(count)
-        {
-            if let Ok(Parsed { body: Body::Flow { .. }, .. }) = parsed {
-                *candidate = self.state.flows.candidate(*hash);
-            }
+        for slot in 0..count.min(BURST) {
+            // A void or foreign packet has some hash of an earlier one: a wasted hint.
+            scratch.candidates[slot] = self.state.flows.candidate(scratch.hashes[slot]);
         }
     }
 

@@ -158,6 +158,20 @@ pub struct Nd {
 }
 
 impl Parsed {
+    /// What is known before a frame is read.
+    pub const NOTHING: Self = Self {
+        l3: 0,
+        l4: 0,
+        ip_len: 0,
+        vlan: None,
+        ttl: 0,
+        dont_fragment: false,
+        fragment: Fragment::Whole,
+        dst_mac: MacAddr::ZERO,
+        src_mac: MacAddr::ZERO,
+        body: Body::OtherEther(0),
+    };
+
     /// The 5-tuple of a whole TCP, UDP or SCTP packet.
     #[inline]
     #[must_use]

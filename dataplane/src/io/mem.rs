@@ -81,6 +81,20 @@ impl MemBuf {
     }
 }
 
+impl Frame {
+    /// Shortens what is behind the head to `rest` bytes.
+    #[cold]
+    fn truncate_segments(&mut self, mut rest: usize) {
+        for segment in &mut self.more {
+            if segment.len() > rest {
+                *segment = segment[..rest].into();
+            }
+            rest -= segment.len();
+        }
+        self.more.retain(|segment| !segment.is_empty());
+    }
+}
+
 impl PacketBuf for MemBuf {
     #[inline]
     fn head(&self) -> &[u8] {
@@ -127,21 +141,14 @@ impl PacketBuf for MemBuf {
         Some(tail)
     }
 
-    #[inline]
+    #[inline(always)]
     fn truncate(&mut self, len: usize) {
         let frame = &mut *self.0;
-        let mut rest = len.saturating_sub(frame.end - frame.start);
+        let rest = len.saturating_sub(frame.end - frame.start);
         frame.end = frame.end.min(frame.start.saturating_add(len));
-        if frame.more.is_empty() {
-            return;
+        if !frame.more.is_empty() {
+            frame.truncate_segments(rest);
         }
-        for segment in &mut frame.more {
-            if segment.len() > rest {
-                *segment = segment[..rest].into();
-            }
-            rest -= segment.len();
-        }
-        frame.more.retain(|segment| !segment.is_empty());
     }
 
     #[inline]

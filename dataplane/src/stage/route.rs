@@ -88,9 +88,9 @@ impl<P: PortIo> Pass<'_, P> {
     /// Sends a packet whose IP and transport headers are final.
     #[inline(always)]
     pub(crate) fn emit(&mut self, mut buf: P::Buf, parsed: &Parsed, dst: IpAddr, egress: Egress) {
-        trim(&mut buf, parsed);
+        let bytes = trim(&mut buf, parsed);
         match egress {
-            Egress::Ready { port, mac, .. } => self.send(buf, port, mac),
+            Egress::Ready { port, mac, .. } => self.send(buf, port, mac, bytes),
             Egress::Wait { target, .. } => self.wait(buf, target, dst),
             Egress::Kernel => self.punt(buf),
             Egress::Lost(reason) => self.drop(buf, reason),
@@ -99,14 +99,13 @@ impl<P: PortIo> Pass<'_, P> {
 
     /// Puts on the Ethernet addresses and gathers the packet for its port.
     #[inline(always)]
-    pub(crate) fn send(&mut self, mut buf: P::Buf, port: PortId, mac: MacAddr) {
+    pub(crate) fn send(&mut self, mut buf: P::Buf, port: PortId, mac: MacAddr, bytes: usize) {
         let (Some(info), Some(lane)) =
             (self.tables.ports.get(port.index()), self.lanes.get_mut(port.index()))
         else {
             return self.drop(buf, DropReason::BadDevice);
         };
         ether::set_macs(buf.head_mut(), mac, info.mac);
-        let bytes = buf.total_len();
         if let Err(buf) = lane.send(buf, bytes) {
             self.drop(buf, DropReason::TxFull);
         }
@@ -128,7 +127,10 @@ impl<P: PortIo> Pass<'_, P> {
         for _ in 0..self.state.hold.len() {
             let Some(held) = self.state.hold.pop() else { break };
             match self.way(held.dst) {
-                Egress::Ready { port, mac, .. } => self.send(held.buf, port, mac),
+                Egress::Ready { port, mac, .. } => {
+                    let bytes = held.buf.total_len();
+                    self.send(held.buf, port, mac, bytes);
+                }
                 Egress::Wait { target, .. } => {
                     if let Err(held) = self.state.hold.push(Held { target, ..held }) {
                         self.drop(held.buf, DropReason::HoldFull);
@@ -148,14 +150,17 @@ impl<P: PortIo> Pass<'_, P> {
     }
 }
 
-/// Takes off Ethernet padding, which would be read as payload on a link with other framing, and a priority tag.
+/// Takes off Ethernet padding, which would be read as payload on a link with other framing, and a priority tag; gives
+/// the bytes that are left.
 #[inline(always)]
-fn trim<B: PacketBuf>(buf: &mut B, parsed: &Parsed) {
-    let end = parsed.frame_end();
-    if buf.total_len() > end {
+fn trim<B: PacketBuf>(buf: &mut B, parsed: &Parsed) -> usize {
+    let (len, end) = (buf.total_len(), parsed.frame_end());
+    if len > end {
         buf.truncate(end);
     }
     if parsed.vlan.is_some() {
         buf.trim_front(vlan::TAG_LEN);
+        return len.min(end) - vlan::TAG_LEN;
     }
+    len.min(end)
 }

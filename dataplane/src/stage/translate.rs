@@ -19,7 +19,7 @@ use crate::{buf::PacketBuf, io::PortIo, pass::Pass};
 
 impl<P: PortIo> Pass<'_, P> {
     /// A packet with ports; `place` is where its flow should be.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn flow<A: Forward>(
         &mut self,
         buf: P::Buf,
@@ -78,6 +78,7 @@ impl<P: PortIo> Pass<'_, P> {
     }
 
     /// The first packet of a Service's flow.
+    #[inline(never)]
     fn serve<A: Forward>(&mut self, buf: P::Buf, parsed: &Parsed, key: &FlowKey<A>, served: &Served<'_>) {
         let backend = match balance(self.tables, served, key) {
             Ok(backend) => backend,
@@ -96,7 +97,7 @@ impl<P: PortIo> Pass<'_, P> {
     }
 
     /// Rewrites a packet of a flow and sends it on.
-    #[inline]
+    #[inline(always)]
     fn forward<A: Forward>(&mut self, mut buf: P::Buf, parsed: &Parsed, flow: FlowRef, direction: Direction) {
         let rewrite = self.state.flows.rewrite::<A>(flow, direction);
         let dst = rewrite.to.dst.into();

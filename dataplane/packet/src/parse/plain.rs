@@ -18,7 +18,7 @@ pub(super) struct Link<'a> {
 
 /// Reads the IPv4 packet in `bytes`; `room` bytes of the frame lie behind the link header.
 #[inline(always)]
-pub(super) fn v4(link: Link<'_>, bytes: &[u8], room: usize) -> Option<Parsed> {
+pub(super) fn v4(link: Link<'_>, bytes: &[u8], room: usize, out: &mut Parsed) -> Option<()> {
     let ip = ipv4::Header(bytes.first_chunk()?);
     // Version 4 with a header of 5 words, no more fragments and offset 0.
     if ip.0[0] != 0x45 || be16(ip.0, 6) & 0x3fff != 0 {
@@ -32,7 +32,7 @@ pub(super) fn v4(link: Link<'_>, bytes: &[u8], room: usize) -> Option<Parsed> {
     let l4 = transport(bytes, ipv4::HEADER_LEN, l4_len, ip.protocol())?;
     let key =
         FlowKey { src: ip.src(), dst: ip.dst(), sport: l4.sport, dport: l4.dport, protocol: l4.protocol };
-    Some(Parsed {
+    *out = Parsed {
         l3: link.len,
         l4: link.len + 20,
         ip_len,
@@ -43,12 +43,13 @@ pub(super) fn v4(link: Link<'_>, bytes: &[u8], room: usize) -> Option<Parsed> {
         dst_mac: ether::Header(link.eth).dst(),
         src_mac: ether::Header(link.eth).src(),
         body: Body::Flow { key: AnyKey::V4(key), tcp_flags: l4.flags },
-    })
+    };
+    Some(())
 }
 
 /// Reads the IPv6 packet in `bytes`; `room` bytes of the frame lie behind the link header.
 #[inline(always)]
-pub(super) fn v6(link: Link<'_>, bytes: &[u8], room: usize) -> Option<Parsed> {
+pub(super) fn v6(link: Link<'_>, bytes: &[u8], room: usize, out: &mut Parsed) -> Option<()> {
     let ip = ipv6::Header(bytes.first_chunk()?);
     let l4_len = ip.payload_len();
     let ip_len = l4_len.checked_add(40)?;
@@ -58,7 +59,7 @@ pub(super) fn v6(link: Link<'_>, bytes: &[u8], room: usize) -> Option<Parsed> {
     let l4 = transport(bytes, ipv6::HEADER_LEN, l4_len.into(), ip.next_header())?;
     let key =
         FlowKey { src: ip.src(), dst: ip.dst(), sport: l4.sport, dport: l4.dport, protocol: l4.protocol };
-    Some(Parsed {
+    *out = Parsed {
         l3: link.len,
         l4: link.len + 40,
         ip_len,
@@ -69,7 +70,8 @@ pub(super) fn v6(link: Link<'_>, bytes: &[u8], room: usize) -> Option<Parsed> {
         dst_mac: ether::Header(link.eth).dst(),
         src_mac: ether::Header(link.eth).src(),
         body: Body::Flow { key: AnyKey::V6(key), tcp_flags: l4.flags },
-    })
+    };
+    Some(())
 }
 
 /// What a transport header tells.
