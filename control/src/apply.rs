@@ -1,7 +1,7 @@
 //! Changes in, tables out: the one owner of the compiler and of the publisher.
 //!
-//! It runs on a thread of its own, so that a long compilation delays nothing else. Changes that arrive within a
-//! millisecond are one version. What a change costs is measured from its arrival until every worker has it. Addresses
+//! It runs on a thread of its own, so that a long compilation delays nothing else. There is at most one version a
+//! millisecond. What a change costs is measured from its arrival until every worker has it. Addresses
 //! given to Services are written down before anybody is told of them. Not here: where changes come from.
 
 use std::collections::VecDeque;
@@ -29,7 +29,7 @@ use crate::reload;
 use crate::state_dir::StateDir;
 use crate::workers::Workers;
 
-/// Changes that follow the first within this time are compiled with it.
+/// Between two versions: a lone change is compiled at once, those that arrive within this time after it together.
 const COALESCE: Duration = Duration::from_millis(1);
 /// Between two looks at whether every worker has taken a version.
 const PROGRAMMED_INTERVAL: Duration = Duration::from_millis(1);
@@ -201,6 +201,8 @@ struct Engine {
     /// The first version that holds everything the source had at the start.
     first_full: Option<Generation>,
     ready: watch::Sender<bool>,
+    /// When the last version was published.
+    published: Instant,
     /// When the oldest change not yet compiled arrived.
     arrived: Option<Instant>,
     /// Versions not yet taken by every worker, with the arrival of their oldest change.
@@ -219,6 +221,7 @@ impl Engine {
             synced: false,
             first_full: None,
             ready,
+            published: Instant::now(),
             arrived: Some(Instant::now()),
             unprogrammed: VecDeque::new(),
         }
@@ -232,7 +235,7 @@ impl Engine {
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut source_open = true;
         loop {
-            let due = self.arrived.map(|arrived| arrived + COALESCE);
+            let due = self.arrived.map(|arrived| arrived.max(self.published + COALESCE));
             tokio::select! {
                 biased;
                 _ = stop.changed() => break,
@@ -291,6 +294,7 @@ impl Engine {
         let generation = tables.generation();
         self.parts.metrics.published.set(generation.0);
         self.parts.publisher.publish(tables);
+        self.published = Instant::now();
         if self.synced {
             self.first_full.get_or_insert(generation);
         }
