@@ -5,12 +5,14 @@
 //! and only medians of interleaved rounds compare.
 #![forbid(unsafe_code)]
 
+pub mod generator;
 mod host;
 mod options;
 mod report;
 mod sampler;
 mod shuffle;
 pub mod stand;
+mod template;
 pub mod wire;
 
 pub use host::Host;
@@ -18,3 +20,4 @@ pub use options::Options;
 pub use report::{Report, Row, Unit, results_folder};
 pub use sampler::{Laps, Meter, Sampler};
 pub use shuffle::{Random, shuffle};
+pub use template::Template;

@@ -14,12 +14,7 @@ use dataplane::{
     testkit::{Fixture, INSIDE, OUTSIDE},
     worker::{Worker, WorkerConfig, WorkerLinks},
 };
-use packet::{
-    AnyKey, FlowKey, MacAddr, Parsed, Protocol, TcpFlags, ether,
-    nat::Rewrite,
-    parse,
-    testkit::{PacketBuilder, assert_valid_checksums},
-};
+use packet::{AnyKey, FlowKey, MacAddr, Protocol, TcpFlags, ether, parse, testkit::assert_valid_checksums};
 use tables::{
     FrontendKind, Millis, NatMode, PortId, PortSet, Tables, WorkerId,
     command::{CommandSender, command_rings},
@@ -30,10 +25,7 @@ use tables::{
     tcp_state::Timeouts,
 };
 
-use crate::{
-    Laps, Meter,
-    wire::{WireBuf, WirePort},
-};
+use crate::{Laps, Meter, template::Template, wire::WirePort};
 
 /// Frames that wait at a port at once: more than the caches nearest to the core hold.
 pub const ROUND: usize = 8192;
@@ -48,31 +40,6 @@ pub struct Pair {
     pub original: FlowKey<Ipv4Addr>,
     /// Key of the backend's packets as they arrive.
     pub reply: FlowKey<Ipv4Addr>,
-}
-
-/// A frame to be copied and given other addresses.
-struct Template {
-    frame: Vec<u8>,
-    parsed: Parsed,
-    key: FlowKey<Ipv4Addr>,
-}
-
-impl Template {
-    /// A 64-byte TCP frame that arrives at a port (60 without the check sequence).
-    fn new(port: PortId, flags: TcpFlags) -> Self {
-        let last = if port == OUTSIDE { 254 } else { 11 };
-        let (dst, src) = (Fixture::port_mac(port), Fixture::neighbor_mac(port, last));
-        let builder = PacketBuilder::tcp("198.18.0.1:1024", "203.0.113.10:80").flags(flags).pad_to(60);
-        let frame = builder.macs(dst, src).build();
-        let parsed = parse(&frame, frame.len()).expect("a valid frame");
-        let Some(AnyKey::V4(key)) = parsed.key() else { unreachable!("an IPv4 flow was built") };
-        Self { frame, parsed, key }
-    }
-
-    #[inline]
-    fn write(&self, buf: &mut WireBuf, key: &FlowKey<Ipv4Addr>) {
-        Rewrite::new(&self.key, key).apply(buf.fill(&self.frame), &self.parsed);
-    }
 }
 
 /// See the module.
@@ -113,10 +80,10 @@ impl Stand {
             worker: Worker::new(&config, links, ports)?,
             publisher: Some(publisher),
             now: Millis(1000),
-            syn: Template::new(OUTSIDE, TcpFlags::SYN),
-            syn_ack: Template::new(INSIDE, TcpFlags::SYN | TcpFlags::ACK),
-            ack: Template::new(OUTSIDE, TcpFlags::ACK),
-            data_in: Template::new(INSIDE, TcpFlags::ACK | TcpFlags::PSH),
+            syn: arriving(OUTSIDE, TcpFlags::SYN),
+            syn_ack: arriving(INSIDE, TcpFlags::SYN | TcpFlags::ACK),
+            ack: arriving(OUTSIDE, TcpFlags::ACK),
+            data_in: arriving(INSIDE, TcpFlags::ACK | TcpFlags::PSH),
             _ends: (kernel, inject_sender, commands),
         })
     }
@@ -197,7 +164,10 @@ impl Stand {
         };
         let wire = self.worker.port_mut(port).expect("two ports");
         for key in keys {
-            assert!(wire.arrive(|buf| template.write(buf, key)), "a round has a buffer for each frame");
+            assert!(
+                wire.arrive(|buf| template.readdress(buf.fill(template.bytes()), key)),
+                "a round has a buffer for each frame"
+            );
         }
     }
 
@@ -240,6 +210,12 @@ enum Kind {
     Data,
 }
 
+/// Frames from the neighbour that the fixture has on a port.
+fn arriving(port: PortId, flags: TcpFlags) -> Template {
+    let last = if port == OUTSIDE { 254 } else { 11 };
+    Template::new(Fixture::port_mac(port), Fixture::neighbor_mac(port, last), flags)
+}
+
 /// One frame in [`SAMPLE`] must be the right packet to the right neighbour.
 fn check(frame: &[u8], key: FlowKey<Ipv4Addr>) {
     if usize::from(key.sport ^ key.dport) % SAMPLE != 0 {
@@ -259,7 +235,9 @@ pub fn client(n: u32) -> FlowKey<Ipv4Addr> {
     FlowKey { src: Ipv4Addr::new(198, 18, c, d), dst: VIP, sport, dport: 80, protocol: Protocol::Tcp }
 }
 
-fn tables() -> Tables {
+/// A data centre with the VIP 203.0.113.10:80 and its 256 backends.
+#[must_use]
+pub fn tables() -> Tables {
     let mut fixture = Fixture::data_centre();
     let backends: Vec<_> = (0..256).map(|n| format!("10.244.{}.{}:8080", 1 + n / 128, 2 + n % 128)).collect();
     let backends: Vec<_> = backends.iter().map(String::as_str).collect();
