@@ -11,6 +11,7 @@ use tables::{AddressKind, DropReason};
 use super::{
     checksum::leave_to_port,
     classify::{Class, elsewhere},
+    route::Egress,
 };
 use crate::{buf::PacketBuf, io::PortIo, pass::Pass};
 
@@ -33,9 +34,7 @@ impl<P: PortIo> Pass<'_, P> {
             Body::Arp(arp) => self.arp(buf, parsed, arp),
             Body::Nd(nd) => self.nd(buf, parsed, nd),
             Body::OtherEther(_) => self.drop(buf, DropReason::UnsupportedEtherType),
-            Body::Flow { .. } | Body::Icmp(_) | Body::OtherIp { .. } => {
-                self.offer_to_kernel(buf, DropReason::MulticastUnsupported)
-            }
+            Body::Flow { .. } | Body::Icmp(_) | Body::OtherIp { .. } => self.offer_to_kernel(buf, parsed),
         }
     }
 
@@ -146,7 +145,7 @@ impl<P: PortIo> Pass<'_, P> {
     /// Routes a packet as it is.
     pub(crate) fn transit(&mut self, mut buf: P::Buf, parsed: &Parsed, dst: IpAddr) {
         if stays_on_link(dst) {
-            return self.offer_to_kernel(buf, DropReason::MulticastUnsupported);
+            return self.offer_to_kernel(buf, parsed);
         }
         let egress = self.way(dst);
         if parsed.ttl <= 1 {
@@ -164,8 +163,9 @@ impl<P: PortIo> Pass<'_, P> {
     }
 
     /// A packet for one of the appliance's own addresses.
-    pub(crate) fn deliver(&mut self, buf: P::Buf, parsed: &Parsed) {
+    pub(crate) fn deliver(&mut self, mut buf: P::Buf, parsed: &Parsed) {
         if self.state.mirrored.contains(self.port) {
+            self.finish_checksum(&mut buf, parsed, Egress::Kernel);
             return self.punt(buf);
         }
         match parsed.body {
@@ -176,8 +176,12 @@ impl<P: PortIo> Pass<'_, P> {
     }
 
     /// The kernel's if there is one behind this port, else dropped.
-    fn offer_to_kernel(&mut self, buf: P::Buf, otherwise: DropReason) {
-        if self.state.mirrored.contains(self.port) { self.punt(buf) } else { self.drop(buf, otherwise) }
+    fn offer_to_kernel(&mut self, mut buf: P::Buf, parsed: &Parsed) {
+        if !self.state.mirrored.contains(self.port) {
+            return self.drop(buf, DropReason::MulticastUnsupported);
+        }
+        self.finish_checksum(&mut buf, parsed, Egress::Kernel);
+        self.punt(buf);
     }
 
     /// A source that no sender on a wire may have (RFC 1812 §5.3.7, RFC 4291 §2.5, §2.7).

@@ -1,0 +1,130 @@
+//! Flows over time: tables that change, limits, what control sees.
+
+use dataplane::testkit::{Fixture, INSIDE, OUTSIDE, RigConfig};
+use packet::{
+    Protocol, TcpFlags,
+    testkit::{PacketBuilder, flow_of},
+};
+use tables::{Action, Choice, DropReason, FrontendKind, Millis, NatMode, Rule};
+
+use crate::world::*;
+
+#[test]
+fn a_worker_may_be_built_on_one_thread_and_run_on_another() {
+    fn is_send<T: Send>() {}
+    is_send::<dataplane::worker::Worker<dataplane::io::mem::MemPort>>();
+}
+
+#[test]
+fn udp_leaves_a_backend_that_is_gone_and_tcp_stays() {
+    for (protocol, moves) in [(Protocol::Udp, true), (Protocol::Tcp, false)] {
+        let mut fixture = Fixture::data_centre();
+        let ids = [fixture.backend("10.244.1.5:80"), fixture.backend("10.244.2.5:80")];
+        let [first_pool, second_pool] = [fixture.pool_of(&ids[..1]), fixture.pool_of(&ids[1..])];
+        let rule = Rule::same(Choice { action: Action::Balance(0), mode: NatMode::Snat });
+        let id = fixture.custom_service("moving", protocol, (rule.clone(), rule), vec![first_pool]);
+        fixture.vip(FrontendKind::LoadBalancer, "203.0.113.10:80", id);
+        let mut rig = rig(&mut fixture);
+        let (client, vip) = (at("192.0.2.2", 900), at("203.0.113.10", 80));
+        round_trip(&mut rig, (OUTSIDE, client), vip, protocol, "before");
+        fixture
+            .put_service(tables::ServicePort { pools: Box::new([second_pool]), ..fixture.get_service(id) });
+        fixture.remove_backend(ids[0]);
+        rig.publish(fixture.tables());
+        let packet = arriving(OUTSIDE, PacketBuilder::flow(key(protocol, client, vip)));
+        let (_, frame) = one(rig.exchange(OUTSIDE, &packet), "after");
+        let want = if moves { "10.244.2.5" } else { "10.244.1.5" };
+        assert_eq!(flow_of(&frame).dst(), ip(want), "{protocol}");
+    }
+}
+
+#[test]
+fn a_new_connection_does_not_join_a_finished_one_at_a_dead_backend() {
+    let mut fixture = Fixture::data_centre();
+    let ids = [fixture.backend("10.244.1.5:80"), fixture.backend("10.244.2.5:80")];
+    let pools = [fixture.pool_of(&ids[..1]), fixture.pool_of(&ids[1..])];
+    let rule = Rule::same(Choice { action: Action::Balance(0), mode: NatMode::Dnat });
+    let id = fixture.custom_service("moving", Protocol::Tcp, (rule.clone(), rule), vec![pools[0].clone()]);
+    fixture.vip(FrontendKind::LoadBalancer, "203.0.113.10:80", id);
+    let mut rig = rig(&mut fixture);
+    let to_service = key(Protocol::Tcp, at("192.0.2.2", 900), at("203.0.113.10", 80));
+    let to_backend =
+        round_trip(&mut rig, (OUTSIDE, at("192.0.2.2", 900)), at("203.0.113.10", 80), Protocol::Tcp, "one");
+    let reset = PacketBuilder::flow(to_backend.reversed()).flags(TcpFlags::RST);
+    one(rig.exchange(INSIDE, &arriving(INSIDE, reset)), "the reset");
+    fixture
+        .put_service(tables::ServicePort { pools: Box::new([pools[1].clone()]), ..fixture.get_service(id) });
+    fixture.remove_backend(ids[0]);
+    rig.publish(fixture.tables());
+    let (_, frame) = one(rig.exchange(OUTSIDE, &arriving(OUTSIDE, first(to_service))), "two");
+    assert_eq!(flow_of(&frame).dst(), ip("10.244.2.5"));
+}
+
+#[test]
+fn replies_that_never_come_back_are_noticed_once_a_flow() {
+    let world = &WORLDS[0];
+    let mut rig = rig(&mut served(world));
+    let to_service = key(Protocol::Tcp, at(world.client, 900), at(world.lb, 81));
+    for _ in 0..3 {
+        rig.exchange(OUTSIDE, &arriving(OUTSIDE, first(to_service)));
+    }
+    assert_eq!(rig.counts().flows.bypassed, 1);
+    rig.exchange(OUTSIDE, &arriving(OUTSIDE, PacketBuilder::flow(to_service)));
+    assert_eq!(rig.counts().flows.bypassed, 1);
+}
+
+#[test]
+fn full_tables_refuse_and_exhausted_ports_are_told() {
+    let world = &WORLDS[0];
+    let config = RigConfig { flows: 8, ..RigConfig::default() };
+    let mut rig = rig_of(&config, served(world).tables());
+    for n in 0..20 {
+        let (client, vip) = (at(world.client, 900 + n), at(world.lb, 80));
+        let out = rig.exchange(OUTSIDE, &arriving(OUTSIDE, first(key(Protocol::Tcp, client, vip))));
+        if let [(_, frame)] = &out[..] {
+            rig.exchange(INSIDE, &arriving(INSIDE, answer(flow_of(frame).reversed())));
+        }
+    }
+    assert!(rig.dropped(DropReason::FlowTableFull) >= 12, "{:?}", rig.counts());
+
+    let mut fixture = served(world);
+    fixture.tables.snat =
+        tables::SnatConfig { addresses: Box::new([]), ports: tables::SnatRange::new(5_000, 5_001, []) }
+            .into();
+    let mut rig = self::rig(&mut fixture);
+    for n in 0..2 {
+        round_trip(&mut rig, (OUTSIDE, at(world.client, 900 + n)), at(world.lb, 80), Protocol::Tcp, "fits");
+    }
+    let third = key(Protocol::Tcp, at(world.client, 902), at(world.lb, 80));
+    let (_, reset) = one(rig.exchange(OUTSIDE, &arriving(OUTSIDE, first(third))), "told");
+    assert_refusal(&reset, third, "exhausted");
+    assert_eq!(rig.dropped(DropReason::SnatExhausted), 1);
+}
+
+#[test]
+fn control_sees_flows_and_counters() {
+    use tables::command::{Answer, Command, FlowFilter};
+    let world = &WORLDS[0];
+    let mut rig = rig(&mut served(world));
+    for n in 0..3 {
+        round_trip(&mut rig, (OUTSIDE, at(world.client, 900 + n)), at(world.lb, 80), Protocol::Tcp, "a flow");
+    }
+    assert!(rig.commands.send(Command::ListFlows { filter: FlowFilter::default(), limit: 10 }));
+    rig.settle();
+    let answers: Vec<_> = std::iter::from_fn(|| rig.commands.answer()).collect();
+    assert_eq!(answers.len(), 4);
+    assert_eq!(answers.last(), Some(&Answer::Done { matched: 3, truncated: false }));
+    assert_eq!(rig.counters.snapshot(), *rig.counts());
+    assert_eq!((rig.counts().flows.used, rig.counts().imbalance()), (3, 0));
+}
+
+#[test]
+fn silent_flows_are_swept_and_the_sweep_is_reported() {
+    let world = &WORLDS[0];
+    let mut rig = rig(&mut served(world));
+    round_trip(&mut rig, (OUTSIDE, at(world.client, 900)), at(world.lb, 80), Protocol::Udp, "a flow");
+    rig.now = Millis(rig.now.0 + 3_600_000);
+    rig.turn();
+    assert_eq!((rig.counts().flows.used, rig.counts().flows.expired), (0, 1));
+    assert_eq!(rig.publisher.swept(), rig.publisher.programmed());
+}

@@ -1,0 +1,10 @@
+//! One packet in, what comes out: rows for every rule of the packet path, in both families.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
+
+mod flows;
+mod frames;
+mod local;
+mod routing;
+mod services;
+mod world;

@@ -1,0 +1,223 @@
+//! Routes, hops, MTU, neighbours.
+
+use dataplane::testkit::{Fixture, INSIDE, OUTSIDE};
+use packet::{
+    AnyKey, Body, Family, Protocol, parse,
+    testkit::{PacketBuilder, assert_valid_checksums, flow_of},
+};
+use tables::{AdjacencyState, DropReason, FrontendKind, NatMode, NodeId, Source, punt::Message};
+
+use crate::world::*;
+
+#[test]
+fn what_no_service_wants_is_routed() {
+    for world in &WORLDS {
+        let mut rig = rig(&mut served(world));
+        let plain = |protocol, src: &str, dst: &str| first(key(protocol, at(src, 700), at(dst, 80))).ttl(5);
+        let ping = |src: &str, dst: &str| PacketBuilder::ping(ip(src), ip(dst), 1, 1, b"ping").ttl(5);
+        for (name, from, packet, to, last) in [
+            ("to a pod", OUTSIDE, plain(Protocol::Tcp, world.client, world.pods[1]), INSIDE, 12),
+            ("SCTP to a pod", OUTSIDE, plain(Protocol::Sctp, world.client, world.pods[1]), INSIDE, 12),
+            ("from a pod to the world", INSIDE, plain(Protocol::Udp, world.pods[1], world.far), OUTSIDE, 254),
+            ("a ping to a pod", OUTSIDE, ping(world.client, world.pods[0]), INSIDE, 11),
+            (
+                "GRE",
+                OUTSIDE,
+                PacketBuilder::ip(ip(world.client), ip(world.pods[0]), 47).payload(&[0; 30]).ttl(5),
+                INSIDE,
+                11,
+            ),
+            (
+                "a fragment",
+                OUTSIDE,
+                plain(Protocol::Udp, world.client, world.pods[0]).payload(&[0; 64]).fragment(7, 64, true),
+                INSIDE,
+                11,
+            ),
+        ] {
+            let sent = arriving(from, packet);
+            let (port, frame) = one(rig.exchange(from, &sent), name);
+            let parsed = parse(&frame, frame.len()).unwrap();
+            assert_eq!(
+                (port, parsed.ttl, parsed.dst_mac),
+                (to, 4, Fixture::neighbor_mac(to, last)),
+                "{name}"
+            );
+            let payload = 14 + if world.family == Family::V4 { 20 } else { 40 };
+            assert_eq!(frame[payload..], sent[payload..], "{name}: the rest as it was");
+        }
+        assert_eq!((rig.counts().dropped(), rig.counts().flows.created), (0, 0));
+    }
+}
+
+#[test]
+fn a_hop_too_many_is_told_from_the_port_that_received_the_packet() {
+    for world in &WORLDS {
+        let mut rig = rig(&mut served(world));
+        for (name, dst) in [("transit", at(world.pods[1], 80)), ("a new flow", at(world.lb, 80))] {
+            let packet = first(key(Protocol::Tcp, at(world.client, 700), dst)).ttl(1);
+            let (port, frame) = one(rig.exchange(OUTSIDE, &arriving(OUTSIDE, packet)), name);
+            let parsed = parse(&frame, frame.len()).unwrap();
+            let Body::Icmp(icmp) = parsed.body else { panic!("{name}: {parsed:?}") };
+            assert_eq!(
+                (port, icmp.addrs.src(), icmp.kind),
+                (OUTSIDE, ip(world.own[0]), if world.family == Family::V4 { 11 } else { 3 })
+            );
+            assert_valid_checksums(&frame);
+        }
+        assert_eq!((rig.dropped(DropReason::TtlExceeded), rig.counts().flows.created), (2, 0));
+    }
+}
+
+#[test]
+fn a_packet_too_long_for_its_way_is_told_the_mtu() {
+    for world in &WORLDS {
+        let mut fixture = served(world);
+        let mut ports = fixture.tables.ports.to_vec();
+        ports[1].mtu = 1_400;
+        fixture.tables.ports = ports.into();
+        let mut rig = rig(&mut fixture);
+        let to_service = key(Protocol::Udp, at(world.client, 700), at(world.lb, 80));
+        let long = arriving(OUTSIDE, PacketBuilder::flow(to_service).payload(&[7; 1_400]));
+        let (_, frame) = one(rig.exchange(OUTSIDE, &long), "told");
+        let parsed = parse(&frame, frame.len()).unwrap();
+        let Body::Icmp(icmp) = parsed.body else { panic!("{parsed:?}") };
+        assert!(icmp.is_too_big());
+        assert_eq!(icmp.inner.map(|inner| inner.key), Some(to_service), "the packet as the client sent it");
+        assert_eq!(frame[usize::from(parsed.l4) + 6..][..2], 1_400u16.to_be_bytes());
+        assert_eq!(rig.dropped(DropReason::TooBig), 1);
+    }
+}
+
+#[test]
+fn fragments_and_icmp_errors_of_services_have_their_own_reasons() {
+    for world in &WORLDS {
+        let mut rig = rig(&mut served(world));
+        let to_service = key(Protocol::Udp, at(world.client, 700), at(world.lb, 80));
+        for (offset, more) in [(0, true), (512, false)] {
+            let part = PacketBuilder::flow(to_service).payload(&[0; 512]).fragment(9, offset, more);
+            expect_drop(
+                &mut rig,
+                OUTSIDE,
+                &arriving(OUTSIDE, part),
+                DropReason::FragmentUnsupported,
+                "a fragment",
+            );
+        }
+        let to_backend =
+            round_trip(&mut rig, (OUTSIDE, at(world.client, 701)), at(world.lb, 80), Protocol::Udp, "a flow");
+        let error = |about: AnyKey, to: &str| {
+            let quoted = PacketBuilder::flow(about).build()[14..].to_vec();
+            let rest = [&[0; 4][..], &quoted].concat();
+            let (kind, code) = if world.family == Family::V4 { (3, 3) } else { (1, 4) };
+            PacketBuilder::icmp(ip(world.pods[0]), ip(to), kind, code, &rest)
+        };
+        let about_flow = arriving(INSIDE, error(to_backend, world.own[1]));
+        expect_drop(&mut rig, INSIDE, &about_flow, DropReason::IcmpErrorUnsupported, "about a flow");
+        let unknown = key(Protocol::Udp, at(world.lb, 80), at(world.client, 999));
+        let about_nothing = arriving(OUTSIDE, error(unknown, world.lb));
+        expect_drop(&mut rig, OUTSIDE, &about_nothing, DropReason::IcmpErrorWithoutFlow, "about nothing");
+        let elsewhere = key(Protocol::Udp, at(world.far, 80), at(world.pods[0], 999));
+        let (port, _) = one(rig.exchange(INSIDE, &arriving(INSIDE, error(elsewhere, world.far))), "routed");
+        assert_eq!(port, OUTSIDE);
+    }
+}
+
+#[test]
+fn packets_wait_for_their_neighbour_within_bounds() {
+    for world in &WORLDS {
+        let mut fixture = served(world);
+        fixture.set_neighbor(INSIDE, world.node, AdjacencyState::Incomplete);
+        let mut rig = rig(&mut fixture);
+        let packet = |n: u16| {
+            arriving(OUTSIDE, first(key(Protocol::Tcp, at(world.client, 100 + n), at(world.pods[0], 80))))
+        };
+        let silent = if world.family == Family::V4 { "10.0.0.200" } else { "fd00::200" };
+        let to_silent = arriving(OUTSIDE, first(key(Protocol::Tcp, at(world.client, 1), at(silent, 80))));
+        for n in 0..10 {
+            assert!(rig.exchange(OUTSIDE, &packet(n)).is_empty());
+        }
+        assert!(rig.exchange(OUTSIDE, &to_silent).is_empty(), "a connected network, nobody known");
+        assert_eq!((rig.counts().packets.held, rig.dropped(DropReason::HoldFull)), (9, 2));
+        let asked: Vec<_> = rig.punted().into_iter().map(|(message, _)| message).collect();
+        let ask = |address| Message::Resolve { port: INSIDE, address: ip(address) };
+        assert_eq!(asked, [ask(world.node), ask(silent)]);
+
+        fixture.neighbor(INSIDE, world.node, 11);
+        rig.publish(fixture.tables());
+        let out = rig.all_sent();
+        assert_eq!((out.len(), rig.counts().packets.held), (8, 1));
+        for (n, (port, frame)) in (0..).zip(&out) {
+            let parsed = parse(frame, frame.len()).unwrap();
+            assert_eq!((*port, parsed.dst_mac), (INSIDE, Fixture::neighbor_mac(INSIDE, 11)));
+            assert_eq!(flow_of(frame).sport(), 100 + n, "in order");
+        }
+        rig.now = rig.now.plus(1_001);
+        rig.settle();
+        assert_eq!((rig.counts().packets.held, rig.dropped(DropReason::NeighborUnresolved)), (0, 1));
+    }
+}
+
+#[test]
+fn a_flow_follows_the_fib_but_keeps_its_backend() {
+    let world = &WORLDS[0];
+    let mut fixture = served(world);
+    let mut rig = rig(&mut fixture);
+    let to_service = key(Protocol::Tcp, at(world.client, 900), at(world.lb, 80));
+    let to_backend =
+        round_trip(&mut rig, (OUTSIDE, at(world.client, 900)), at(world.lb, 80), Protocol::Tcp, "before");
+    fixture.route("10.244.1.0/24", "10.0.0.12");
+    rig.publish(fixture.tables());
+    let (_, frame) = one(rig.exchange(OUTSIDE, &arriving(OUTSIDE, PacketBuilder::flow(to_service))), "after");
+    assert_eq!(flow_of(&frame), to_backend);
+    assert_eq!(parse(&frame, frame.len()).unwrap().dst_mac, Fixture::neighbor_mac(INSIDE, 12));
+}
+
+#[test]
+fn a_backend_without_a_way_is_counted_by_its_reason() {
+    let mut fixture = Fixture::new();
+    fixture.neighbor(OUTSIDE, "192.0.2.2", 2);
+    let cut_off = fixture.service("cut-off", Protocol::Tcp, &["172.16.0.1:80"], NatMode::Snat);
+    fixture.vip(FrontendKind::LoadBalancer, "203.0.113.10:80", cut_off);
+    let mut rig = rig(&mut fixture);
+    for (dst, reason) in [("203.0.113.10", DropReason::NoRoute), ("172.16.0.1", DropReason::NoRoute)] {
+        let syn = arriving(OUTSIDE, first(key(Protocol::Tcp, at("192.0.2.2", 900), at(dst, 80))));
+        expect_drop(&mut rig, OUTSIDE, &syn, reason, dst);
+    }
+    let mut fixture = Fixture::new();
+    let mut ports = fixture.tables.ports.to_vec();
+    ports[1].addresses = Box::new([]);
+    fixture.tables.ports = ports.into();
+    fixture.neighbor(INSIDE, "10.0.0.11", 11);
+    let nameless = fixture.service("nameless", Protocol::Tcp, &["10.0.0.11:80"], NatMode::Snat);
+    fixture.vip(FrontendKind::LoadBalancer, "203.0.113.10:80", nameless);
+    let mut rig = self::rig(&mut fixture);
+    let syn = arriving(OUTSIDE, first(key(Protocol::Tcp, at("192.0.2.2", 900), at("203.0.113.10", 80))));
+    expect_drop(&mut rig, OUTSIDE, &syn, DropReason::SnatNoAddress, "no address inside");
+}
+
+#[test]
+fn a_stuck_port_drops_and_is_counted_while_the_rest_is_held() {
+    let world = &WORLDS[0];
+    let mut rig = rig(&mut served(world));
+    rig.port(INSIDE).limit_tx(3);
+    for n in 0..50 {
+        rig.push(
+            OUTSIDE,
+            &arriving(OUTSIDE, first(key(Protocol::Tcp, at(world.client, 900 + n), at(world.lb, 80)))),
+        );
+    }
+    rig.settle();
+    let counts = rig.counts();
+    assert_eq!((counts.packets.held, rig.dropped(DropReason::TxFull)), (32, 15));
+    assert_eq!(rig.sent(INSIDE).len(), 3);
+}
+
+#[test]
+fn sources_are_told_apart() {
+    let mut fixture = Fixture::data_centre();
+    let tables = fixture.tables();
+    assert_eq!(tables.source_of(ip("10.244.2.9")), Source::Pod(NodeId(2)));
+    assert_eq!(tables.source_of(ip("fd00::11")), Source::Node(NodeId(1)));
+    assert_eq!(tables.source_of(ip("192.0.2.2")), Source::Outside);
+}
