@@ -22,6 +22,47 @@ pub(crate) enum Command {
     Show(ShowArgs),
     /// Make the running appliance read its configuration again.
     Reload(SocketArgs),
+    /// Check the configuration and manifests without running anything.
+    Check(CheckArgs),
+    /// Say what would happen to a packet.
+    Trace(TraceArgs),
+}
+
+/// `fairlead check`.
+#[derive(Args, Debug)]
+pub(crate) struct CheckArgs {
+    /// The configuration [default: /etc/fairlead/config.yaml, unless only --manifests is given].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// A directory of manifests, or a single file.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) manifests: Option<PathBuf>,
+}
+
+/// `fairlead trace`.
+#[derive(Args, Debug)]
+pub(crate) struct TraceArgs {
+    /// Packets, such as 'tcp 203.0.113.2:40000 > 192.0.2.10:80'; IPv6 addresses in brackets.
+    #[arg(value_name = "PACKET")]
+    pub(crate) packet: Vec<String>,
+    /// A file with one packet a line, as JSON: {"src":..., "sport":..., "dst":..., "dport":..., "proto":"TCP"}.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) packets: Option<PathBuf>,
+    /// The manifests to ask [default: those of --config].
+    #[arg(long, value_name = "PATH", conflicts_with = "live")]
+    pub(crate) manifests: Option<PathBuf>,
+    /// The configuration: ports, pools and policies [default: none of them].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Ask the running appliance instead of files.
+    #[arg(long)]
+    pub(crate) live: bool,
+    /// The appliance's admin socket [default: that of --config, else /run/fairlead/admin.sock].
+    #[arg(long, value_name = "FILE", requires = "live")]
+    pub(crate) socket: Option<PathBuf>,
+    /// How to print it; json is one object a line.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
 }
 
 /// `fairlead run`.

@@ -1,12 +1,14 @@
 //! The `fairlead` binary: one file a subcommand, all of them thin.
 #![forbid(unsafe_code)]
 
+mod check;
 mod cli;
 mod columns;
 mod explain;
 mod reload;
 mod run;
 mod show;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -20,6 +22,8 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Show(args) => show::run(&args),
         Command::Reload(args) => reload::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Trace(args) => trace::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -38,7 +38,7 @@ const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(250);
 /// Questions that may wait.
 const REQUESTS_MAX: usize = 64;
 /// The file in the state directory that keeps which Service has which address.
-const ASSIGNMENTS: &str = "addresses";
+pub(crate) const ASSIGNMENTS: &str = "addresses";
 
 /// What a source of cluster state reports.
 #[derive(Debug)]

@@ -14,6 +14,7 @@ pub mod mirror;
 pub mod model;
 pub mod netlink;
 pub mod network;
+pub mod offline;
 pub mod reload;
 pub mod state_dir;
 pub mod workers;
