@@ -83,12 +83,16 @@ fn swaps(world: &mut World) -> Result<()> {
 
 /// Rewrites the endpoints of another Service until a thousand table versions have been taken.
 fn swap(world: &World, web: &catalog::Entry, from: f64) -> Result<()> {
-    let fewer = [Member::ready("web-1"), Member::not_ready("web-2"), Member::ready("web-3")];
+    // Seven different sets in turn: whichever writes become one look at the directory, the next look finds a change.
+    let state = |turn: usize, place: usize| (turn % 7 + 1) >> place & 1 == 1;
     let start = Instant::now();
     let mut taken = 0.0;
-    for turn in 0_u32.. {
-        let members = if turn % 2 == 0 { &fewer[..] } else { &web.members[..] };
-        world.lab.manifests.endpoints(&web.service, members)?;
+    for turn in 0_usize.. {
+        let pods = web.members.iter().enumerate();
+        let members: Vec<Member> = pods
+            .map(|(place, member)| if state(turn, place) { *member } else { Member::not_ready(member.pod) })
+            .collect();
+        world.lab.manifests.endpoints(&web.service, &members)?;
         thread::sleep(Duration::from_millis(4));
         if turn % 100 == 99 {
             taken = world.metrics()?.generation() - from;
