@@ -5,6 +5,13 @@
 //! nothing is freed on a packet core; the kernel's settings are put back last.
 
 mod cores;
+#[cfg_attr(
+    not(any(feature = "dpdk", test)),
+    expect(dead_code, reason = "only the DPDK engine opens devices")
+)]
+mod device;
+#[cfg_attr(not(any(feature = "dpdk", test)), expect(dead_code, reason = "only the DPDK engine starts EAL"))]
+mod eal;
 #[cfg_attr(feature = "dpdk", path = "engine/dpdk.rs")]
 #[cfg_attr(not(feature = "dpdk"), path = "engine/none.rs")]
 mod engine;
