@@ -53,6 +53,21 @@ fn verdicts_and_reasons() {
 }
 
 #[test]
+fn an_appliance_that_is_a_node_translates_as_its_rules_say() {
+    let mut tables = fixture().tables();
+    tables.acts_as_node = true;
+    assert!(!explain(&tables, &key("10.244.2.9:1", "203.0.113.10:80")).snat(), "pods keep their address");
+    let answers: Vec<_> = (1..200)
+        .map(|sport| explain(&tables, &key(&format!("10.244.1.5:{sport}"), "203.0.113.10:80")))
+        .collect();
+    for answer in &answers {
+        let hairpin = answer.backend == Some("10.244.1.5:80".parse().unwrap());
+        assert_eq!(answer.snat(), hairpin, "{answer:?}");
+    }
+    assert!(answers.iter().any(|answer| answer.snat()), "some of 200 flows reach the client itself");
+}
+
+#[test]
 fn the_worker_picks_the_backend_that_trace_names() {
     let tables = fixture().tables();
     let mut rig = Rig::new(&RigConfig::default(), tables.clone());

@@ -43,16 +43,19 @@ pub(crate) fn reach(tables: &Tables, backend: IpAddr) -> Result<Reach<'_>, DropR
 ///
 /// A dnat reply goes from the backend straight to the client's address. It passes the appliance only if the backend's
 /// way to that address leads here, which it does not when the client is the backend itself (hairpin), another pod or
-/// a Node (the cluster routes those), or a neighbour of the backend's next hop.
+/// a Node (the cluster routes those), or a neighbour of the backend's next hop. An appliance that is itself a Node is
+/// where the cluster routes to, and translates as kube-proxy on that Node does: hairpins, and what the rules say.
 pub(crate) fn mode(
+    tables: &Tables,
     served: &Served<'_>,
-    backend: IpAddr,
-    client: IpAddr,
+    (client, backend): (IpAddr, IpAddr),
     reach: Option<Reach<'_>>,
 ) -> NatMode {
-    let bypasses = client == backend
-        || !matches!(served.source, Source::Outside)
-        || reach.is_some_and(|reach| reach.egress.same_network(client, reach.next_hop));
+    let strays = || {
+        !matches!(served.source, Source::Outside)
+            || reach.is_some_and(|reach| reach.egress.same_network(client, reach.next_hop))
+    };
+    let bypasses = client == backend || (!tables.acts_as_node && strays());
     if bypasses { NatMode::Snat } else { served.choice.mode }
 }
 
@@ -69,7 +72,7 @@ pub(crate) fn admit<A: Address, B>(
 ) -> Result<FlowRef, DropReason> {
     let address = A::from_ip(backend.address).ok_or(DropReason::NoEndpoints)?;
     let reach = reach(tables, backend.address)?;
-    let mode = mode(served, backend.address, key.src.into(), Some(reach));
+    let mode = mode(tables, served, (key.src.into(), backend.address), Some(reach));
     let reply = match mode {
         NatMode::Dnat => FlowKey { dst: address, dport: backend.port, ..*key }.reversed(),
         NatMode::Snat => {
