@@ -1,0 +1,496 @@
+//! A device: opened by name, configured, started; closed and removed on drop.
+
+use std::{
+    ffi::{CStr, CString},
+    fmt,
+    sync::Arc,
+};
+
+use dpdk_sys::rte_eth_dev_info;
+
+use crate::{
+    Eal, Errno, Mempool, errno, log, preflight,
+    queue::QueuePair,
+    stats::{self, PortStats, XStat},
+};
+
+/// Why a port does not work. Each says what to do as far as anybody knows.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum PortError {
+    /// The name cannot be one of a device.
+    BadName {
+        /// The device as configured.
+        device: String,
+    },
+    /// The system already shows why it cannot be opened.
+    Missing {
+        /// The device as configured.
+        device: String,
+        /// Why.
+        obstacle: String,
+    },
+    /// No driver took the device.
+    Probe {
+        /// The device as configured.
+        device: String,
+        /// DPDK's reason.
+        errno: Errno,
+        /// What it logged of trouble; may be empty.
+        log: String,
+    },
+    /// A step of the set-up was refused.
+    Setup {
+        /// The device as configured.
+        device: String,
+        /// Which step.
+        step: &'static str,
+        /// DPDK's reason.
+        errno: Errno,
+        /// What it logged of trouble; may be empty.
+        log: String,
+    },
+    /// More queues than the device has.
+    TooFewQueues {
+        /// The device as configured.
+        device: String,
+        /// Queue pairs it has.
+        have: u16,
+        /// Queue pairs wanted.
+        wanted: u16,
+    },
+}
+
+impl fmt::Display for PortError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadName { device } => write!(f, "{device:?} is no device name"),
+            Self::Missing { device, obstacle } => write!(f, "cannot open {device:?}: {obstacle}"),
+            Self::Probe { device, errno, log } => {
+                write!(f, "no DPDK driver takes {device:?}: {errno}")?;
+                write_log(f, log)
+            }
+            Self::Setup { device, step, errno, log } => {
+                write!(f, "{device:?}: {step} was refused: {errno}")?;
+                write_log(f, log)
+            }
+            Self::TooFewQueues { device, have, wanted } => {
+                write!(
+                    f,
+                    "{device:?} has {have} queue pairs, but {wanted} workers need one each: lower workers.count"
+                )
+            }
+        }
+    }
+}
+
+fn write_log(f: &mut fmt::Formatter<'_>, log: &str) -> fmt::Result {
+    if log.is_empty() { Ok(()) } else { write!(f, "; DPDK says: {log}") }
+}
+
+impl std::error::Error for PortError {}
+
+/// What a device does by itself.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct PortCapabilities {
+    /// Says whether IP and L4 checksums of received packets are right.
+    pub rx_checksum: bool,
+    /// Finishes TCP checksums.
+    pub tx_tcp_checksum: bool,
+    /// Finishes UDP checksums.
+    pub tx_udp_checksum: bool,
+}
+
+/// How a port is to work.
+#[derive(Clone, Copy, Debug)]
+pub struct PortConfig {
+    /// Queue pairs: one a worker.
+    pub queues: u16,
+    /// Receive descriptors a queue; adjusted to what the device can.
+    pub rx_descriptors: u16,
+    /// Transmit descriptors a queue; adjusted to what the device can.
+    pub tx_descriptors: u16,
+    /// Bytes of an IP packet.
+    pub mtu: u16,
+}
+
+/// The state of a link.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Link {
+    /// There is a peer.
+    pub up: bool,
+    /// Mbit/s; `None` where the device does not say.
+    pub speed_mbps: Option<u32>,
+}
+
+/// An opened device that does not run yet. Closed and removed on drop.
+#[derive(Debug)]
+pub struct Port {
+    opened: Opened,
+    info: Info,
+}
+
+/// The parts of the device's description that we use.
+#[derive(Clone, Copy, Debug)]
+struct Info {
+    queues_max: u16,
+    rx_offloads: u64,
+    tx_offloads: u64,
+    rss_types: u64,
+    reta_size: u16,
+    key_len: u8,
+}
+
+#[derive(Debug)]
+struct Opened {
+    id: u16,
+    device: String,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        let raw = raw_info(self.id).map(|info| info.device);
+        // SAFETY: the port is stopped (`Running` was dropped first) and nobody else has it.
+        unsafe { dpdk_sys::rte_eth_dev_close(self.id) };
+        if let Ok(device) = raw {
+            // SAFETY: the device of a closed port; a device that cannot be removed says so, which is no harm.
+            unsafe { dpdk_sys::rte_dev_remove(device) };
+        }
+    }
+}
+
+/// A started device; stopped when the last owner goes: the port itself or one of its queues.
+#[derive(Debug)]
+pub(crate) struct Running {
+    opened: Opened,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // SAFETY: no queue of the port is left: each holds an `Arc` of us.
+        unsafe { dpdk_sys::rte_eth_dev_stop(self.opened.id) };
+    }
+}
+
+fn raw_info(id: u16) -> Result<rte_eth_dev_info, Errno> {
+    // SAFETY: integers and pointers, for all of which zero is a value.
+    let mut info = unsafe { std::mem::zeroed::<rte_eth_dev_info>() };
+    // SAFETY: a bad port is refused; the structure is ours.
+    errno::check(unsafe { dpdk_sys::rte_eth_dev_info_get(id, &raw mut info) })?;
+    Ok(info)
+}
+
+impl Port {
+    /// Opens a device: a PCI address, or a virtual device with its arguments such as `net_af_packet0,iface=eth1`.
+    ///
+    /// # Errors
+    /// See [`PortError`].
+    pub fn open(_eal: &Eal, device: &str) -> Result<Self, PortError> {
+        let bad_name = || PortError::BadName { device: device.to_owned() };
+        let arguments = CString::new(device).map_err(|_| bad_name())?;
+        let name = CString::new(preflight::device_name(device)).map_err(|_| bad_name())?;
+        if name.is_empty() {
+            return Err(bad_name());
+        }
+        if let Some(obstacle) = preflight::obstacle(device) {
+            return Err(PortError::Missing { device: device.to_owned(), obstacle });
+        }
+        log::forget();
+        let refused = |errno| PortError::Probe { device: device.to_owned(), errno, log: log::trouble() };
+        // SAFETY: a NUL-terminated string; the environment exists.
+        errno::check(unsafe { dpdk_sys::rte_dev_probe(arguments.as_ptr()) }).map_err(refused)?;
+        let mut id = 0;
+        // SAFETY: a NUL-terminated string and room for the answer.
+        errno::check(unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(name.as_ptr(), &raw mut id) })
+            .map_err(refused)?;
+        let opened = Opened { id, device: device.to_owned() };
+        let raw = raw_info(id).map_err(refused)?;
+        let info = Info {
+            queues_max: raw.max_rx_queues.min(raw.max_tx_queues),
+            rx_offloads: raw.rx_offload_capa,
+            tx_offloads: raw.tx_offload_capa,
+            rss_types: raw.flow_type_rss_offloads,
+            reta_size: raw.reta_size,
+            key_len: raw.hash_key_size,
+        };
+        Ok(Self { opened, info })
+    }
+
+    /// Queue pairs it can have.
+    #[must_use]
+    pub const fn queues_max(&self) -> u16 {
+        self.info.queues_max
+    }
+
+    /// The memory node it hangs on; `None` where it has none.
+    #[must_use]
+    pub fn numa(&self) -> Option<u16> {
+        // SAFETY: any number is answered.
+        u16::try_from(unsafe { dpdk_sys::rte_eth_dev_socket_id(self.opened.id) }).ok()
+    }
+
+    /// Its hardware address.
+    ///
+    /// # Errors
+    /// When the device does not say.
+    pub fn mac(&self) -> Result<[u8; 6], PortError> {
+        mac(self.opened.id).map_err(|errno| self.refused("reading its MAC address", errno))
+    }
+
+    /// Gives it another hardware address.
+    ///
+    /// # Errors
+    /// When the device cannot.
+    pub fn set_mac(&mut self, mac: [u8; 6]) -> Result<(), PortError> {
+        let mut address = dpdk_sys::rte_ether_addr { addr_bytes: mac };
+        // SAFETY: the address is read during the call.
+        let result = unsafe { dpdk_sys::rte_eth_dev_default_mac_addr_set(self.opened.id, &raw mut address) };
+        errno::check(result).map_err(|errno| self.refused("setting its MAC address", errno))
+    }
+
+    /// Configures and starts it: `config.queues` queue pairs whose received packets come from `pool`.
+    ///
+    /// # Errors
+    /// See [`PortError`].
+    pub fn start(
+        self,
+        pool: Mempool,
+        config: &PortConfig,
+    ) -> Result<(StartedPort, Vec<QueuePair>), PortError> {
+        if config.queues > self.info.queues_max {
+            let (have, wanted) = (self.info.queues_max, config.queues);
+            return Err(PortError::TooFewQueues { device: self.opened.device.clone(), have, wanted });
+        }
+        log::forget();
+        let capabilities = self.configure(config)?;
+        self.set_mtu(config.mtu)?;
+        self.set_up_queues(pool, config)?;
+        let id = self.opened.id;
+        // SAFETY: configured, and every queue is set up.
+        let result = unsafe { dpdk_sys::rte_eth_dev_start(id) };
+        errno::check(result).map_err(|errno| self.refused("starting", errno))?;
+        // VIPs' multicast groups and neighbours' broadcasts are wanted; a device that has no filter may refuse.
+        // SAFETY: a started port.
+        unsafe { dpdk_sys::rte_eth_allmulticast_enable(id) };
+        let running = Arc::new(Running { opened: self.opened });
+        let pair = |queue| QueuePair::new((id, queue), pool, capabilities, running.clone());
+        let pairs = (0..config.queues).map(pair).collect();
+        Ok((StartedPort { running, info: self.info, capabilities }, pairs))
+    }
+
+    fn configure(&self, config: &PortConfig) -> Result<PortCapabilities, PortError> {
+        let rx_checksum = dpdk_sys::FAIRLEAD_RX_OFFLOAD_IPV4_CKSUM
+            | dpdk_sys::FAIRLEAD_RX_OFFLOAD_TCP_CKSUM
+            | dpdk_sys::FAIRLEAD_RX_OFFLOAD_UDP_CKSUM;
+        let tx_wanted = dpdk_sys::FAIRLEAD_TX_OFFLOAD_TCP_CKSUM
+            | dpdk_sys::FAIRLEAD_TX_OFFLOAD_UDP_CKSUM
+            | dpdk_sys::FAIRLEAD_TX_OFFLOAD_MULTI_SEGS;
+        let has_rx = self.info.rx_offloads & rx_checksum == rx_checksum;
+        // SAFETY: integers, pointers and enumerations whose zero is the default.
+        let mut conf = unsafe { std::mem::zeroed::<dpdk_sys::rte_eth_conf>() };
+        conf.rxmode.mtu = u32::from(config.mtu);
+        conf.rxmode.offloads = if has_rx { rx_checksum } else { 0 };
+        conf.txmode.offloads = self.info.tx_offloads & tx_wanted;
+        let spread = dpdk_sys::FAIRLEAD_RSS_IP | dpdk_sys::FAIRLEAD_RSS_TCP | dpdk_sys::FAIRLEAD_RSS_UDP;
+        if config.queues > 1 && self.info.rss_types & spread != 0 {
+            conf.rxmode.mq_mode = dpdk_sys::FAIRLEAD_MQ_RX_RSS;
+            conf.rx_adv_conf.rss_conf.rss_hf = self.info.rss_types & spread;
+        }
+        let (id, queues) = (self.opened.id, config.queues);
+        // SAFETY: a stopped port and a whole configuration, which is copied.
+        let result = unsafe { dpdk_sys::rte_eth_dev_configure(id, queues, queues, &raw const conf) };
+        errno::check(result).map_err(|errno| self.refused("its configuration", errno))?;
+        Ok(PortCapabilities {
+            rx_checksum: has_rx,
+            tx_tcp_checksum: conf.txmode.offloads & dpdk_sys::FAIRLEAD_TX_OFFLOAD_TCP_CKSUM != 0,
+            tx_udp_checksum: conf.txmode.offloads & dpdk_sys::FAIRLEAD_TX_OFFLOAD_UDP_CKSUM != 0,
+        })
+    }
+
+    /// Virtual devices often have no notion of an MTU: that is no error while theirs is the usual one or larger.
+    fn set_mtu(&self, mtu: u16) -> Result<(), PortError> {
+        // SAFETY: a stopped port; any number is answered.
+        let result = unsafe { dpdk_sys::rte_eth_dev_set_mtu(self.opened.id, mtu) };
+        match errno::check(result) {
+            Err(errno) if errno.0 != libc::ENOTSUP => Err(self.refused("its MTU", errno)),
+            _ => Ok(()),
+        }
+    }
+
+    fn set_up_queues(&self, pool: Mempool, config: &PortConfig) -> Result<(), PortError> {
+        let (id, mut rx, mut tx) = (self.opened.id, config.rx_descriptors, config.tx_descriptors);
+        // SAFETY: two numbers of ours are adjusted in place.
+        let adjusted = unsafe { dpdk_sys::rte_eth_dev_adjust_nb_rx_tx_desc(id, &raw mut rx, &raw mut tx) };
+        errno::check(adjusted).map_err(|errno| self.refused("its number of descriptors", errno))?;
+        // SAFETY: any number is answered; -1 stands for any node.
+        let node = unsafe { dpdk_sys::rte_eth_dev_socket_id(id) }.cast_unsigned();
+        for queue in 0..config.queues {
+            // SAFETY: a configured port; null asks for the default; the pool lives for ever.
+            let result = unsafe {
+                dpdk_sys::rte_eth_rx_queue_setup(id, queue, rx, node, std::ptr::null(), pool.as_ptr())
+            };
+            errno::check(result).map_err(|errno| self.refused("a receive queue", errno))?;
+            // SAFETY: as above.
+            let result = unsafe { dpdk_sys::rte_eth_tx_queue_setup(id, queue, tx, node, std::ptr::null()) };
+            errno::check(result).map_err(|errno| self.refused("a transmit queue", errno))?;
+        }
+        Ok(())
+    }
+
+    fn refused(&self, step: &'static str, errno: Errno) -> PortError {
+        PortError::Setup { device: self.opened.device.clone(), step, errno, log: log::trouble() }
+    }
+}
+
+/// A started device: what can be asked of it while its queues are in use. It stops when this and all queues are gone.
+#[derive(Debug)]
+pub struct StartedPort {
+    running: Arc<Running>,
+    info: Info,
+    capabilities: PortCapabilities,
+}
+
+impl StartedPort {
+    /// What it does by itself.
+    #[must_use]
+    pub const fn capabilities(&self) -> PortCapabilities {
+        self.capabilities
+    }
+
+    /// Its hardware address.
+    ///
+    /// # Errors
+    /// When the device does not say.
+    pub fn mac(&self) -> Result<[u8; 6], Errno> {
+        mac(self.id())
+    }
+
+    /// The MTU in force.
+    ///
+    /// # Errors
+    /// When the device does not say.
+    pub fn mtu(&self) -> Result<u16, Errno> {
+        let mut mtu = 0;
+        // SAFETY: room for the answer.
+        errno::check(unsafe { dpdk_sys::rte_eth_dev_get_mtu(self.id(), &raw mut mtu) })?;
+        Ok(mtu)
+    }
+
+    /// The name of its driver.
+    #[must_use]
+    pub fn driver(&self) -> String {
+        let Ok(info) = raw_info(self.id()) else { return String::new() };
+        // SAFETY: a static string of the driver, or null.
+        if info.driver_name.is_null() {
+            return String::new();
+        }
+        // SAFETY: not null, so a static string of the driver.
+        unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy().into_owned()
+    }
+
+    /// The state of its link.
+    ///
+    /// # Errors
+    /// When the device does not say.
+    pub fn link(&self) -> Result<Link, Errno> {
+        let (mut speed, mut up, mut duplex) = (0, 0, 0);
+        // SAFETY: room for three answers.
+        let result =
+            unsafe { dpdk_sys::fairlead_link(self.id(), &raw mut speed, &raw mut up, &raw mut duplex) };
+        errno::check(result)?;
+        Ok(Link { up: up != 0, speed_mbps: (speed != 0 && speed != u32::MAX).then_some(speed) })
+    }
+
+    /// What every device counts.
+    ///
+    /// # Errors
+    /// When the device does not say.
+    pub fn stats(&self) -> Result<PortStats, Errno> {
+        stats::stats(self.id())
+    }
+
+    /// What this device counts besides.
+    ///
+    /// # Errors
+    /// When the device does not say.
+    pub fn xstats(&self) -> Result<Vec<XStat>, Errno> {
+        stats::xstats(self.id())
+    }
+
+    /// Receives frames for other stations too, or no longer.
+    ///
+    /// # Errors
+    /// When the device cannot.
+    pub fn set_promiscuous(&self, on: bool) -> Result<(), Errno> {
+        // SAFETY: a started port.
+        errno::check(unsafe {
+            match on {
+                true => dpdk_sys::rte_eth_promiscuous_enable(self.id()),
+                false => dpdk_sys::rte_eth_promiscuous_disable(self.id()),
+            }
+        })
+    }
+
+    /// The key of the device's RSS hash; empty where it has none.
+    ///
+    /// # Errors
+    /// When the device does not say.
+    pub fn rss_key(&self) -> Result<Vec<u8>, Errno> {
+        let mut key = vec![0; usize::from(self.info.key_len)];
+        let mut conf = dpdk_sys::rte_eth_rss_conf {
+            rss_key: key.as_mut_ptr(),
+            rss_key_len: self.info.key_len,
+            rss_hf: 0,
+        };
+        // SAFETY: the key has room for `rss_key_len` bytes.
+        errno::check(unsafe { dpdk_sys::rte_eth_dev_rss_hash_conf_get(self.id(), &raw mut conf) })?;
+        Ok(key)
+    }
+
+    /// Which queue each entry of the redirection table names; empty where there is none.
+    ///
+    /// # Errors
+    /// When the device does not say.
+    pub fn reta(&self) -> Result<Vec<u16>, Errno> {
+        let mut groups = self.reta_groups();
+        // SAFETY: as many groups as the table has.
+        let result = unsafe {
+            dpdk_sys::rte_eth_dev_rss_reta_query(self.id(), groups.as_mut_ptr(), self.info.reta_size)
+        };
+        errno::check(result)?;
+        Ok(groups.iter().flat_map(|group| group.reta).take(usize::from(self.info.reta_size)).collect())
+    }
+
+    /// Spreads by this redirection table, which has as many entries as [`Self::reta`] gives.
+    ///
+    /// # Errors
+    /// When the device cannot, or the number of entries differs.
+    pub fn set_reta(&self, reta: &[u16]) -> Result<(), Errno> {
+        if reta.len() != usize::from(self.info.reta_size) {
+            return Err(Errno(libc::EINVAL));
+        }
+        let mut groups = self.reta_groups();
+        for (entry, queue) in groups.iter_mut().flat_map(|group| &mut group.reta).zip(reta) {
+            *entry = *queue;
+        }
+        // SAFETY: as many groups as the table has.
+        errno::check(unsafe {
+            dpdk_sys::rte_eth_dev_rss_reta_update(self.id(), groups.as_mut_ptr(), self.info.reta_size)
+        })
+    }
+
+    fn reta_groups(&self) -> Vec<dpdk_sys::rte_eth_rss_reta_entry64> {
+        let count = usize::from(self.info.reta_size.div_ceil(dpdk_sys::FAIRLEAD_RETA_GROUP));
+        (0..count).map(|_| dpdk_sys::rte_eth_rss_reta_entry64 { mask: u64::MAX, reta: [0; 64] }).collect()
+    }
+
+    fn id(&self) -> u16 {
+        self.running.opened.id
+    }
+}
+
+fn mac(id: u16) -> Result<[u8; 6], Errno> {
+    let mut address = dpdk_sys::rte_ether_addr { addr_bytes: [0; 6] };
+    // SAFETY: room for the answer.
+    errno::check(unsafe { dpdk_sys::rte_eth_macaddr_get(id, &raw mut address) })?;
+    Ok(address.addr_bytes)
+}

@@ -1,0 +1,207 @@
+//! The wrappers on virtual devices, without huge pages, a NIC or a tuned host. DPDK starts once a process and stays on
+//! its thread, so this is one test that walks through all of it.
+#![allow(clippy::panic)]
+
+use std::{fs, path::Path, time::Duration};
+
+use dpdk::{
+    Eal, EalConfig, EalError, HugePages, LaunchError, Mbuf, Mempool, MempoolError, Port, PortConfig,
+    PortError, QueuePair, RxChecksum, StartedPort, TxChecksum,
+};
+
+const CONFIG: PortConfig = PortConfig { queues: 1, rx_descriptors: 512, tx_descriptors: 512, mtu: 1500 };
+
+#[test]
+fn wrappers_on_virtual_devices() {
+    refusals_before_the_start();
+    let config =
+        EalConfig { cores: vec![0, 0], memory_mib: 128, hugepages: HugePages::Never, args: Vec::new() };
+    let eal = Eal::init(&config).expect("DPDK starts without huge pages");
+    assert!(!eal.has_hugepages());
+    assert_eq!(Eal::init(&config).err(), Some(EalError::Twice));
+    assert!(dpdk::version().starts_with("DPDK "), "{}", dpdk::version());
+    let pool = Mempool::new(&eal, "packets", 2_047, 2_176, -1).expect("a pool fits");
+    let all = pool.available();
+    buffers_grow_and_shrink(pool);
+    assert_eq!(pool.available(), all, "every buffer came back");
+    a_pool_runs_dry_and_recovers(&eal);
+    bad_devices_are_named(&eal);
+    a_ring_carries_packets(&eal, pool);
+    assert_eq!(pool.available(), all, "a closed port keeps no buffer");
+    null_receives_whole_bursts(&eal, pool);
+    a_capture_is_read_and_written(&eal, pool);
+    assert_eq!(pool.available(), all, "a closed port keeps no buffer");
+    work_runs_on_an_lcore(&eal, pool);
+}
+
+fn refusals_before_the_start() {
+    let config = EalConfig::default();
+    assert_eq!(Eal::init(&config).err(), Some(EalError::NoCores));
+    let config =
+        EalConfig { cores: vec![0], memory_mib: u32::MAX, hugepages: HugePages::Require, args: Vec::new() };
+    let error = Eal::init(&config).expect_err("nobody has 4 PiB of huge pages");
+    assert!(error.to_string().contains("huge pages are required"), "{error}");
+    let config = EalConfig { cores: vec![0], args: vec!["a\0b".to_owned()], ..EalConfig::default() };
+    assert_eq!(Eal::init(&config).err(), Some(EalError::BadArgument));
+}
+
+fn open(eal: &Eal, device: &str, pool: Mempool) -> (StartedPort, QueuePair) {
+    let port = Port::open(eal, device).unwrap_or_else(|error| panic!("{error}"));
+    let (started, mut queues) = port.start(pool, &CONFIG).unwrap_or_else(|error| panic!("{error}"));
+    (started, queues.pop().expect("one queue pair was asked for"))
+}
+
+fn filled(pool: Mempool, bytes: &[u8]) -> Mbuf {
+    let mut mbuf = pool.alloc().expect("the pool is not empty");
+    mbuf.append(bytes.len()).expect("there is room").copy_from_slice(bytes);
+    mbuf
+}
+
+fn buffers_grow_and_shrink(pool: Mempool) {
+    let mut mbuf = filled(pool, b"payload");
+    mbuf.prepend(3).expect("there is headroom").copy_from_slice(b"hdr");
+    assert_eq!((mbuf.head(), mbuf.total_len()), (&b"hdrpayload"[..], 10));
+    assert_eq!(mbuf.segments().collect::<Vec<_>>(), [&b"hdrpayload"[..]]);
+    assert_eq!(mbuf.trim_front(11), None);
+    mbuf.trim_front(4).expect("the head is longer");
+    mbuf.truncate(3);
+    mbuf.truncate(9);
+    assert_eq!((mbuf.head(), mbuf.total_len()), (&b"ayl"[..], 3));
+    assert!(mbuf.prepend(129 + 4).is_none(), "headroom is 128 and 4 were cut off");
+    assert!(mbuf.append(4_000).is_none());
+    assert_eq!(mbuf.rx_checksum(), RxChecksum::Unknown);
+    mbuf.request_tx_checksum(TxChecksum { l2_len: 14, l3_len: 20, ipv6: false, udp: true });
+    mbuf.head_mut().reverse();
+    assert_eq!(mbuf.head(), b"lya");
+}
+
+fn a_pool_runs_dry_and_recovers(eal: &Eal) {
+    let pool = Mempool::new(eal, "small", 15, 2_176, -1).expect("a small pool fits");
+    let taken: Vec<_> = std::iter::from_fn(|| pool.alloc()).take(100).collect();
+    assert_eq!((taken.len(), pool.alloc().is_none()), (15, true));
+    drop(taken);
+    assert!(pool.alloc().is_some());
+    let error = Mempool::new(eal, "huge", 100_000_000, 9_000, -1).expect_err("there is not that much memory");
+    assert!(
+        matches!(error, MempoolError::Refused { .. }) && error.to_string().contains("memoryMiB"),
+        "{error}"
+    );
+}
+
+fn bad_devices_are_named(eal: &Eal) {
+    for (device, needle) in [
+        ("", "no device name"),
+        ("net_af_packet7,iface=no-such-if", "no network interface \"no-such-if\""),
+        ("0000:ff:1f.7", "no PCI device 0000:ff:1f.7"),
+        ("net_nonsense0", "no DPDK driver takes \"net_nonsense0\""),
+        ("net_pcap9,rx_pcap=/no/such/file", "no DPDK driver takes"),
+    ] {
+        let error = Port::open(eal, device).expect_err(device).to_string();
+        assert!(error.contains(needle), "{device}: {error}");
+    }
+    let port = Port::open(eal, "net_null7").expect("net_null is built in");
+    let wanted = port.queues_max() + 1;
+    let pool = Mempool::new(eal, "unused", 15, 2_176, -1).expect("a small pool fits");
+    let error = port.start(pool, &PortConfig { queues: wanted, ..CONFIG }).expect_err("too many queues");
+    assert!(matches!(error, PortError::TooFewQueues { .. }), "{error}");
+}
+
+fn a_ring_carries_packets(eal: &Eal, pool: Mempool) {
+    let (port, mut queue) = open(eal, "net_ring0", pool);
+    assert_eq!(port.driver(), "net_ring");
+    assert!(port.link().expect("a ring has a link").up);
+    let mut sent: Vec<Option<Mbuf>> = (0..32_u8).map(|n| Some(filled(pool, &[n; 60]))).collect();
+    assert_eq!(queue.tx(&mut sent), 32);
+    assert!(sent.iter().all(Option::is_none));
+    let mut received: Vec<Option<Mbuf>> = (0..32).map(|_| None).collect();
+    assert_eq!(queue.rx(&mut received), 32);
+    for (n, mbuf) in (0..).zip(&received) {
+        assert_eq!(mbuf.as_ref().expect("received").head(), [n; 60], "in order and unchanged");
+    }
+    assert_eq!(queue.rx(&mut [const { None }; 32]), 0);
+    let stats = port.stats().expect("a ring counts");
+    assert_eq!((stats.rx_packets, stats.tx_packets), (32, 32));
+    assert!(
+        port.xstats()
+            .expect("a ring counts")
+            .iter()
+            .any(|stat| stat.name == "rx_good_packets" && stat.value == 32)
+    );
+}
+
+fn null_receives_whole_bursts(eal: &Eal, pool: Mempool) {
+    let (port, mut queue) = open(eal, "net_null0", pool);
+    assert_eq!(port.mac().expect("it has one").len(), 6);
+    let mut slots = [const { None }; 32];
+    for _ in 0..1_000 {
+        assert_eq!(queue.rx(&mut slots), 32);
+        assert_eq!(queue.tx(&mut slots), 32);
+    }
+}
+
+fn a_capture_is_read_and_written(eal: &Eal, pool: Mempool) {
+    let folder = std::env::temp_dir().join(format!("fairlead-vdev-{}", std::process::id()));
+    fs::create_dir_all(&folder).expect("the temporary folder is writable");
+    let (input, output) = (folder.join("in.pcap"), folder.join("out.pcap"));
+    fs::write(&input, capture(&[&[7; 60], &[8; 70]])).expect("the temporary folder is writable");
+    let device = format!("net_pcap0,rx_pcap={},tx_pcap={}", input.display(), output.display());
+    {
+        let (_port, mut queue) = open(eal, &device, pool);
+        let mut slots = [const { None }; 32];
+        assert_eq!(queue.rx(&mut slots), 2);
+        assert_eq!(slots[1].as_ref().map(Mbuf::total_len), Some(70));
+        assert_eq!(queue.tx(&mut slots[..2]), 2);
+    }
+    assert_eq!(payloads(&output), [vec![7; 60], vec![8; 70]]);
+    fs::remove_dir_all(&folder).expect("it is ours");
+}
+
+/// A capture file of Ethernet frames (the classic format, microseconds, little endian).
+fn capture(frames: &[&[u8]]) -> Vec<u8> {
+    let mut file = Vec::new();
+    file.extend(0xa1b2_c3d4_u32.to_le_bytes());
+    file.extend([2, 0, 4, 0]);
+    for word in [0_u32, 0, 65_535, 1] {
+        file.extend(word.to_le_bytes());
+    }
+    for frame in frames {
+        let len = u32::try_from(frame.len()).expect("frames are short");
+        for word in [0, 0, len, len] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend(*frame);
+    }
+    file
+}
+
+fn payloads(path: &Path) -> Vec<Vec<u8>> {
+    let file = fs::read(path).expect("it was written");
+    let mut rest = file.get(24..).expect("it has a header");
+    let mut frames = Vec::new();
+    while let Some((header, after)) = rest.split_first_chunk::<16>() {
+        let len = u32::from_le_bytes([header[8], header[9], header[10], header[11]]) as usize;
+        frames.push(after[..len].to_vec());
+        rest = &after[len..];
+    }
+    frames
+}
+
+fn work_runs_on_an_lcore(eal: &Eal, pool: Mempool) {
+    assert!(matches!(eal.launch(0, || ()).err(), Some(LaunchError::NoLcore(0))));
+    assert!(matches!(eal.launch(9, || ()).err(), Some(LaunchError::NoLcore(9))));
+    let (_port, mut queue) = open(eal, "net_null1", pool);
+    let job = eal.launch(1, move || {
+        std::thread::sleep(Duration::from_millis(20));
+        queue.rx(&mut [const { None }; 32])
+    });
+    let job = job.expect("the lcore is idle");
+    assert!(
+        matches!(eal.launch(1, || ()).err(), Some(LaunchError::Refused(_))),
+        "one piece of work at a time"
+    );
+    assert_eq!(job.join().expect("it did not panic"), 32);
+    let panicking = eal.launch(1, || panic!("contained")).expect("the lcore is idle again");
+    let panic = panicking.join().expect_err("it panicked");
+    assert_eq!(panic.downcast_ref::<&str>(), Some(&"contained"));
+    assert_eq!(eal.launch(1, || 5).expect("a panic does not end the lcore").join().ok(), Some(5));
+}
