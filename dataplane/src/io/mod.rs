@@ -1,6 +1,8 @@
 //! Ports: where bursts come from and go to. The memory port serves tests and benches, the pcap port replays
 //! captures, and DPDK is one more implementation behind a feature.
 
+#[cfg(feature = "dpdk")]
+mod dpdk;
 pub mod mem;
 pub mod pcap;
 
