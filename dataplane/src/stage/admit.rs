@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use packet::{Address, FlowKey};
 use tables::{
-    Backend, DropReason, Millis, NatMode, PortInfo, Route, Source, Tables,
-    flow::{FlowRef, InsertError, NewFlow},
+    Backend, DropReason, Millis, NatMode, NextHopId, PortInfo, Route, Source, Tables,
+    flow::{Direction, FlowRef, InsertError, NewFlow},
     snat::{SnatExhausted, SnatPorts, SnatRequest},
 };
 
@@ -19,6 +19,8 @@ pub(crate) struct Reach<'t> {
     pub(crate) egress: &'t PortInfo,
     /// The neighbour it is behind, or the backend itself on a connected network.
     pub(crate) next_hop: IpAddr,
+    /// That neighbour's name, if it has one.
+    hop: Option<NextHopId>,
 }
 
 /// How a backend is reached.
@@ -26,17 +28,17 @@ pub(crate) struct Reach<'t> {
 /// # Errors
 /// Why it is not.
 pub(crate) fn reach(tables: &Tables, backend: IpAddr) -> Result<Reach<'_>, DropReason> {
-    let (port, next_hop) = match tables.fib.lookup(backend) {
+    let (port, next_hop, hop) = match tables.fib.lookup(backend) {
         // A backend at the appliance's own address would put the kernel in the middle of a flow.
         None | Some(Route::Local) => return Err(DropReason::NoRoute),
         Some(Route::Blackhole) => return Err(DropReason::Blackhole),
-        Some(Route::Connected(port)) => (port, backend),
+        Some(Route::Connected(port)) => (port, backend, None),
         Some(Route::Via(hop)) => {
             let adjacency = tables.adjacencies.get(hop).ok_or(DropReason::NoRoute)?;
-            (adjacency.port, adjacency.address)
+            (adjacency.port, adjacency.address, Some(hop))
         }
     };
-    Ok(Reach { egress: tables.port(port).ok_or(DropReason::BadDevice)?, next_hop })
+    Ok(Reach { egress: tables.port(port).ok_or(DropReason::BadDevice)?, next_hop, hop })
 }
 
 /// The mode of one flow: the Service's choice, unless the reply would not come back through here.
@@ -81,10 +83,14 @@ pub(crate) fn admit<A: Address, B>(
         }
     };
     let flow = NewFlow { original: *key, reply, service: served.port.id, backend: backend.id, mode };
-    state.flows.insert(&flow, now).map_err(|error| match error {
+    let flow = state.flows.insert(&flow, now).map_err(|error| match error {
         InsertError::Full | InsertError::Ipv6NotReserved => DropReason::FlowTableFull,
         InsertError::KeyTaken => DropReason::FlowKeyTaken,
-    })
+    })?;
+    if let Some(hop) = reach.hop {
+        state.flows.set_next_hop(flow, Direction::Original, tables.fib_epoch, hop);
+    }
+    Ok(flow)
 }
 
 /// The key of the replies to a source address and port of ours.

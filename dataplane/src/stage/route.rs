@@ -39,12 +39,17 @@ impl<P: PortIo> Pass<'_, P> {
     /// The way to an address.
     #[inline(never)]
     pub(crate) fn way(&self, dst: IpAddr) -> Egress {
-        match self.tables.fib.lookup(dst) {
+        self.follow(self.tables.fib.lookup(dst), dst)
+    }
+
+    /// The way that a route says.
+    fn follow(&self, route: Option<Route>, dst: IpAddr) -> Egress {
+        match route {
             None => Egress::Lost(DropReason::NoRoute),
             Some(Route::Blackhole) => Egress::Lost(DropReason::Blackhole),
             Some(Route::Local) => Egress::Kernel,
             Some(Route::Via(hop)) => self.over(hop),
-            Some(Route::Connected(port)) => match self.tables.ports.get(port.index()) {
+            Some(Route::Connected(port)) => match self.tables.port(port) {
                 Some(info) => Egress::Wait { target: Target { port, address: dst }, mtu: info.mtu },
                 None => Egress::Lost(DropReason::BadDevice),
             },
@@ -63,10 +68,11 @@ impl<P: PortIo> Pass<'_, P> {
 
     #[inline(never)]
     fn find_flow_way(&mut self, flow: FlowRef, direction: Direction, dst: IpAddr) -> Egress {
-        if let Some(Route::Via(hop)) = self.tables.fib.lookup(dst) {
+        let route = self.tables.fib.lookup(dst);
+        if let Some(Route::Via(hop)) = route {
             self.state.flows.set_next_hop(flow, direction, self.tables.fib_epoch, hop);
         }
-        self.way(dst)
+        self.follow(route, dst)
     }
 
     /// The way over a next hop.
