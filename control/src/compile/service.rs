@@ -150,6 +150,11 @@ impl Compiler {
         let rules = rules::decide(&candidates, work.policy, &self.cluster);
         let local = work.policy.internal == model::TrafficPolicy::Local;
         compiled.needs_places |= local || candidates.hints_zones() || candidates.hints_nodes();
+        if candidates.list().len() > usize::from(u16::MAX) {
+            let problem =
+                format!("over {} endpoints: the rest take no new flows; split the Service", u16::MAX);
+            compiled.problems.push(problem);
+        }
         let backends = self.place_backends(&candidates, known, &mut compiled.problems);
         let usable = candidates.any();
         let service = self.service_port(work, id, rules, &candidates, &backends);
@@ -231,7 +236,10 @@ impl Compiler {
         let pools = rules.sets.iter().map(|set| {
             // Ascending by address and port, as the table's cache wants it.
             let at = |position: &u32| candidates.list()[*position as usize].at;
-            let members: Vec<_> = set.iter().map(at).filter(|at| backends.contains_key(at)).collect();
+            // A Maglev slot names its backend by a u16.
+            let members =
+                set.iter().map(at).filter(|at| backends.contains_key(at)).take(usize::from(u16::MAX));
+            let members: Vec<_> = members.collect();
             let ids = members.iter().map(|at| backends[at]).collect();
             Pool { maglev: self.maglevs.table(&members), backends: ids }
         });

@@ -652,4 +652,23 @@ spec: {podCIDRs: [10.1.0.0/33]}
             ["6: Service default/web: stands on line 1 of this file too; every object once is expected"]
         );
     }
+
+    proptest::proptest! {
+        /// Damaged files are read or refused, and a refusal names a line of the file.
+        #[test]
+        fn damage_is_refused_or_harmless(cuts in proptest::collection::vec((0usize..600, 0usize..12), 1..4)) {
+            let mut text = format!(
+                "{HEAD}spec:\n  clusterIPs: [10.96.0.10, \"fd96::1\"]\n  ports: [{{name: a, port: 80, nodePort: 30080}}]\n  sessionAffinity: ClientIP\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: s\n  labels: {{kubernetes.io/service-name: web}}\naddressType: IPv4\nports: [{{name: a, port: 1}}]\nendpoints:\n- addresses: [10.1.0.1]\n  conditions: {{ready: true}}\n  hints: {{forZones: [{{name: z}}]}}\n"
+            );
+            for (at, len) in cuts {
+                let at = at.min(text.len());
+                let end = (at + len).min(text.len());
+                text.replace_range(at..end, "");
+            }
+            let lines = text.lines().count() + 1;
+            for problem in read(&text).problems {
+                proptest::prop_assert!((1..=lines).contains(&problem.line), "{problem:?} of {lines} lines");
+            }
+        }
+    }
 }
