@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::catalog::{self, Entry, Frontend};
-use lab::echo::EchoClient;
+use lab::echo::{EchoClient, UdpAsker};
 use lab::http::{self, Connection};
 use lab::manifests::{Member, service_file};
 use lab::process::until;
@@ -20,6 +20,7 @@ use crate::world::World;
 pub(crate) const CHECKS: &[Check] = &[
     ("an endpoint that turns not ready gets no new connection 50 ms later, and comes back", readiness),
     ("existing connections of a removed endpoint drain", draining),
+    ("a UDP flow of a removed endpoint moves to another", udp_moves),
     ("a Service without endpoints refuses, and serves again when one comes", no_endpoints),
     ("Services are added and deleted under load, the others are unharmed", add_and_delete),
     ("an externalIP outside the allow-list is not served and says so", external_ip_refused),
@@ -121,6 +122,22 @@ fn draining(world: &mut World) -> Result<()> {
         client.exchange(5000).context("a connection to a removed endpoint")?;
     }
     world.lab.manifests.endpoints(&echo.service, &echo.members)
+}
+
+fn udp_moves(world: &mut World) -> Result<()> {
+    let echo = catalog::echo();
+    let target = echo.target(Frontend::LoadBalancer, "udp", false);
+    let asker = world.host("c1").within(|| UdpAsker::new(target))??;
+    let first = asker.who()?.0;
+    ensure!(asker.who()?.0 == first, "one UDP flow, two pods");
+    let rest: Vec<Member> = echo.members.iter().filter(|member| member.pod != first).copied().collect();
+    world.lab.manifests.endpoints(&echo.service, &rest)?;
+    thread::sleep(2 * LIVE);
+    let moved = asker.who();
+    world.lab.manifests.endpoints(&echo.service, &echo.members)?;
+    let second = moved.context("after its endpoint went")?.0;
+    ensure!(second != first, "{first} still gets datagrams after its endpoint went");
+    Ok(())
 }
 
 fn no_endpoints(world: &mut World) -> Result<()> {

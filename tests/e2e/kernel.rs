@@ -16,6 +16,7 @@ use crate::world::World;
 pub(crate) const CHECKS: &[Check] = &[
     ("ping of the appliance's own addresses", ping_own),
     ("a TCP service of the appliance's kernel is reached through the TAP", ssh_port),
+    ("an externalIP that is the appliance's own does not take its ssh port", own_address_claimed),
     ("ip neigh on the appliance knows its neighbours", neighbours),
     ("tcpdump on the TAP sees the kernel's traffic", tcpdump),
     ("a VIP on the connected pool is answered by ARP with the port's MAC", arp_for_vip),
@@ -62,6 +63,21 @@ fn ssh_port(world: &mut World) -> Result<()> {
     }
     server.join().map_err(|_| anyhow::anyhow!("the listener panicked"))??;
     Ok(())
+}
+
+fn own_address_claimed(world: &mut World) -> Result<()> {
+    let mut entry = catalog::web();
+    entry.service.name = "greedy".to_owned();
+    entry.service.cluster_ip = [10, 3, 242, 90].into();
+    entry.service.load_balancer_ip = None;
+    entry.service.external_ips = vec![[192, 0, 2, 1].into()];
+    entry.service.ports[0].port = 22;
+    entry.service.ports[0].node_port = 0;
+    world.lab.manifests.service(&entry.service, &entry.members)?;
+    thread::sleep(Duration::from_millis(100));
+    let reached = ssh_port(world);
+    world.lab.manifests.delete(&entry.service)?;
+    reached
 }
 
 fn neighbours(world: &mut World) -> Result<()> {

@@ -18,6 +18,7 @@ pub(crate) const CHECKS: &[Check] = &[
     ("a device that is not there is named in a sentence", missing_device),
     ("a configuration with faults is refused with every line named", faulty_config),
     ("reload reads the configuration again while traffic flows", reload),
+    ("killed without warning, it starts again and serves", crash),
     ("SIGTERM ends it cleanly, and after a restart every address is the same", restart),
 ];
 
@@ -79,6 +80,13 @@ fn reload(world: &mut World) -> Result<()> {
 
 fn assigned(world: &World, names: &[&str]) -> Result<Vec<Value>> {
     names.iter().map(|name| Ok(world.shown_service(name)?["loadBalancerIPs"].clone())).collect()
+}
+
+fn crash(world: &mut World) -> Result<()> {
+    world.take_appliance()?.daemon().kill();
+    world.start()?;
+    let target = catalog::web().target(Frontend::LoadBalancer, "http", false);
+    traffic::who(world.host("c1"), target).map(drop)
 }
 
 fn restart(world: &mut World) -> Result<()> {

@@ -52,7 +52,7 @@ workers: {{count: 1, idle: sleep}}
 dpdk: {{memoryMiB: 128, hugepages: auto}}
 kubernetes:
   manifests: {shown}/manifests
-  externalIPAllow: [222.128.5.0/24]
+  externalIPAllow: [222.128.5.0/24, 192.0.2.0/24]
 pools:
 - name: public
   cidrs: [{routed}]

@@ -116,20 +116,43 @@ impl EchoClient {
     }
 }
 
-/// Which pod answers a datagram, and which client address it saw.
+/// One UDP socket that asks again and again: every datagram has the same addresses and ports.
+pub struct UdpAsker {
+    socket: UdpSocket,
+}
+
+impl UdpAsker {
+    /// Binds and connects. Call it inside the client's namespace.
+    ///
+    /// # Errors
+    /// When there is no socket or no route.
+    pub fn new(server: SocketAddrV4) -> Result<Self> {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.connect(server)?;
+        Ok(Self { socket })
+    }
+
+    /// Which pod answers, and which client address it saw.
+    ///
+    /// # Errors
+    /// When nobody answers in time.
+    pub fn who(&self) -> Result<(String, SocketAddr)> {
+        self.socket.send(b"who")?;
+        let mut buffer = [0; 256];
+        let len = self.socket.recv(&mut buffer)?;
+        let text = String::from_utf8_lossy(&buffer[..len]).into_owned();
+        let (pod, seen) = text.trim().split_once(' ').context("an odd answer")?;
+        Ok((pod.to_owned(), seen.parse()?))
+    }
+}
+
+/// Which pod answers one datagram, and which client address it saw.
 ///
 /// # Errors
 /// When nobody answers in time.
 pub fn who_udp(server: SocketAddrV4) -> Result<(String, SocketAddr)> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.connect(server)?;
-    socket.send(b"who")?;
-    let mut buffer = [0; 256];
-    let len = socket.recv(&mut buffer)?;
-    let text = String::from_utf8_lossy(&buffer[..len]).into_owned();
-    let (pod, seen) = text.trim().split_once(' ').context("an odd answer")?;
-    Ok((pod.to_owned(), seen.parse()?))
+    UdpAsker::new(server)?.who()
 }
 
 /// What became of a numbered stream of datagrams.

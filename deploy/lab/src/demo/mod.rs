@@ -17,8 +17,9 @@ const NAME: &str = "demo";
 
 /// The lab with the appliance in it.
 struct Stage {
-    lab: Lab,
+    /// Declared first, so that it ends before the namespaces go.
     appliance: Option<Appliance>,
+    lab: Lab,
 }
 
 impl Stage {
@@ -60,9 +61,14 @@ pub(crate) fn run(keep: bool) -> Result<bool> {
             appliance.release();
         }
         stage.lab.release();
-    } else if !good && let Some(appliance) = stage.appliance.as_mut() {
+        return Ok(good);
+    }
+    if !good && let Some(appliance) = stage.appliance.as_mut() {
         println!("\nThe appliance's log ends so:\n{}", appliance.daemon().log_tail(30));
     }
+    // The appliance before its namespace, the servers before theirs.
+    drop(stage);
+    println!("Everything is cleaned up. KEEP=1 leaves it running: make demo KEEP=1");
     Ok(good)
 }
 
