@@ -5,6 +5,7 @@ mod check;
 mod cli;
 mod columns;
 mod explain;
+mod output;
 mod reload;
 mod run;
 mod show;

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::cli::{Kind, Output, ShowArgs, SocketArgs};
 use crate::columns::Columns;
+use crate::output;
 
 /// Prints one listing.
 ///
@@ -30,10 +31,9 @@ pub(crate) fn run(args: &ShowArgs) -> Result<()> {
         Kind::Sources => table(args, sources),
     };
     match columns? {
-        Some(columns) => print!("{columns}"),
-        None => print_json(args)?,
+        Some(columns) => output::print(&columns.to_string()),
+        None => print_json(args),
     }
-    Ok(())
 }
 
 /// The socket to ask: `--socket`, else that of `--config`, else the default.
@@ -73,8 +73,7 @@ fn table<T: DeserializeOwned>(
 /// The answer as it came: a field this version does not know is printed too.
 fn print_json(args: &ShowArgs) -> Result<()> {
     let answer: serde_json::Value = ask(args)?;
-    println!("{}", serde_json::to_string_pretty(&answer)?);
-    Ok(())
+    output::print(&format!("{}\n", serde_json::to_string_pretty(&answer)?))
 }
 
 fn ask<T: DeserializeOwned>(args: &ShowArgs) -> Result<T> {

@@ -12,6 +12,7 @@ use control::offline;
 use crate::cli::{Output, SocketArgs, TraceArgs};
 use crate::columns::Columns;
 use crate::explain::{self, Question};
+use crate::output;
 use crate::show::{block_on, socket};
 
 /// Answers every packet that was asked about, in order.
@@ -22,13 +23,10 @@ pub(crate) fn run(args: &TraceArgs) -> Result<()> {
     let questions = questions(args)?;
     let answers = if args.live { ask_live(args, &questions)? } else { ask_files(args, &questions)? };
     if args.output == Output::Json {
-        for answer in &answers {
-            println!("{answer}");
-        }
+        output::print(&answers.iter().map(|answer| format!("{answer}\n")).collect::<String>())
     } else {
-        print!("{}", columns(&questions, &answers));
+        output::print(&columns(&questions, &answers).to_string())
     }
-    Ok(())
 }
 
 fn questions(args: &TraceArgs) -> Result<Vec<Question>> {

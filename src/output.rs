@@ -1,0 +1,17 @@
+//! Standard output, for which a reader that has seen enough (`| head`) is no failure.
+
+use std::io::{self, ErrorKind, Write};
+
+use anyhow::{Context, Result};
+
+/// Prints `text` as it is.
+///
+/// # Errors
+/// When it cannot be written for another reason than a closed pipe.
+pub(crate) fn print(text: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot print the answer"),
+        _ => Ok(()),
+    }
+}
