@@ -140,8 +140,8 @@ impl Follower {
         let now_ms = self.now_ms();
         match socket::event(message, &self.state.links) {
             Some(Event::Neighbor(key, report)) => {
-                let order = self.state.neighbors.report(key, report, now_ms);
-                self.obey(order).await;
+                let orders = self.state.neighbors.report(key, report, now_ms);
+                self.obey(orders).await;
             }
             Some(Event::Route(route, true)) => {
                 self.state.routes.insert((route.to, route.metric), route.hop);
@@ -165,6 +165,8 @@ impl Follower {
 
     async fn tick(&mut self) {
         self.resync_or_warn().await;
+        let given_up = self.state.neighbors.expire(self.now_ms());
+        self.obey(given_up).await;
         if !self.socket.keeps_alive() {
             self.obey(self.state.neighbors.refresh()).await;
         }
@@ -197,11 +199,12 @@ impl Follower {
         let now_ms = self.now_ms();
         let seen: BTreeSet<Key> = dump.neighbors.iter().map(|(key, _)| *key).collect();
         for (key, report) in dump.neighbors {
-            self.state.neighbors.report(key, report, now_ms);
+            let orders = self.state.neighbors.report(key, report, now_ms);
+            self.obey(orders).await;
         }
         for key in self.state.neighbors.missing_from(&seen) {
-            let order = self.state.neighbors.report(key, Report::Gone, now_ms);
-            self.obey(order).await;
+            let orders = self.state.neighbors.report(key, Report::Gone, now_ms);
+            self.obey(orders).await;
         }
         Ok(())
     }

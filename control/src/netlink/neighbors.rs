@@ -1,8 +1,9 @@
 //! Which neighbours matter, and what is known of them: a state machine without a socket.
 //!
-//! A next hop in use is *kept*: the kernel is asked for it, and again whenever it forgets it. A kept neighbour keeps its
-//! MAC while the kernel asks anew; only FAILED takes it away. Hosts that workers asked for are bounded: the oldest one
-//! without an answer goes first, then the oldest. Next hops of routes are pinned and never go.
+//! Everything that workers may send to is *kept*: the kernel verifies it by itself, and is asked again whenever it forgets
+//! it. A kept neighbour keeps its MAC while the kernel asks anew; only FAILED takes it away. Kept are the next hops of
+//! routes (pinned, they never go) and the hosts that workers asked for or that the kernel met. Hosts are bounded: the
+//! oldest one without an answer goes first, then the oldest; one that does not answer goes when nobody asks for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,6 +14,8 @@ use crate::network::Neighbor;
 
 /// Hosts kept because a worker asked for them; the kernel's own default limit is 1,024 a family.
 const HOSTS_MAX: usize = 1024;
+/// A host that does not answer is given up when no worker asked for it for so long.
+const GIVE_UP_AFTER_MS: u64 = 30_000;
 /// The kernel is not asked for one neighbour more often than this.
 const ASK_INTERVAL_MS: u64 = 200;
 
@@ -60,27 +63,28 @@ struct Entry {
 }
 
 impl Neighbors {
-    /// Takes a report of the kernel in; a kept neighbour that it forgot is asked for again.
-    pub(crate) fn report(&mut self, key: Key, report: Report, now_ms: u64) -> Option<Order> {
+    /// Takes a report of the kernel in; a kept neighbour that it forgot is asked for again, one that it met is kept.
+    pub(crate) fn report(&mut self, key: Key, report: Report, now_ms: u64) -> Vec<Order> {
         let kept = self.is_kept(&key);
-        if report == Report::Gone {
-            if !kept {
-                self.entries.remove(&key);
-                return None;
-            }
-            let entry = self.entries.entry(key).or_default();
-            entry.permanent = false;
-            entry.asked_ms = Some(now_ms);
-            return Some(Order::Ask(key));
+        if report == Report::Gone && !kept {
+            self.entries.remove(&key);
+            return Vec::new();
         }
         let entry = self.entries.entry(key).or_default();
+        entry.permanent = matches!(report, Report::Permanent(_));
         match report {
             Report::Usable(mac) | Report::Permanent(mac) => entry.mac = Some(mac),
             Report::Failed => entry.mac = None,
             Report::Incomplete | Report::Gone => {}
         }
-        entry.permanent = matches!(report, Report::Permanent(_));
-        None
+        match report {
+            Report::Gone => {
+                entry.asked_ms = Some(now_ms);
+                vec![Order::Ask(key)]
+            }
+            Report::Usable(_) if !kept => self.keep(key, now_ms),
+            _ => Vec::new(),
+        }
     }
 
     /// A worker wants to send to this host.
@@ -90,6 +94,22 @@ impl Neighbors {
         if entry.permanent || recent {
             return Vec::new();
         }
+        self.keep(key, now_ms)
+    }
+
+    /// Gives up hosts that do not answer and that no worker asked for of late.
+    pub(crate) fn expire(&mut self, now_ms: u64) -> Vec<Order> {
+        let lapsed = |entry: &Entry| {
+            let asked = entry.asked_ms.unwrap_or_default();
+            entry.host && entry.mac.is_none() && now_ms.saturating_sub(asked) >= GIVE_UP_AFTER_MS
+        };
+        let keys: Vec<Key> =
+            self.entries.iter().filter(|(_, entry)| lapsed(entry)).map(|(key, _)| *key).collect();
+        keys.into_iter().filter_map(|key| self.give_up(key)).collect()
+    }
+
+    fn keep(&mut self, key: Key, now_ms: u64) -> Vec<Order> {
+        let entry = self.entries.entry(key).or_default();
         entry.asked_ms = Some(now_ms);
         let new = !entry.host;
         entry.host = true;
@@ -151,6 +171,11 @@ impl Neighbors {
         }
         let hosts = self.entries.iter().filter(|(key, entry)| entry.host && *key != newcomer);
         let (&key, _) = hosts.min_by_key(|(_, entry)| (entry.mac.is_some(), entry.asked_ms))?;
+        self.give_up(key)
+    }
+
+    /// The host is no longer kept for its own sake.
+    fn give_up(&mut self, key: Key) -> Option<Order> {
         self.hosts -= 1;
         if self.pinned.contains(&key) {
             self.entries.entry(key).and_modify(|entry| entry.host = false);
@@ -180,7 +205,7 @@ mod tests {
         let mut table = Neighbors::default();
         assert_eq!(table.ask(key(1), 0), [Order::Ask(key(1))]);
         assert_eq!(mac_of(&table, key(1)), Some(None));
-        assert_eq!(table.report(key(1), Report::Usable(MAC), 1), None);
+        assert_eq!(table.report(key(1), Report::Usable(MAC), 1), []);
         assert_eq!(mac_of(&table, key(1)), Some(Some(MAC)));
     }
 
@@ -197,7 +222,7 @@ mod tests {
         let mut table = Neighbors::default();
         table.pin(BTreeSet::from([key(1)]), 0);
         table.report(key(1), Report::Usable(MAC), 1);
-        assert_eq!(table.report(key(1), Report::Gone, 2), Some(Order::Ask(key(1))));
+        assert_eq!(table.report(key(1), Report::Gone, 2), [Order::Ask(key(1))]);
         table.report(key(1), Report::Incomplete, 3);
         assert_eq!(mac_of(&table, key(1)), Some(Some(MAC)), "asked for again, the old MAC serves on");
         table.report(key(1), Report::Failed, 4);
@@ -205,11 +230,24 @@ mod tests {
     }
 
     #[test]
-    fn a_neighbour_nobody_needs_goes_when_the_kernel_forgets_it() {
+    fn a_host_that_the_kernel_met_is_kept_alive_until_it_fails_and_nobody_asks() {
         let mut table = Neighbors::default();
-        table.report(key(1), Report::Usable(MAC), 0);
-        assert_eq!(table.report(key(1), Report::Gone, 1), None);
+        assert_eq!(table.report(key(1), Report::Usable(MAC), 0), [Order::Ask(key(1))]);
+        assert_eq!(table.report(key(1), Report::Usable(MAC), 1), [], "once");
+        assert_eq!(table.expire(GIVE_UP_AFTER_MS), [], "it answers");
+        table.report(key(1), Report::Failed, 2);
+        assert_eq!(table.expire(GIVE_UP_AFTER_MS - 1), []);
+        assert_eq!(table.expire(GIVE_UP_AFTER_MS), [Order::Forget(key(1))]);
+        assert_eq!((table.list(), table.hosts), (Vec::new(), 0));
+        assert_eq!(table.report(key(1), Report::Gone, 1), []);
+    }
+
+    #[test]
+    fn a_neighbour_that_was_never_usable_is_nobodys() {
+        let mut table = Neighbors::default();
+        table.report(key(1), Report::Incomplete, 0);
         assert_eq!(table.list(), []);
+        assert_eq!(table.report(key(1), Report::Gone, 1), []);
     }
 
     #[test]
