@@ -8,7 +8,6 @@ use packet::Family;
 use tables::FrontendKind;
 
 use super::Settings;
-use super::cluster::internal_ip;
 use crate::model::{IpMode, Model, Service, ServiceType};
 use crate::network::{Network, RouteHop};
 
@@ -20,9 +19,8 @@ impl Reserved {
     pub(super) fn new(model: &Model, settings: &Settings, network: &Network) -> Self {
         let mut owners = BTreeMap::new();
         for node in model.nodes().values() {
-            for address in [Family::V4, Family::V6].into_iter().filter_map(|family| internal_ip(node, family))
-            {
-                owners.insert(address, format!("node {}", node.name));
+            for address in &node.internal_ips {
+                owners.insert(*address, format!("node {}", node.name));
             }
         }
         let gateways = network.routes.iter().filter_map(|route| match route.hop {
