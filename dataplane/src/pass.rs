@@ -18,6 +18,7 @@ use crate::{
     io::PortIo,
     lane::Lane,
     stage::{
+        checksum::fault,
         hold::{Hold, Target},
         limit::Limit,
     },
@@ -137,6 +138,9 @@ impl<P: PortIo> Pass<'_, P> {
         // Ports are untagged; tag 0 carries a priority only.
         if parsed.vlan.is_some_and(|tag| tag.id() != 0) {
             return self.drop(buf, DropReason::BadVlan);
+        }
+        if let Some(reason) = fault(&buf, parsed) {
+            return self.drop(buf, reason);
         }
         if self.tables.workers > 1 && self.is_foreign(parsed) {
             return self.drop(buf, DropReason::HandoffFull);

@@ -5,6 +5,7 @@
 //! pseudo-header sum gives the sender away.
 
 use packet::{AnyKey, Body, Parsed, Protocol, checksum};
+use tables::DropReason;
 
 use super::route::Egress;
 use crate::{
@@ -12,6 +13,21 @@ use crate::{
     io::{Capabilities, PortIo},
     pass::Pass,
 };
+
+/// What is wrong with the checksums of a received packet, as far as somebody looked: the port, or else we at the IPv4
+/// header (RFC 1812 §5.2.2). The transport checksum is its receiver's to check.
+#[inline(always)]
+pub(crate) fn fault<B: PacketBuf>(buf: &B, parsed: &Parsed) -> Option<DropReason> {
+    match buf.rx_checksum() {
+        ChecksumStatus::Good => None,
+        ChecksumStatus::Bad => Some(DropReason::BadChecksum),
+        ChecksumStatus::Unknown | ChecksumStatus::Partial => {
+            let header = buf.head().get(parsed.l3.into()..parsed.l4.into()).unwrap_or_default();
+            let is_v4 = header.first().is_some_and(|first| first >> 4 == 4);
+            (is_v4 && checksum::ipv4_header(header) != 0).then_some(DropReason::BadIpv4Checksum)
+        }
+    }
+}
 
 impl<P: PortIo> Pass<'_, P> {
     /// Finishes the transport checksum of a packet that is about to be forwarded, if its sender did not and the port

@@ -3,6 +3,8 @@
 use packet::{AnyKey, MacAddr, Protocol, TcpFlags, VlanTag, checksum, parse, testkit::PacketBuilder};
 use tables::{FrontendKind, NatMode, PortSet};
 
+use crate::{buf::ChecksumStatus, io::mem::MemBuf};
+
 use super::{Fixture, INSIDE, OUTSIDE, Rig, RigConfig};
 
 /// Frames that one input may hold; the rest is ignored.
@@ -11,7 +13,7 @@ const STEPS_MAX: usize = 128;
 /// Drives a worker with `input`: steps of a control byte, a length (2 bytes, big-endian) and so many bytes of frame.
 ///
 /// Control byte: bit 0 the port, bit 1 set the receiver's Ethernet address right, bits 2-3 how far time jumps (0, 1 ms,
-/// 1 s, 1 h), bit 4 new tables first, bit 5 finish the burst before the next step.
+/// 1 s, 1 h), bit 4 new tables first, bit 5 finish the burst before the next step, bit 6 the port vouches for checksums.
 ///
 /// # Panics
 /// If the worker does, a packet has no verdict or two, or a frame is sent that does not parse or whose checksum went
@@ -47,7 +49,11 @@ fn step(rig: &mut Rig, fixture: &mut Fixture, control: u8, frame: &[u8]) -> bool
         fixture.tables.fib_epoch += 1;
         rig.publisher.publish(fixture.tables());
     }
-    rig.push(port, &frame);
+    let mut buf = MemBuf::from_frame(&frame).expect("a frame fits a buffer");
+    if control & 64 != 0 {
+        buf.set_rx_checksum(ChecksumStatus::Good);
+    }
+    rig.port(port).push_buf(buf);
     if control & 32 != 0 {
         rig.turn();
     }

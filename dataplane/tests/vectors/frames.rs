@@ -38,6 +38,19 @@ fn frames_that_are_not_ours_or_not_sound_are_dropped() {
 }
 
 #[test]
+fn wrong_checksums_go_no_further_where_somebody_looked() {
+    let world = &WORLDS[0];
+    let mut rig = rig(&mut served(world));
+    let mut frame = arriving(OUTSIDE, first(key(Protocol::Tcp, at(world.client, 700), at(world.lb, 80))));
+    let mut buf = MemBuf::from_frame(&frame).unwrap();
+    buf.set_rx_checksum(ChecksumStatus::Bad);
+    assert!(rig.exchange_buf(OUTSIDE, buf).is_empty());
+    assert_eq!(rig.dropped(DropReason::BadChecksum), 1, "the port looked");
+    frame[24] ^= 1;
+    expect_drop(&mut rig, OUTSIDE, &frame, DropReason::BadIpv4Checksum, "we looked");
+}
+
+#[test]
 fn a_priority_tag_is_read_through_and_taken_off() {
     for world in &WORLDS {
         let mut rig = rig(&mut served(world));
