@@ -107,12 +107,14 @@ impl World {
         found.cloned().with_context(|| format!("show services does not list {name}: {all}"))
     }
 
-    /// Waits until nothing moves and checks that every packet is accounted for.
+    /// Waits until nothing moves or waits (for a neighbour that does not exist, say) and checks that every packet is
+    /// accounted for.
     pub(crate) fn identity_holds(&self) -> Result<()> {
         let start = Instant::now();
         loop {
-            let (came, went) = self.metrics()?.identity();
-            if came > 0.0 && came == went {
+            let metrics = self.metrics()?;
+            let (came, went) = metrics.identity();
+            if came > 0.0 && came == went && metrics.sum("fairlead_held_packets") == 0.0 {
                 return Ok(());
             }
             if start.elapsed() > QUIET {
