@@ -40,8 +40,7 @@ unit: ## Tests that need neither DPDK, root nor a NIC.
 	$(CARGO) test -q
 
 dpdk-test: ## Tests of the DPDK wrappers and of the packet engine on virtual devices.
-	$(CARGO) test -q $(DPDK_CRATES)
-	$(CARGO) test -q -p dataplane --features dataplane/dpdk
+	$(CARGO) test -q $(DPDK_CRATES) -p dataplane -p fairlead --features dataplane/dpdk,fairlead/dpdk
 
 e2e: setup ## End to end: real clients and servers through the appliance (root). FILTER=words narrows.
 	$(CARGO) build --release --features dpdk
@@ -58,7 +57,8 @@ bench: setup-build ## Benches of the packet path, a table each, put together in 
 	$(CARGO) run -q -p perf --bin report
 
 bench-wire: setup ## Over memif against testpmd in the same run.
-	$(CARGO) bench -p perf --features dpdk --bench wire
+	$(CARGO) build --release --features dpdk
+	FAIRLEAD_BIN=$(abspath $(FAIRLEAD)) $(CARGO) bench -p perf --features dpdk --bench wire
 	$(CARGO) run -q -p perf --bin report
 
 lint: setup-build ## Format, clippy, dependency policy.
