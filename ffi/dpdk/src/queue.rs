@@ -36,14 +36,21 @@ impl QueuePair {
         let raw = slots.as_mut_ptr().cast::<*mut rte_mbuf>();
         // SAFETY: the port is started while we live and we are the queue's only user. `Option<Mbuf>` has the layout of a
         // nullable pointer, so the slots are room for `count` of them; those written are whole chains that are now ours.
-        usize::from(unsafe { dpdk_sys::rte_eth_rx_burst(self.port, self.queue, raw, count) })
+        let received = usize::from(unsafe { dpdk_sys::rte_eth_rx_burst(self.port, self.queue, raw, count) });
+        for slot in slots.iter_mut().skip(received) {
+            // Vector drivers store whole groups of pointers before they know how many packets are complete: what stands
+            // behind the last packet is not ours. Forget it, do not free it.
+            std::mem::forget(slot.take());
+        }
+        received
     }
 
-    /// Sends full slots from the front; how many the device took. Those are empty afterwards.
+    /// Sends full slots from the front, up to the first empty one; how many the device took. Those are empty afterwards.
     #[inline]
     pub fn tx(&mut self, slots: &mut [Option<Mbuf>]) -> usize {
-        debug_assert!(slots.iter().all(Option::is_some), "a hole is no packet");
-        let count = u16::try_from(slots.len()).unwrap_or(u16::MAX);
+        // A driver would follow the null pointer of a hole.
+        let full = slots.iter().position(Option::is_none).unwrap_or(slots.len());
+        let count = u16::try_from(full).unwrap_or(u16::MAX);
         let raw = slots.as_mut_ptr().cast::<*mut rte_mbuf>();
         // SAFETY: as in `rx`; the slots hold `count` owned chains, and those taken belong to the device from now on.
         let taken = usize::from(unsafe { dpdk_sys::rte_eth_tx_burst(self.port, self.queue, raw, count) });
