@@ -5,13 +5,6 @@
 //! nothing is freed on a packet core; the kernel's settings are put back last.
 
 mod cores;
-#[cfg_attr(
-    not(any(feature = "dpdk", test)),
-    expect(dead_code, reason = "only the DPDK engine opens devices")
-)]
-mod device;
-#[cfg_attr(not(any(feature = "dpdk", test)), expect(dead_code, reason = "only the DPDK engine starts EAL"))]
-mod eal;
 #[cfg_attr(feature = "dpdk", path = "engine/dpdk.rs")]
 #[cfg_attr(not(feature = "dpdk"), path = "engine/none.rs")]
 mod engine;
@@ -56,8 +49,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     log_to_stderr();
     let state = Arc::new(StateDir::open(&config.state_dir)?);
     let cores = cores::plan(&config)?;
-    cores.confine_control().context("cannot confine the control threads to their cores")?;
     let engine = Engine::open(&config, &cores)?;
+    cores.confine_control().context("cannot confine the control threads to their cores")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("fairlead-control")

@@ -1,6 +1,7 @@
 //! DPDK queues as ports. The only file of this crate that names DPDK.
 
-use dpdk::{Mbuf, QueuePair, RxChecksum};
+pub use dpdk::{Eal, EalConfig, HugePages, Job, Mempool, Port, PortConfig, QueuePair, StartedPort};
+use dpdk::{Mbuf, RxChecksum};
 
 use super::{Capabilities, PortIo};
 use crate::buf::{Burst, ChecksumKind, ChecksumStatus, PacketBuf, TxChecksum};

@@ -2,7 +2,7 @@
 //! captures, and DPDK is one more implementation behind a feature.
 
 #[cfg(feature = "dpdk")]
-mod dpdk;
+pub mod dpdk;
 pub mod mem;
 pub mod pcap;
 

@@ -1,0 +1,267 @@
+//! The engine on DPDK: environment, pools, ports, workers on their lcores.
+//!
+//! The environment lives on a thread of its own, because it pins its caller; every later call to it happens there too.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use control::config::{GatewayConfig, Hugepages, PortConfig as PortNamed};
+use dataplane::io::dpdk as device;
+use dataplane::worker::{Worker, WorkerConfig, WorkerLinks};
+use packet::MacAddr;
+use tokio::sync::watch;
+
+use crate::run::cores::Cores;
+
+use device::{Eal, EalConfig, HugePages, Job, Mempool, Port, PortConfig, QueuePair, StartedPort};
+
+/// Descriptors of a receive and of a transmit queue.
+const DESCRIPTORS: u16 = 1024;
+/// Buffers that each worker needs beyond those in queues: packets waiting for neighbours, caches, bursts in hand.
+const BUFFERS_SPARE: u32 = 4096;
+/// Bytes of a frame around its IP packet: Ethernet and two VLAN tags.
+const FRAME_OVERHEAD: u16 = 22;
+/// Bytes of data in a buffer at the least: drivers round down, and an ordinary frame is to be one segment.
+const DATA_MIN: u16 = 2048;
+/// Bytes in front of the data, `RTE_PKTMBUF_HEADROOM`.
+const HEADROOM: u16 = 128;
+/// Lets DPDK choose the memory node.
+const ANY_NODE: i32 = -1;
+/// How long a port may take until its link is up.
+const LINK_WAIT: Duration = Duration::from_secs(5);
+/// Between two looks at links and workers.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Open and started ports, no workers yet.
+pub(crate) struct Engine {
+    macs: Vec<MacAddr>,
+    starts: Sender<Start>,
+    thread: JoinHandle<Result<()>>,
+    stop: Arc<AtomicBool>,
+    ended: watch::Receiver<bool>,
+}
+
+/// Workers at work.
+pub(crate) struct Running {
+    thread: JoinHandle<Result<()>>,
+    stop: Arc<AtomicBool>,
+    ended: watch::Receiver<bool>,
+}
+
+/// Workers to launch, and where to say whether it worked.
+type Start = (Vec<(WorkerConfig, WorkerLinks)>, Sender<Result<()>>);
+
+impl Engine {
+    /// Starts the environment and every port; to be called before this thread is confined to control cores.
+    pub(crate) fn open(config: &GatewayConfig, cores: &Cores) -> Result<Self> {
+        let eal = eal_config(config, cores);
+        let config = config.clone();
+        let (opened, answer) = channel();
+        let (starts, inbox) = channel();
+        let (set_ended, ended) = watch::channel(false);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::Builder::new().name("fairlead-eal".into()).spawn(move || {
+            let result = live(&eal, &config, &opened, &inbox, &stopped);
+            set_ended.send_replace(true);
+            result
+        })?;
+        match answer.recv() {
+            Ok(macs) => Ok(Self { macs, starts, thread, stop, ended }),
+            // It ended without an answer: its result says why.
+            Err(_) => Err(joined(thread).err().unwrap_or_else(|| anyhow!("DPDK ended"))),
+        }
+    }
+
+    /// The ports' Ethernet addresses.
+    pub(crate) fn macs(&self) -> &[MacAddr] {
+        &self.macs
+    }
+
+    /// Launches a worker on each lcore.
+    pub(crate) fn launch(self, starts: Vec<(WorkerConfig, WorkerLinks)>) -> Result<Running> {
+        let (answer, launched) = channel();
+        let lost = || anyhow!("DPDK's thread has ended");
+        self.starts.send((starts, answer)).map_err(|_| lost())?;
+        launched.recv().map_err(|_| lost())??;
+        Ok(Running { thread: self.thread, stop: self.stop, ended: self.ended })
+    }
+}
+
+impl Running {
+    /// Waits until a worker ends by itself, which none should.
+    pub(crate) fn ended(&self) -> impl Future<Output = ()> + use<> {
+        let mut ended = self.ended.clone();
+        async move {
+            // An error means that the sender is gone, hence the thread.
+            let _ = ended.wait_for(|ended| *ended).await;
+        }
+    }
+
+    /// Has every worker finish its turn, then stops the ports.
+    pub(crate) fn stop(self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        joined(self.thread)
+    }
+}
+
+fn joined(thread: JoinHandle<Result<()>>) -> Result<()> {
+    thread.join().unwrap_or_else(|_| Err(anyhow!("DPDK's thread has panicked")))
+}
+
+fn eal_config(config: &GatewayConfig, cores: &Cores) -> EalConfig {
+    let plan = cores.plan();
+    let workers = plan.workers.iter().map(|place| place.core);
+    EalConfig {
+        cores: std::iter::once(plan.main_core).chain(workers).collect(),
+        memory_mib: config.dpdk.memory_mib,
+        hugepages: match config.dpdk.hugepages {
+            Hugepages::Auto => HugePages::Auto,
+            Hugepages::Require => HugePages::Require,
+            Hugepages::Never => HugePages::Never,
+        },
+        args: config.dpdk.args.clone(),
+    }
+}
+
+/// The life of the environment's thread.
+fn live(
+    eal: &EalConfig,
+    config: &GatewayConfig,
+    opened: &Sender<Vec<MacAddr>>,
+    starts: &Receiver<Start>,
+    stop: &Arc<AtomicBool>,
+) -> Result<()> {
+    let eal = Eal::init(eal)?;
+    if !eal.has_hugepages() && config.dpdk.hugepages == Hugepages::Auto {
+        tracing::warn!(
+            "too few free huge pages: packet memory lies in ordinary pages and the dataplane is slower"
+        );
+    }
+    let (ports, queues) = open_ports(&eal, config)?;
+    let mac = |(port, named): (&StartedPort, &PortNamed)| {
+        port.mac().map(MacAddr).map_err(|errno| anyhow!("port {}: no MAC address: {errno}", named.name))
+    };
+    let macs = ports.iter().zip(&config.ports).map(mac).collect::<Result<Vec<_>>>()?;
+    // Nobody waits for it any more, or nobody starts workers: the process ends.
+    let (Ok(()), Ok((workers, answer))) = (opened.send(macs), starts.recv()) else { return Ok(()) };
+    let launched = launch(&eal, workers, queues, stop);
+    let running = match launched {
+        Ok(running) => {
+            let _ = answer.send(Ok(()));
+            running
+        }
+        Err(error) => {
+            let _ = answer.send(Err(error));
+            return Ok(());
+        }
+    };
+    let result = watch_over(running, stop);
+    drop(ports);
+    result
+}
+
+/// By worker, the queue pairs of every port in their order.
+type Queues = Vec<Vec<QueuePair>>;
+
+/// Every port started, and its queue pairs by worker.
+fn open_ports(eal: &Eal, config: &GatewayConfig) -> Result<(Vec<StartedPort>, Queues)> {
+    let workers = config.workers.count();
+    let pool = pool(eal, config)?;
+    let mut queues: Queues = (0..workers).map(|_| Vec::new()).collect();
+    let mut started = Vec::new();
+    for port in &config.ports {
+        let settings = PortConfig {
+            queues: workers,
+            rx_descriptors: DESCRIPTORS,
+            tx_descriptors: DESCRIPTORS,
+            mtu: port.mtu,
+        };
+        let opened = Port::open(eal, &port.device).and_then(|opened| opened.start(pool, &settings));
+        let (opened, pairs) = opened.with_context(|| format!("port {}", port.name))?;
+        queues.iter_mut().zip(pairs).for_each(|(worker, pair)| worker.push(pair));
+        started.push(opened);
+    }
+    wait_for_links(config, &started)?;
+    Ok((started, queues))
+}
+
+/// One pool, large enough for all queues of all workers to be full at once.
+fn pool(eal: &Eal, config: &GatewayConfig) -> Result<Mempool> {
+    let queues =
+        u32::try_from(config.ports.len()).unwrap_or(u32::MAX).saturating_mul(2 * u32::from(DESCRIPTORS));
+    let mbufs = u32::from(config.workers.count()).saturating_mul(queues.saturating_add(BUFFERS_SPARE));
+    let mtu = config.ports.iter().map(|port| port.mtu).max().unwrap_or_default();
+    let data_room = mtu.saturating_add(FRAME_OVERHEAD).max(DATA_MIN).saturating_add(HEADROOM);
+    Mempool::new(eal, "packets", mbufs, data_room, ANY_NODE).context("packet buffers (dpdk.memoryMiB)")
+}
+
+/// Every link up; devices that know no link state count as up.
+fn wait_for_links(config: &GatewayConfig, ports: &[StartedPort]) -> Result<()> {
+    let deadline = Instant::now() + LINK_WAIT;
+    for (named, port) in config.ports.iter().zip(ports) {
+        while port.link().is_ok_and(|link| !link.up) {
+            if Instant::now() >= deadline {
+                return Err(anyhow!(
+                    "port {}: {} has no link after {} s; check the cable, the switch port or the peer device",
+                    named.name,
+                    named.device,
+                    LINK_WAIT.as_secs()
+                ));
+            }
+            thread::sleep(LOOK_INTERVAL);
+        }
+    }
+    Ok(())
+}
+
+/// A worker at work.
+type Work = Job<Result<()>>;
+
+fn launch(
+    eal: &Eal,
+    workers: Vec<(WorkerConfig, WorkerLinks)>,
+    queues: Queues,
+    stop: &Arc<AtomicBool>,
+) -> Result<Vec<Work>> {
+    let clock = cpu::TscClock::calibrate();
+    let mut running = Vec::new();
+    for ((config, links), ports) in workers.into_iter().zip(queues) {
+        let stop = Arc::clone(stop);
+        let job = move || -> Result<()> {
+            // Made here, so that its memory lies near its core.
+            let mut worker = Worker::new(&config, links, ports).with_context(|| {
+                format!(
+                    "worker {}: no memory for its flow table; lower forwarding.flowsPerWorker",
+                    config.id.0
+                )
+            })?;
+            worker.run(&clock, &stop);
+            Ok(())
+        };
+        // Lcore 0 is the main one.
+        running.push(eal.launch(config.id.0 + 1, job)?);
+    }
+    Ok(running)
+}
+
+/// Waits for the end of all workers; one that ends by itself takes the others along.
+fn watch_over(running: Vec<Work>, stop: &AtomicBool) -> Result<()> {
+    while !stop.load(Ordering::Relaxed) {
+        if running.iter().any(Job::is_finished) {
+            stop.store(true, Ordering::Relaxed);
+        } else {
+            thread::sleep(LOOK_INTERVAL);
+        }
+    }
+    let mut result = Ok(());
+    for (worker, job) in running.into_iter().enumerate() {
+        let ended = job.join().unwrap_or_else(|_| Err(anyhow!("worker {worker} has panicked")));
+        result = result.and(ended);
+    }
+    result
+}
