@@ -2,12 +2,12 @@
 
 use std::{
     ffi::{CString, NulError, c_char},
-    fmt,
+    fmt, fs,
     marker::PhantomData,
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use crate::{Errno, errno, log, preflight};
+use crate::{Errno, errno, log};
 
 /// Whether memory comes from huge pages.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -120,7 +120,7 @@ impl Eal {
         // SAFETY: `count` NUL-terminated strings and a null pointer, all of them valid for ever; called once.
         let result = unsafe { dpdk_sys::rte_eal_init(count, pointers.as_mut_ptr()) };
         // DPDK makes a folder for what it would share; nothing is in it.
-        drop(std::fs::remove_dir(format!("/run/dpdk/{}", prefix())));
+        drop(fs::remove_dir(format!("/run/dpdk/{}", prefix())));
         match errno::check(result) {
             Ok(()) => Ok(Self { lcores, huge, _main_lcore: PhantomData }),
             Err(_) => Err(EalError::Refused { errno: Errno::last(), log: log::trouble() }),
@@ -141,7 +141,7 @@ impl Eal {
 }
 
 fn wants_huge(config: &EalConfig) -> Result<bool, EalError> {
-    let free_mib = preflight::free_hugepages_mib();
+    let free_mib = free_hugepages_mib();
     let enough = free_mib >= u64::from(config.memory_mib);
     match config.hugepages {
         HugePages::Never => Ok(false),
@@ -149,6 +149,24 @@ fn wants_huge(config: &EalConfig) -> Result<bool, EalError> {
         HugePages::Require if enough => Ok(true),
         HugePages::Require => Err(EalError::TooFewHugePages { wanted_mib: config.memory_mib, free_mib }),
     }
+}
+
+/// MiB of free huge pages of every size.
+fn free_hugepages_mib() -> u64 {
+    let Ok(sizes) = fs::read_dir("/sys/kernel/mm/hugepages") else { return 0 };
+    let free_of = |entry: fs::DirEntry| {
+        let kib = entry
+            .file_name()
+            .to_str()?
+            .strip_prefix("hugepages-")?
+            .strip_suffix("kB")?
+            .parse::<u64>()
+            .ok()?;
+        let count =
+            fs::read_to_string(entry.path().join("free_hugepages")).ok()?.trim().parse::<u64>().ok()?;
+        Some(count * kib / 1024)
+    };
+    sizes.flatten().filter_map(free_of).sum()
 }
 
 /// What tells this process from others in DPDK's folders.

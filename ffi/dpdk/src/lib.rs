@@ -5,6 +5,7 @@
 //! it. An [`Mbuf`] owns its chain and frees it on drop, on any thread. Pools live as long as the process.
 //! Not here: what packets mean, and any policy.
 
+mod device;
 mod eal;
 mod errno;
 mod lcore;
@@ -12,10 +13,10 @@ mod log;
 mod mbuf;
 mod mempool;
 mod port;
-mod preflight;
 mod queue;
 mod stats;
 
+pub use device::{Device, DeviceError};
 pub use eal::{Eal, EalConfig, EalError, HugePages};
 pub use errno::Errno;
 pub use lcore::{Job, LaunchError};

@@ -152,6 +152,9 @@ impl Mbuf {
     /// Has the sending device finish the L4 checksum, whose field holds the pseudo header's sum.
     #[inline]
     pub fn request_tx_checksum(&mut self, request: TxChecksum) {
+        // The bit fields of an mbuf; parsed headers are shorter (18 and 296 bytes at most).
+        debug_assert!(request.l2_len < 1 << dpdk_sys::FAIRLEAD_TX_L2_LEN_BITS);
+        debug_assert!(request.l3_len < 1 << dpdk_sys::FAIRLEAD_TX_L3_LEN_BITS);
         let family = if request.ipv6 { dpdk_sys::FAIRLEAD_TX_IPV6 } else { dpdk_sys::FAIRLEAD_TX_IPV4 };
         let l4 = if request.udp { dpdk_sys::FAIRLEAD_TX_UDP_CKSUM } else { dpdk_sys::FAIRLEAD_TX_TCP_CKSUM };
         let l2 = u64::from(request.l2_len) << dpdk_sys::FAIRLEAD_TX_L2_LEN_SHIFT;

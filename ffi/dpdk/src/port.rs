@@ -1,15 +1,11 @@
 //! A device: opened by name, configured, started; closed and removed on drop.
 
-use std::{
-    ffi::{CStr, CString},
-    fmt,
-    sync::Arc,
-};
+use std::{ffi::CStr, fmt, sync::Arc};
 
 use dpdk_sys::rte_eth_dev_info;
 
 use crate::{
-    Eal, Errno, Mempool, errno, log, preflight,
+    Device, DeviceError, Eal, Errno, Mempool, errno, log,
     queue::QueuePair,
     stats::{self, PortStats, XStat},
 };
@@ -17,18 +13,8 @@ use crate::{
 /// Why a port does not work. Each says what to do as far as anybody knows.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum PortError {
-    /// The name cannot be one of a device.
-    BadName {
-        /// The device as configured.
-        device: String,
-    },
-    /// The system already shows why it cannot be opened.
-    Missing {
-        /// The device as configured.
-        device: String,
-        /// Why.
-        obstacle: String,
-    },
+    /// The name is wrong, or the system already shows why it cannot be opened.
+    Device(DeviceError),
     /// No driver took the device.
     Probe {
         /// The device as configured.
@@ -63,8 +49,7 @@ pub enum PortError {
 impl fmt::Display for PortError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::BadName { device } => write!(f, "{device:?} is no device name"),
-            Self::Missing { device, obstacle } => write!(f, "cannot open {device:?}: {obstacle}"),
+            Self::Device(error) => error.fmt(f),
             Self::Probe { device, errno, log } => {
                 write!(f, "no DPDK driver takes {device:?}: {errno}")?;
                 write_log(f, log)
@@ -185,15 +170,10 @@ impl Port {
     /// # Errors
     /// See [`PortError`].
     pub fn open(_eal: &Eal, device: &str) -> Result<Self, PortError> {
-        let bad_name = || PortError::BadName { device: device.to_owned() };
-        let arguments = CString::new(device).map_err(|_| bad_name())?;
-        let name = CString::new(preflight::device_name(device)).map_err(|_| bad_name())?;
-        if name.is_empty() {
-            return Err(bad_name());
-        }
-        if let Some(obstacle) = preflight::obstacle(device) {
-            return Err(PortError::Missing { device: device.to_owned(), obstacle });
-        }
+        let wrong = PortError::Device;
+        let named = Device::parse(device).map_err(wrong)?;
+        named.check().map_err(wrong)?;
+        let (arguments, name) = (named.arguments(), named.name_c());
         log::forget();
         let refused = |errno| PortError::Probe { device: device.to_owned(), errno, log: log::trouble() };
         // SAFETY: a NUL-terminated string; the environment exists.
@@ -479,8 +459,11 @@ impl StartedPort {
     }
 
     fn reta_groups(&self) -> Vec<dpdk_sys::rte_eth_rss_reta_entry64> {
-        let count = usize::from(self.info.reta_size.div_ceil(dpdk_sys::FAIRLEAD_RETA_GROUP));
-        (0..count).map(|_| dpdk_sys::rte_eth_rss_reta_entry64 { mask: u64::MAX, reta: [0; 64] }).collect()
+        let group_len = dpdk_sys::FAIRLEAD_RETA_GROUP;
+        let starts = (0..self.info.reta_size).step_by(usize::from(group_len));
+        // The last group may be used in part.
+        let mask = |start: u16| u64::MAX >> group_len.saturating_sub(self.info.reta_size - start);
+        starts.map(|start| dpdk_sys::rte_eth_rss_reta_entry64 { mask: mask(start), reta: [0; 64] }).collect()
     }
 
     fn id(&self) -> u16 {

@@ -90,11 +90,11 @@ fn a_pool_runs_dry_and_recovers(eal: &Eal) {
 
 fn bad_devices_are_named(eal: &Eal) {
     for (device, needle) in [
-        ("", "no device name"),
-        ("net_af_packet7,iface=no-such-if", "no network interface \"no-such-if\""),
+        ("", "is not a device"),
+        ("net_af_packet7,iface=no-such-if", "`no-such-if` does not exist"),
         ("0000:ff:1f.7", "no PCI device 0000:ff:1f.7"),
         ("net_nonsense0", "no DPDK driver takes \"net_nonsense0\""),
-        ("net_pcap9,rx_pcap=/no/such/file", "no DPDK driver takes"),
+        ("net_pcap9,rx_pcap=/no/such/file", "/no/such/file does not exist"),
     ] {
         let error = Port::open(eal, device).expect_err(device).to_string();
         assert!(error.contains(needle), "{device}: {error}");
