@@ -25,7 +25,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 /// Flows of the generator: 10.254.0.0:1000 to 10.253.0.n:1001 (constants of testpmd).
 const FLOWS: usize = 200;
 const METRICS: &str = "127.0.0.1:19472";
-const GATEWAY_MAC: &str = "02:00:00:00:00:01";
+/// Where flowgen sends to (a constant of testpmd).
+const GATEWAY_MAC: &str = "00:01:02:03:04:01";
 /// How long a process has to come up or to end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -115,10 +116,9 @@ impl Bench {
 
     /// The median of the generator's own reports, the first two left out.
     fn generate(&self) -> Result<f64> {
-        let peer = format!("--eth-peer=0,{GATEWAY_MAC}");
         let flows = format!("--flowgen-flows={FLOWS}");
         let log = self.folder.join("generator.log");
-        let command = self.testpmd("gen", "1", "client", &["--forward-mode=flowgen", &flows, &peer]);
+        let command = self.testpmd("gen", "1", "client", &["--forward-mode=flowgen", &flows]);
         let running = Running::start(command, &log)?;
         thread::sleep(Duration::from_secs(self.seconds + 3));
         running.stop()?;
