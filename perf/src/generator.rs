@@ -190,7 +190,7 @@ impl<P: PortIo> Generator<P> {
     /// Opens flows to the VIP through the gateway. `between` runs whenever there is nothing to do.
     ///
     /// # Errors
-    /// If a flow cannot be opened within [`PATIENCE`].
+    /// If a flow cannot be opened within 5 seconds.
     pub fn establish(
         &mut self,
         flows: u32,
