@@ -11,7 +11,8 @@ pub enum ParseError {
     BadIpv4HeaderLen,
     /// The version nibble disagrees with the EtherType.
     BadIpVersion,
-    /// A neighbour or router message fails RFC 4861 §6.1 or §7.1 (hop limit, code, length, target).
+    /// A neighbour or router message fails RFC 4861 §6.1 or §7.1 (hop limit, code, length, target), or has a
+    /// fragment header (RFC 6980 §5).
     BadNd,
     /// The TCP data offset is below 20 bytes or exceeds the segment (RFC 9293 §3.1).
     BadTcpOffset,

@@ -99,6 +99,8 @@ pub(crate) struct Payload {
     pub(crate) at: usize,
     /// Whether the packet is whole; a fragment's payload is not walked any further.
     pub(crate) fragment: Fragment,
+    /// A fragment header was met, be it that of an atomic fragment.
+    pub(crate) fragment_header: bool,
 }
 
 /// Walks the extension headers from `at` on; the packet ends at `end` (both offsets in the frame).
@@ -109,7 +111,7 @@ pub(crate) struct Payload {
 /// # Errors
 /// Too many headers, or headers outside the packet or the head.
 pub(crate) fn walk(head: &[u8], at: usize, end: usize, protocol: u8) -> Result<Payload, ParseError> {
-    let mut here = Payload { protocol, at, fragment: Fragment::Whole };
+    let mut here = Payload { protocol, at, fragment: Fragment::Whole, fragment_header: false };
     for _ in 0..=EXTENSIONS_MAX {
         match here.protocol {
             // Hop-by-hop options come first or not at all (RFC 8200 §4.1).
@@ -128,6 +130,7 @@ pub(crate) fn walk(head: &[u8], at: usize, end: usize, protocol: u8) -> Result<P
         };
         if here.protocol == FRAGMENT {
             here.fragment = fragment(bytes);
+            here.fragment_header = true;
         }
         here = Payload { protocol: bytes[0], at: here.at + len, ..here };
         if here.at > end {

@@ -56,6 +56,10 @@ pub(super) fn v6(frame: Frame<'_>, l3: usize, parsed: &mut Parsed) -> Result<(),
     parsed.fragment = found.fragment;
     let addrs = AnyAddrs::V6 { src: ip.src(), dst: ip.dst() };
     parsed.body = payload(frame, Place { at: found.at, end }, parsed, addrs, found.protocol)?;
+    // RFC 6980 §5: even in an atomic fragment.
+    if found.fragment_header && matches!(parsed.body, Body::Nd(_)) {
+        return Err(ParseError::BadNd);
+    }
     Ok(())
 }
 

@@ -84,6 +84,7 @@ fn malformed_frames_are_refused_with_their_own_reason() {
         ("solicitation from another link", ns.clone().ttl(254).build(), ParseError::BadNd),
         ("solicitation with code 1", with(&ns.build(), 55, 1), ParseError::BadNd),
         ("option without length", with(&ns.build(), 79, 0), ParseError::BadNd),
+        ("solicitation in an atomic fragment", ns.clone().extension(44, &[0; 6]).build(), ParseError::BadNd),
         ("solicitation for a group", with(&ns.build(), 62, 0xff), ParseError::BadNd),
     ];
     for (name, frame, want) in cases {
