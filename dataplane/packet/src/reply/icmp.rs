@@ -144,8 +144,14 @@ pub fn echo_reply(head: &mut [u8], parsed: &Parsed) -> bool {
         AnyAddrs::V4 { .. } => (8u8, 0u8),
         AnyAddrs::V6 { .. } => (128, 129),
     };
-    // Exchanging the addresses changes no sum.
-    message.set_checksum(Delta::of_u16(u16::from(old) << 8, u16::from(new) << 8).apply(message.checksum()));
+    // Exchanging the addresses changes no sum. Over a message of nothing but zeros, which has no pseudo header to make
+    // up for it, a checksum of 0 does not add up; 0xffff always does (RFC 1624 §3).
+    let delta = Delta::of_u16(u16::from(old) << 8, u16::from(new) << 8);
+    let checksum = match delta.apply(message.checksum()) {
+        0 => 0xffff,
+        checksum => checksum,
+    };
+    message.set_checksum(checksum);
     message.set_kind(new, 0);
     swap_addresses(head, parsed, request.addrs);
     ether::set_macs(head, parsed.src_mac, parsed.dst_mac)

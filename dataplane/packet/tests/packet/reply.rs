@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use packet::{
-    AnyAddrs, AnyKey, Arp, ArpOperation, Body, MacAddr, NdKind, Parsed, Protocol, TcpFlags, VlanTag, parse,
+    AnyAddrs, AnyKey, Arp, ArpOperation, Body, MacAddr, NdKind, Parsed, Protocol, TcpFlags, VlanTag,
+    checksum::ipv4_header,
+    parse,
     reply::{self, IcmpError, LEN_MAX, Sender},
     tcp,
     testkit::{PacketBuilder, assert_valid_checksums},
@@ -128,6 +130,16 @@ fn a_reset_takes_its_numbers_from_the_segment() {
             assert_eq!((answer.dst_mac, answer.vlan), (THEIRS, Some(VlanTag(5))));
         }
     }
+}
+
+/// A sum of nothing but zeros must travel as 0xffff: a receiver adds it up to 0xffff, and 0 to 0, which is wrong.
+#[test]
+fn the_reply_to_a_ping_of_zeros_has_a_checksum_that_adds_up() {
+    let (src, dst) = ("192.0.2.7".parse().unwrap(), "192.0.2.10".parse().unwrap());
+    let mut frame = PacketBuilder::ping(src, dst, 0, 0, &[0; 8]).build();
+    let request = facts(&frame);
+    assert!(reply::echo_reply(&mut frame, &request));
+    assert_eq!(ipv4_header(&frame[request.l4.into()..request.frame_end()]), 0, "as a receiver verifies it");
 }
 
 #[test]
