@@ -241,6 +241,13 @@ impl Icmp {
         }
     }
 
+    /// A router knows a better way for the sender.
+    #[inline]
+    #[must_use]
+    pub const fn is_redirect(&self) -> bool {
+        matches!((self.addrs, self.kind), (AnyAddrs::V4 { .. }, 5) | (AnyAddrs::V6 { .. }, 137))
+    }
+
     /// The packet was too big for a link: fragmentation needed, or ICMPv6 packet too big.
     #[inline]
     #[must_use]

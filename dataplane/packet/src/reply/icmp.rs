@@ -61,8 +61,8 @@ impl IcmpError {
     }
 }
 
-/// False for packets that must not be answered by an error: errors themselves, later fragments, and what came from or
-/// went to more than one station (RFC 1122 §3.2.2, RFC 4443 §2.4 e).
+/// False for packets that must not be answered by an error: errors themselves, redirects, fragments that may be of one,
+/// later fragments, and what came from or went to more than one station (RFC 1122 §3.2.2, RFC 4443 §2.4 e).
 #[must_use]
 pub fn may_be_answered(parsed: &Parsed) -> bool {
     let single = |address: IpAddr| {
@@ -70,7 +70,12 @@ pub fn may_be_answered(parsed: &Parsed) -> bool {
         !(address.is_multicast() || address.is_unspecified() || broadcast)
     };
     let Some(addrs) = parsed.addrs() else { return false };
-    let is_error = matches!(parsed.body, Body::Icmp(icmp) if icmp.is_error());
+    let is_error = match parsed.body {
+        Body::Icmp(icmp) => icmp.is_error() || icmp.is_redirect(),
+        // A fragment yields no ICMP type.
+        Body::OtherIp { protocol: 1 | 58, .. } => true,
+        _ => false,
+    };
     !is_error
         && !matches!(parsed.fragment, Fragment::Later { .. })
         && parsed.dst_mac.class() == MacClass::Unicast

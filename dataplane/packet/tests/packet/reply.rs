@@ -156,6 +156,17 @@ fn an_error_is_never_answered_nor_a_group_nor_a_later_fragment() {
         ("from nobody", PacketBuilder::udp("0.0.0.0:68", "192.0.2.10:67"), false),
         ("from loopback", PacketBuilder::udp("127.0.0.1:68", "192.0.2.10:67"), false),
         ("an error", PacketBuilder::icmp(router, client, 3, 3, &quoted), false),
+        (
+            "the first fragment of an error",
+            PacketBuilder::icmp(router, client, 3, 3, &quoted).fragment(1, 0, true),
+            false,
+        ),
+        ("a redirect", PacketBuilder::icmp(router, client, 5, 1, &quoted), false),
+        (
+            "an ICMPv6 redirect",
+            PacketBuilder::icmp("fe80::1".parse().unwrap(), "fe80::2".parse().unwrap(), 137, 0, &[0; 36]),
+            false,
+        ),
         ("a ping", PacketBuilder::ping(router, client, 1, 1, b""), true),
     ] {
         let (frame, from) = (packet.build(), Sender { mac: OURS, address: router });
