@@ -101,6 +101,8 @@ impl Phase {
                 }
             }
             (Self::Answered, Direction::Original) if !flags.syn() => Self::Established,
+            // The server took a new connection on a half-closed tuple: it knows that the old one is over.
+            (Self::FinByClient | Self::FinByServer, Direction::Reply) if flags.syn() => Self::Answered,
             (phase, _) => phase,
         }
     }
@@ -198,6 +200,16 @@ mod tests {
                 "both, server first",
                 &[(Reply, ACK), (Reply, FIN_ACK), (Original, FIN_ACK)],
                 Phase::ClosedByServer,
+            ),
+            (
+                "tuple used anew after a half close",
+                &[(Reply, ACK), (Original, FIN_ACK), (Original, SYN), (Reply, SYN_ACK), (Original, ACK)],
+                Phase::Established,
+            ),
+            (
+                "tuple used anew after the server's half close",
+                &[(Reply, ACK), (Reply, FIN_ACK), (Original, SYN), (Reply, SYN_ACK)],
+                Phase::Answered,
             ),
             ("reset", &[(Reply, ACK), (Original, RST)], Phase::Reset),
             ("SYN of a rebooted client", &[(Reply, ACK), (Original, SYN)], Phase::Established),
