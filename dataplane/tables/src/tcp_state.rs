@@ -148,8 +148,9 @@ impl Default for Timeouts {
 
 /// A reset flow is kept for its stragglers only (nf_conntrack_tcp_timeout_close).
 const RESET_MS: u32 = 10_000;
-/// The longest timeout: ages are read modulo 2^32 ms, and half of that range means "in the future".
-const LONGEST_MS: u32 = i32::MAX as u32;
+/// The longest timeout, 20 days: ages are read modulo 2^32 ms, and half of that range means "in the future". The rest of
+/// the other half, nearly 5 days, is when an expired flow can be told from a coming one: sweeps are far more frequent.
+const LONGEST_MS: u32 = 20 * 86_400_000;
 
 impl Timeouts {
     /// The silence after which a flow of this protocol in this phase is gone, in milliseconds.

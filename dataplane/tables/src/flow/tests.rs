@@ -502,6 +502,18 @@ fn a_clock_read_slightly_earlier_expires_nothing() {
 }
 
 #[test]
+fn a_flow_with_the_longest_timeout_ends_all_the_same() {
+    let timeouts = Timeouts { udp_ms: u32::MAX, ..TIMEOUTS };
+    let mut table = FlowTable::new(&FlowTableConfig { flows: 1, ipv6: false, secret: 1, timeouts }).unwrap();
+    let udp = |key| FlowKey { protocol: Protocol::Udp, ..key };
+    let flow = NewFlow { original: udp(flow(0).original), reply: udp(flow(0).reply), ..flow(0) };
+    let born = Millis(u32::MAX - 5);
+    table.insert(&flow, born).unwrap();
+    assert!(table.lookup(&flow.original, born.plus(14 * 86_400_000)).is_some());
+    assert!(table.lookup(&flow.original, born.plus(24 * 86_400_000)).is_none());
+}
+
+#[test]
 fn scan_shows_every_flow_once_in_bounded_steps() {
     let mut table = table(100);
     for n in 0..37 {
