@@ -1,7 +1,8 @@
 //! One burst's way through the stages: the tables it sees, the lanes it leaves by, and the worker's own state.
 //!
 //! The stage files each add their step to [`Pass`]; this one has the burst's course and the few ways a packet ends.
-//! Memory is fetched for the whole burst before it is read: frames, then index buckets, then flow records.
+//! Memory is fetched for the whole burst before it is read: frames, then index buckets, then flow records, and last
+//! what the burst's new flows will want.
 
 use packet::{AnyKey, Body, MacAddr, MacClass, ParseError, Parsed};
 use tables::{
@@ -18,6 +19,7 @@ use crate::{
     io::PortIo,
     lane::Lane,
     stage::{
+        begin::{Intent, Intents},
         checksum::fault,
         hold::{Hold, Target},
         limit::Limit,
@@ -56,6 +58,12 @@ impl Scratch {
             candidates: [Candidate::NONE; BURST],
         }
     }
+
+    /// The facts of a sound frame of which nothing was seen in the flow table, and the hash of its flow if it has one.
+    pub(crate) fn arrived(&self, slot: usize) -> Option<(&Parsed, FlowHash)> {
+        let unseen = self.refused[slot].is_none() && self.candidates[slot] == Candidate::NONE;
+        unseen.then(|| (&self.parsed[slot], self.hashes[slot]))
+    }
 }
 
 /// See the module.
@@ -68,7 +76,7 @@ pub(crate) struct Pass<'a, P: PortIo> {
     pub(crate) port: PortId,
 }
 
-impl<P: PortIo> Pass<'_, P> {
+impl<'a, P: PortIo> Pass<'a, P> {
     /// Takes a received burst to its end; afterwards it is empty.
     pub(crate) fn run(&mut self, burst: &mut Burst<P::Buf>, scratch: &mut Scratch) {
         let Some(mac) = self.tables.port(self.port).map(|info| info.mac) else {
@@ -76,14 +84,17 @@ impl<P: PortIo> Pass<'_, P> {
         };
         burst.iter().for_each(PacketBuf::prefetch);
         self.parse(burst, scratch);
-        self.fetch_records(burst.len(), scratch);
-        for slot in 0..burst.len() {
+        let mut intents: Intents<'a> = [const { None }; BURST];
+        if self.fetch_records(burst.len(), scratch) {
+            self.foresee(burst.len(), mac, scratch, &mut intents);
+        }
+        for (slot, intent) in intents.iter().enumerate().take(burst.len()) {
             let Some(buf) = burst.take(slot) else { continue };
             match scratch.refused[slot] {
                 Some(error) => self.drop(buf, error.into()),
                 None => {
                     let place = (scratch.hashes[slot], scratch.candidates[slot]);
-                    self.finish(buf, &scratch.parsed[slot], mac, place);
+                    self.finish(buf, &scratch.parsed[slot], mac, (place, intent.as_ref()));
                 }
             }
         }
@@ -118,17 +129,27 @@ impl<P: PortIo> Pass<'_, P> {
         self.state.counts.receive(self.port, burst.len() as u64, bytes);
     }
 
-    /// Reads the index lines, and asks for the records they name.
-    fn fetch_records(&mut self, count: usize, scratch: &mut Scratch) {
+    /// Reads the index lines, and asks for the records they name; true if some name none.
+    fn fetch_records(&mut self, count: usize, scratch: &mut Scratch) -> bool {
+        let mut unseen = false;
         for slot in 0..count.min(BURST) {
             // A void or foreign packet has some hash of an earlier one: a wasted hint.
-            scratch.candidates[slot] = self.state.flows.candidate(scratch.hashes[slot]);
+            let candidate = self.state.flows.candidate(scratch.hashes[slot]);
+            unseen |= candidate == Candidate::NONE;
+            scratch.candidates[slot] = candidate;
         }
+        unseen
     }
 
-    /// Takes one packet to its end. `place` is where its flow should be.
+    /// Takes one packet to its end. `place` is where its flow should be, `known` what to do if there is none.
     #[inline]
-    fn finish(&mut self, buf: P::Buf, parsed: &Parsed, mac: MacAddr, place: (FlowHash, Candidate)) {
+    fn finish(
+        &mut self,
+        buf: P::Buf,
+        parsed: &Parsed,
+        mac: MacAddr,
+        (place, known): ((FlowHash, Candidate), Option<&Intent<'a>>),
+    ) {
         if parsed.dst_mac != mac {
             return match parsed.dst_mac.class() {
                 MacClass::Unicast => self.drop(buf, DropReason::NotForUs),
@@ -147,10 +168,10 @@ impl<P: PortIo> Pass<'_, P> {
         }
         match &parsed.body {
             Body::Flow { key: AnyKey::V4(key), tcp_flags } => {
-                self.flow(buf, parsed, (key, *tcp_flags), place)
+                self.flow(buf, parsed, (key, *tcp_flags), place, known)
             }
             Body::Flow { key: AnyKey::V6(key), tcp_flags } => {
-                self.flow(buf, parsed, (key, *tcp_flags), place)
+                self.flow(buf, parsed, (key, *tcp_flags), place, known)
             }
             _ => self.other(buf, parsed),
         }

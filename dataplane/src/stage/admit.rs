@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use packet::{Address, FlowKey};
 use tables::{
-    Backend, DropReason, Millis, NatMode, NextHopId, PortInfo, Route, Source, Tables,
+    Backend, DropReason, Millis, NatMode, NextHopId, PortInfo, Route, ServiceId, Source, Tables,
     flow::{Direction, FlowRef, InsertError, NewFlow},
     snat::{SnatExhausted, SnatPorts, SnatRequest},
 };
@@ -61,29 +61,74 @@ pub(crate) fn mode(
     if bypasses { NatMode::Snat } else { served.choice.mode }
 }
 
-/// Enters a new flow.
+/// What a new flow will be, as far as the tables alone say.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Course<'t> {
+    service: ServiceId,
+    backend: &'t Backend,
+    reach: Reach<'t>,
+    mode: NatMode,
+}
+
+/// The course of a flow to a backend.
+///
+/// # Errors
+/// Why the packet must be dropped.
+pub(crate) fn course<'t, A: Address>(
+    tables: &'t Tables,
+    (served, backend): (&Served<'_>, &'t Backend),
+    key: &FlowKey<A>,
+) -> Result<Course<'t>, DropReason> {
+    let reach = reach(tables, backend.address)?;
+    let mode = mode(tables, served, (key.src.into(), backend.address), Some(reach));
+    Ok(Course { service: served.port.id, backend, reach, mode })
+}
+
+/// The key that the replies of a new flow most likely get.
+pub(crate) fn likely_reply<A: Address, B>(
+    state: &State<B>,
+    tables: &Tables,
+    course: &Course<'_>,
+    key: &FlowKey<A>,
+) -> Option<FlowKey<A>> {
+    let address = A::from_ip(course.backend.address)?;
+    let Course { backend, reach, mode, .. } = *course;
+    match mode {
+        NatMode::Dnat => Some(FlowKey { dst: address, dport: backend.port, ..*key }.reversed()),
+        NatMode::Snat => {
+            let request = SnatRequest { original: *key, backend: address, port: backend.port };
+            let source = sources::<A>(tables, reach).next()?;
+            source_ports(state, tables).likely(&state.flows, &request, source)
+        }
+    }
+}
+
+/// Enters a new flow, whose key was looked up and not found.
 ///
 /// # Errors
 /// Why the packet must be dropped.
 pub(crate) fn admit<A: Address, B>(
     state: &mut State<B>,
     tables: &Tables,
-    (served, backend): (&Served<'_>, &Backend),
+    course: &Course<'_>,
     key: &FlowKey<A>,
     now: Millis,
 ) -> Result<FlowRef, DropReason> {
+    let Course { service, backend, reach, mode } = *course;
     let address = A::from_ip(backend.address).ok_or(DropReason::NoEndpoints)?;
-    let reach = reach(tables, backend.address)?;
-    let mode = mode(tables, served, (key.src.into(), backend.address), Some(reach));
-    let reply = match mode {
-        NatMode::Dnat => FlowKey { dst: address, dport: backend.port, ..*key }.reversed(),
+    let flow = |reply, mode| NewFlow { original: *key, reply, service, backend: backend.id, mode };
+    let entered = match mode {
+        NatMode::Dnat => {
+            let reply = FlowKey { dst: address, dport: backend.port, ..*key }.reversed();
+            state.flows.insert(&flow(reply, mode), now)
+        }
         NatMode::Snat => {
             let request = SnatRequest { original: *key, backend: address, port: backend.port };
-            translated_reply(state, tables, reach, &request, now)?
+            let reply = translated_reply(state, tables, reach, &request, now)?;
+            state.flows.insert_absent(&flow(reply, mode), now)
         }
     };
-    let flow = NewFlow { original: *key, reply, service: served.port.id, backend: backend.id, mode };
-    let flow = state.flows.insert(&flow, now).map_err(|error| match error {
+    let flow = entered.map_err(|error| match error {
         InsertError::Full | InsertError::Ipv6NotReserved => DropReason::FlowTableFull,
         InsertError::KeyTaken => DropReason::FlowKeyTaken,
     })?;
@@ -93,7 +138,7 @@ pub(crate) fn admit<A: Address, B>(
     Ok(flow)
 }
 
-/// The key of the replies to a source address and port of ours.
+/// The key of the replies to a source address and port of ours; no flow has it.
 fn translated_reply<A: Address, B>(
     state: &mut State<B>,
     tables: &Tables,
@@ -101,14 +146,24 @@ fn translated_reply<A: Address, B>(
     request: &SnatRequest<A>,
     now: Millis,
 ) -> Result<FlowKey<A>, DropReason> {
-    let configured = tables.snat.addresses.iter().filter_map(|&address| A::from_ip(address));
-    let default = || reach.egress.address_towards(reach.next_hop).and_then(A::from_ip);
-    // The port's own address counts only where none of the family is configured.
-    let fallback = if configured.clone().next().is_none() { default() } else { None };
-    if configured.clone().next().is_none() && fallback.is_none() {
+    let mut sources = sources::<A>(tables, reach).peekable();
+    if sources.peek().is_none() {
         return Err(DropReason::SnatNoAddress);
     }
-    SnatPorts::new(&tables.snat.ports, state.worker, tables.workers)
-        .choose(&mut state.flows, request, configured.chain(fallback), now)
+    source_ports(state, tables)
+        .choose(&mut state.flows, request, sources, now)
         .map_err(|SnatExhausted| DropReason::SnatExhausted)
+}
+
+/// The addresses to translate to: those that are configured, or else, if none is of the family, the port's own.
+fn sources<A: Address>(tables: &Tables, reach: Reach<'_>) -> impl Iterator<Item = A> {
+    let mut configured = tables.snat.addresses.iter().filter_map(|&address| A::from_ip(address)).peekable();
+    let none = configured.peek().is_none();
+    let own = if none { reach.egress.address_towards(reach.next_hop).and_then(A::from_ip) } else { None };
+    configured.chain(own)
+}
+
+/// The source ports of this worker.
+fn source_ports<'t, B>(state: &State<B>, tables: &'t Tables) -> SnatPorts<'t> {
+    SnatPorts::new(&tables.snat.ports, state.worker, tables.workers)
 }

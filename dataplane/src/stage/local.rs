@@ -9,6 +9,7 @@ use packet::{AnyKey, Arp, ArpOperation, Body, Fragment, Icmp, Nd, NdKind, Parsed
 use tables::{AddressKind, DropReason};
 
 use super::{
+    begin::is_martian,
     checksum::leave_to_port,
     classify::{Class, elsewhere},
     route::Egress,
@@ -133,7 +134,7 @@ impl<P: PortIo> Pass<'_, P> {
 
     /// A packet without ports for an address that is not ours.
     fn pass_by(&mut self, buf: P::Buf, parsed: &Parsed, dst: IpAddr) {
-        if parsed.addrs().is_some_and(|addrs| self.is_martian(addrs.src())) {
+        if parsed.addrs().is_some_and(|addrs| is_martian(self.tables, addrs.src())) {
             return self.drop(buf, DropReason::MartianSource);
         }
         match elsewhere(self.tables, dst) {
@@ -182,16 +183,6 @@ impl<P: PortIo> Pass<'_, P> {
         }
         self.finish_checksum(&mut buf, parsed, Egress::Kernel);
         self.punt(buf);
-    }
-
-    /// A source that no sender on a wire may have (RFC 1812 §5.3.7, RFC 4291 §2.5, §2.7).
-    pub(crate) fn is_martian(&self, src: IpAddr) -> bool {
-        let broadcast = matches!(src, IpAddr::V4(address) if address.is_broadcast());
-        broadcast
-            || src.is_loopback()
-            || src.is_multicast()
-            || src.is_unspecified()
-            || self.tables.addresses.own(src).is_some()
     }
 }
 

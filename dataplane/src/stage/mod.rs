@@ -1,13 +1,14 @@
 //! The stages, in a packet's order.
 //!
-//! `translate` finds a packet's flow; for the first packet of one, `classify` says what it wants, `balance` which
-//! backend it gets and `admit` enters the flow; `checksum` and `rewrite` change the packet, `route` sends it. Beside
+//! `translate` finds a packet's flow; the first packet of one goes by `begin`: `classify` says what it wants, `balance`
+//! which backend it gets and `admit` enters the flow; `checksum` and `rewrite` change the packet, `route` sends it. Beside
 //! the way: `local` answers for our addresses, `reject` tells a refused sender, `hold` keeps what waits for a
 //! neighbour, `announce` speaks for new VIPs, `limit` bounds what we send unasked.
 
 pub(crate) mod admit;
 pub(crate) mod announce;
 pub(crate) mod balance;
+pub(crate) mod begin;
 pub(crate) mod checksum;
 pub(crate) mod classify;
 pub mod hold;

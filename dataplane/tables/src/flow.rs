@@ -209,6 +209,13 @@ impl FlowTable {
         Some((FlowRef(place.slot), place.direction))
     }
 
+    /// True if no flow has a key of this hash: nothing is to be seen of one in either bucket. False says nothing.
+    #[inline]
+    #[must_use]
+    pub fn is_absent(&self, hash: FlowHash) -> bool {
+        self.index.find(hash, |_| true).is_none()
+    }
+
     /// For a burst of insertions: asks for the lines of the index that these keys will want, if one comes of them.
     pub fn prefetch_insert<A: Address>(&self, original: &FlowKey<A>, reply: &FlowKey<A>) {
         self.prefetch_both([self.hash(original), self.hash(reply)]);
@@ -233,13 +240,41 @@ impl FlowTable {
         }
         let hashes = [self.hash(&flow.original), self.hash(&flow.reply)];
         self.prefetch_both(hashes);
-        self.slab.prefetch_free();
         let free = flow.original != flow.reply
             && self.is_free(hashes[0], &flow.original, now)
             && self.is_free(hashes[1], &flow.reply, now);
         if !free {
             return Err(InsertError::KeyTaken);
         }
+        self.enter(flow, hashes, now)
+    }
+
+    /// The same for keys that the caller has just looked up, and neither was found; they are not looked up again.
+    ///
+    /// # Errors
+    /// See [`FlowTable::insert`].
+    pub fn insert_absent<A: Address>(
+        &mut self,
+        flow: &NewFlow<A>,
+        now: Millis,
+    ) -> Result<FlowRef, InsertError> {
+        if A::FAMILY == Family::V6 && !self.ipv6 {
+            return Err(InsertError::Ipv6NotReserved);
+        }
+        if flow.original == flow.reply {
+            return Err(InsertError::KeyTaken);
+        }
+        let hashes = [self.hash(&flow.original), self.hash(&flow.reply)];
+        debug_assert!(!self.has(hashes[0], &flow.original) && !self.has(hashes[1], &flow.reply));
+        self.enter(flow, hashes, now)
+    }
+
+    fn enter<A: Address>(
+        &mut self,
+        flow: &NewFlow<A>,
+        hashes: [FlowHash; 2],
+        now: Millis,
+    ) -> Result<FlowRef, InsertError> {
         if self.slab.used() >= self.recycle_from {
             self.recycle();
         }
@@ -248,6 +283,8 @@ impl FlowTable {
             self.stats.refused += 1;
             return Err(InsertError::Full);
         };
+        // Of the next insertion: by then the line is here.
+        self.slab.prefetch_free();
         self.write(slot, flow, now);
         self.stats.created += 1;
         Ok(FlowRef(slot))
@@ -286,6 +323,12 @@ impl FlowTable {
             None => {}
         }
         true
+    }
+
+    /// True if a record has the key, expired or not.
+    fn has<A: Address>(&self, hash: FlowHash, key: &FlowKey<A>) -> bool {
+        let holds = |place: Place| record::holds(self.slab.record(place.slot), place.direction, key);
+        self.index.find(hash, holds).is_some()
     }
 
     fn prefetch_both(&self, hashes: [FlowHash; 2]) {

@@ -128,3 +128,21 @@ fn silent_flows_are_swept_and_the_sweep_is_reported() {
     assert_eq!((rig.counts().flows.used, rig.counts().flows.expired), (0, 1));
     assert_eq!(rig.publisher.swept(), rig.publisher.programmed());
 }
+
+#[test]
+fn packets_of_one_new_flow_in_one_burst_become_one_flow_and_keep_their_order() {
+    for world in &WORLDS {
+        let mut fixture = served(world);
+        let mut rig = rig(&mut fixture);
+        let to = |port| key(Protocol::Tcp, at(world.client, port), at(world.lb, 80));
+        for port in [900, 901, 900, 902, 901, 900] {
+            rig.push(OUTSIDE, &arriving(OUTSIDE, first(to(port))));
+        }
+        rig.turn();
+        let keys: Vec<_> = rig.sent(INSIDE).iter().map(|frame| flow_of(frame)).collect();
+        assert_eq!(keys.len(), 6);
+        assert!(keys[0] == keys[2] && keys[2] == keys[5] && keys[1] == keys[4]);
+        assert!(keys[0] != keys[1] && keys[1] != keys[3] && keys[0] != keys[3]);
+        assert_eq!(rig.counts().flows.created, 3);
+    }
+}

@@ -1,0 +1,128 @@
+//! A packet that no flow has: what the tables make of it, and what is done about that.
+//!
+//! The first half is a pure function, asked for all such packets of a burst before any of them is entered: so the lines
+//! of the flow table that their flows will want arrive together.
+
+use std::net::IpAddr;
+
+use packet::{Address, AnyKey, Body, FlowKey, MacAddr, Parsed};
+use tables::{DropReason, Tables, flow::Direction};
+
+use super::{
+    admit::{Course, admit, course, likely_reply},
+    balance::{Refusal, balance},
+    classify::{Class, Served, classify},
+    rewrite::Forward,
+};
+use crate::{
+    buf::BURST,
+    io::PortIo,
+    pass::{Pass, Scratch},
+};
+
+/// What the tables make of the first packet of what may become a flow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Intent<'t> {
+    /// A Service's flow, to be entered.
+    Enter(Course<'t>),
+    /// For the appliance itself.
+    Deliver,
+    /// To be routed as it is.
+    Route,
+    /// To be refused with an answer.
+    Reject(DropReason),
+    /// To be refused without one.
+    Drop(DropReason),
+}
+
+/// The intents of a burst's packets, by slot, as far as they were asked for.
+pub(crate) type Intents<'t> = [Option<Intent<'t>>; BURST];
+
+/// What the tables make of a key that no flow has.
+fn intent<'t, A: Address>(tables: &'t Tables, key: &FlowKey<A>) -> Intent<'t> {
+    if is_martian(tables, key.src.into()) {
+        return Intent::Drop(DropReason::MartianSource);
+    }
+    match classify(tables, key) {
+        Class::Service(served) => serve(tables, key, &served),
+        Class::Own => Intent::Deliver,
+        Class::Transit => Intent::Route,
+        Class::UnknownPort => Intent::Drop(DropReason::VipPortUnknown),
+        Class::Reject(reason) => Intent::Reject(reason),
+        Class::Drop(reason) => Intent::Drop(reason),
+    }
+}
+
+fn serve<'t, A: Address>(tables: &'t Tables, key: &FlowKey<A>, served: &Served<'t>) -> Intent<'t> {
+    let course = match balance(tables, served, key) {
+        Ok(backend) => course(tables, (served, backend), key),
+        Err(Refusal::Reject(reason)) => return Intent::Reject(reason),
+        Err(Refusal::Drop(reason)) => return Intent::Drop(reason),
+    };
+    course.map_or_else(Intent::Drop, Intent::Enter)
+}
+
+/// A source that no sender on a wire may have (RFC 1812 §5.3.7, RFC 4291 §2.5, §2.7).
+pub(crate) fn is_martian(tables: &Tables, src: IpAddr) -> bool {
+    let broadcast = matches!(src, IpAddr::V4(address) if address.is_broadcast());
+    broadcast
+        || src.is_loopback()
+        || src.is_multicast()
+        || src.is_unspecified()
+        || tables.addresses.own(src).is_some()
+}
+
+impl<'a, P: PortIo> Pass<'a, P> {
+    /// Asks for the lines of the flow table that the burst's new flows will want.
+    #[inline(never)]
+    pub(crate) fn foresee(&self, count: usize, mac: MacAddr, scratch: &Scratch, intents: &mut Intents<'a>) {
+        for (slot, place) in intents.iter_mut().enumerate().take(count) {
+            let Some((parsed, hash)) = scratch.arrived(slot) else { continue };
+            let Body::Flow { key, .. } = &parsed.body else { continue };
+            if parsed.dst_mac == mac && self.state.flows.is_absent(hash) {
+                *place = Some(match key {
+                    AnyKey::V4(key) => self.foresee_flow(key),
+                    AnyKey::V6(key) => self.foresee_flow(key),
+                });
+            }
+        }
+    }
+
+    fn foresee_flow<A: Address>(&self, key: &FlowKey<A>) -> Intent<'a> {
+        let intent = intent(self.tables, key);
+        if let Intent::Enter(course) = &intent
+            && let Some(reply) = likely_reply(self.state, self.tables, course, key)
+        {
+            self.state.flows.prefetch_insert(key, &reply);
+        }
+        intent
+    }
+
+    /// Deals with a packet that no flow has; `known` is what was found out of it before.
+    #[inline(never)]
+    pub(crate) fn begin<A: Forward>(
+        &mut self,
+        buf: P::Buf,
+        parsed: &Parsed,
+        key: &FlowKey<A>,
+        known: Option<&Intent<'a>>,
+    ) {
+        match known.copied().unwrap_or_else(|| intent(self.tables, key)) {
+            Intent::Enter(_) if parsed.ttl <= 1 => self.ttl_exceeded(buf, parsed),
+            Intent::Enter(course) => self.enter(buf, parsed, key, &course),
+            Intent::Deliver => self.deliver(buf, parsed),
+            Intent::Route => self.transit(buf, parsed, key.dst.into()),
+            Intent::Reject(reason) => self.reject(buf, parsed, reason),
+            Intent::Drop(reason) => self.drop(buf, reason),
+        }
+    }
+
+    fn enter<A: Forward>(&mut self, buf: P::Buf, parsed: &Parsed, key: &FlowKey<A>, course: &Course<'_>) {
+        match admit(self.state, self.tables, course, key, self.now) {
+            Ok(flow) => self.forward::<A>(buf, parsed, flow, Direction::Original),
+            // The client learns at once what it could only wait for.
+            Err(reason @ DropReason::SnatExhausted) => self.reject(buf, parsed, reason),
+            Err(reason) => self.drop(buf, reason),
+        }
+    }
+}
