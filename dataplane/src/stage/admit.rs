@@ -117,16 +117,21 @@ pub(crate) fn admit<A: Address, B>(
     let Course { service, backend, reach, mode } = *course;
     let address = A::from_ip(backend.address).ok_or(DropReason::NoEndpoints)?;
     let flow = |reply, mode| NewFlow { original: *key, reply, service, backend: backend.id, mode };
-    let entered = match mode {
+    let untranslated = match mode {
         NatMode::Dnat => {
             let reply = FlowKey { dst: address, dport: backend.port, ..*key }.reversed();
-            state.flows.insert(&flow(reply, mode), now)
+            Some(state.flows.insert(&flow(reply, mode), now))
         }
-        NatMode::Snat => {
+        NatMode::Snat => None,
+    };
+    let entered = match untranslated {
+        // One client port at two Services with one backend: there the two flows would be one. This one is translated.
+        None | Some(Err(InsertError::KeyTaken)) => {
             let request = SnatRequest { original: *key, backend: address, port: backend.port };
             let reply = translated_reply(state, tables, reach, &request, now)?;
-            state.flows.insert_absent(&flow(reply, mode), now)
+            state.flows.insert_absent(&flow(reply, NatMode::Snat), now)
         }
+        Some(entered) => entered,
     };
     let flow = entered.map_err(|error| match error {
         InsertError::Full | InsertError::Ipv6NotReserved => DropReason::FlowTableFull,

@@ -146,3 +146,30 @@ fn packets_of_one_new_flow_in_one_burst_become_one_flow_and_keep_their_order() {
         assert_eq!(rig.counts().flows.created, 3);
     }
 }
+
+#[test]
+fn one_client_port_at_two_services_with_one_backend_is_two_flows() {
+    for world in &WORLDS {
+        let mut fixture = Fixture::data_centre();
+        let backend = at(world.pods[0], 80).to_string();
+        for vip in [world.lb, world.external_ip] {
+            let service = fixture.service(vip, Protocol::Tcp, &[&backend], NatMode::Dnat);
+            fixture.vip(FrontendKind::LoadBalancer, &at(vip, 80).to_string(), service);
+        }
+        let mut rig = rig(&mut fixture);
+        // The client is far away, so that dnat replies come back through the appliance.
+        let client = at(world.far, 900);
+        let [one, two] = [world.lb, world.external_ip].map(|vip| {
+            let to_service = key(Protocol::Tcp, client, at(vip, 80));
+            let out = rig.exchange(OUTSIDE, &arriving(OUTSIDE, first(to_service)));
+            let to_backend = flow_of(&crate::world::one(out, vip).1);
+            (to_service, to_backend)
+        });
+        assert_eq!((one.1.src(), two.1.src()), (ip(world.far), ip(world.own[1])), "the second is translated");
+        for (to_service, to_backend) in [one, two, one] {
+            let out = rig.exchange(INSIDE, &arriving(INSIDE, answer(to_backend.reversed())));
+            assert_eq!(flow_of(&crate::world::one(out, "reply").1), to_service.reversed());
+        }
+        assert_eq!(rig.dropped(DropReason::FlowKeyTaken), 0);
+    }
+}
