@@ -1,5 +1,6 @@
 //! Coarse phase of a flow, which picks its timeout. It follows flags only: sequence numbers, and with them protection
-//! against blind resets, are not here. UDP and SCTP know two phases: before and after the first reply.
+//! against blind resets, are not here. SCTP knows two phases: before and after the first reply. UDP knows three: a reply
+//! alone makes no stream, since a lone question and its answer (DNS) would be remembered for minutes.
 //! Source: RFC 9293 section 3.3.2 seen from the middle; timeouts after Linux's nf_conntrack.
 
 use packet::{Protocol, TcpFlags};
@@ -12,7 +13,7 @@ use crate::flow::Direction;
 pub enum Phase {
     /// No reply yet: a lone SYN, or datagrams one way.
     Embryonic = 0,
-    /// TCP: the server answered the SYN; the client's ACK is awaited.
+    /// TCP: the server answered the SYN; the client's ACK is awaited. UDP: a reply was seen, and the client sent no more.
     Answered = 1,
     /// Both ways work.
     Established = 2,
@@ -69,8 +70,13 @@ impl Phase {
     pub fn after(self, protocol: Protocol, direction: Direction, flags: TcpFlags) -> Self {
         match protocol {
             Protocol::Tcp => self.after_tcp(direction, flags),
-            Protocol::Udp | Protocol::Sctp if direction == Direction::Reply => Self::Established,
-            Protocol::Udp | Protocol::Sctp => self,
+            Protocol::Udp => match (self, direction) {
+                (Self::Embryonic, Direction::Reply) => Self::Answered,
+                (Self::Answered, Direction::Original) => Self::Established,
+                _ => self,
+            },
+            Protocol::Sctp if direction == Direction::Reply => Self::Established,
+            Protocol::Sctp => self,
         }
     }
 
@@ -126,9 +132,9 @@ pub struct Timeouts {
     pub tcp_established_ms: u32,
     /// TCP opening or closing.
     pub tcp_transient_ms: u32,
-    /// UDP without a reply.
+    /// UDP until the client sends again after a reply.
     pub udp_ms: u32,
-    /// UDP with a reply.
+    /// UDP from then on.
     pub udp_stream_ms: u32,
     /// SCTP with a reply.
     pub sctp_ms: u32,
@@ -160,7 +166,7 @@ impl Timeouts {
             (Protocol::Tcp, Phase::Established) => self.tcp_established_ms,
             (Protocol::Tcp, Phase::Reset) => self.tcp_transient_ms.min(RESET_MS),
             (Protocol::Tcp, _) => self.tcp_transient_ms,
-            (Protocol::Udp, Phase::Embryonic) => self.udp_ms,
+            (Protocol::Udp, Phase::Embryonic | Phase::Answered) => self.udp_ms,
             (Protocol::Udp, _) => self.udp_stream_ms,
             (Protocol::Sctp, Phase::Embryonic) => self.sctp_ms.min(self.tcp_transient_ms),
             (Protocol::Sctp, _) => self.sctp_ms,
@@ -235,12 +241,23 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_become_a_stream_with_the_first_reply() {
-        for protocol in [Protocol::Udp, Protocol::Sctp] {
-            let once = Phase::Embryonic.after(protocol, Original, SYN);
-            assert_eq!(once, Phase::Embryonic);
-            assert_eq!(once.after(protocol, Reply, TcpFlags::NONE), Phase::Established);
+    fn datagrams_become_a_stream_when_the_client_goes_on_after_a_reply() {
+        let step = |phase: Phase, &direction: &_| phase.after(Protocol::Udp, direction, TcpFlags::NONE);
+        for (packets, want) in [
+            (&[Original, Original][..], Phase::Embryonic),
+            (&[Original, Reply, Reply], Phase::Answered),
+            (&[Original, Reply, Original], Phase::Established),
+            (&[Original, Reply, Original, Reply], Phase::Established),
+        ] {
+            assert_eq!(packets.iter().fold(Phase::Embryonic, step), want, "{packets:?}");
         }
+    }
+
+    #[test]
+    fn an_sctp_association_is_established_with_the_first_reply() {
+        let once = Phase::Embryonic.after(Protocol::Sctp, Original, SYN);
+        assert_eq!(once, Phase::Embryonic);
+        assert_eq!(once.after(Protocol::Sctp, Reply, TcpFlags::NONE), Phase::Established);
     }
 
     #[test]
@@ -252,6 +269,7 @@ mod tests {
             (Protocol::Tcp, Phase::ClosedByServer, 120_000),
             (Protocol::Tcp, Phase::Reset, 10_000),
             (Protocol::Udp, Phase::Embryonic, 30_000),
+            (Protocol::Udp, Phase::Answered, 30_000),
             (Protocol::Udp, Phase::Established, 180_000),
             (Protocol::Sctp, Phase::Embryonic, 120_000),
             (Protocol::Sctp, Phase::Established, LONGEST_MS),
