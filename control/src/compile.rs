@@ -186,6 +186,8 @@ impl Compiler {
         });
         let (present, gone): (Vec<_>, Vec<_>) =
             order.into_iter().partition(|key| self.model.services().contains_key(key));
+        // Whoever exists keeps its address from before a restart, even from an older Service that never had one.
+        present.iter().for_each(|key| self.ipam.exists(key));
         for key in gone.iter().chain(&present) {
             self.compile_service(key);
         }

@@ -120,6 +120,11 @@ impl Ipam {
         uses
     }
 
+    /// The Service is there, so that nobody takes its addresses before its own turn to be assigned.
+    pub fn exists(&mut self, key: &ObjectKey) {
+        self.unseen.remove(key);
+    }
+
     /// Gives a Service that exists what it should have, and takes back what it should not.
     pub fn assign(&mut self, service: &Service) -> Assigned {
         self.unseen.remove(&service.key);
@@ -377,6 +382,17 @@ mod tests {
         let full = after.assign(&service("c"));
         assert_eq!(texts(&full), ["203.0.113.1"], "a was not seen yet and yields when all else is taken");
         assert_eq!(texts(&after.assign(&service("b"))), ["203.0.113.2"]);
+    }
+
+    #[test]
+    fn a_service_that_exists_keeps_its_address_whoever_is_assigned_first() {
+        let mut before = ipam();
+        before.assign(&service("b"));
+        before.assign(&service("c"));
+        let mut after = Ipam::new(pools(), String::new(), before.assignments().clone());
+        ["a", "b", "c"].iter().for_each(|name| after.exists(&service(name).key));
+        assert!(after.assign(&service("a")).problems[0].contains("no free"));
+        assert_eq!(texts(&after.assign(&service("b"))), ["203.0.113.1"]);
     }
 
     #[test]
