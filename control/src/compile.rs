@@ -251,7 +251,7 @@ impl Compiler {
             self.tables.service_cidrs = Arc::new(cluster::set_of(&cidrs));
             self.service_cidrs = cidrs;
         }
-        self.tables.acts_as_node = self.settings.node_name.is_some();
+        self.tables.acts_as = self.cluster.this.as_ref().map(|this| this.id);
         self.tables.workers = self.settings.workers.max(1);
     }
 

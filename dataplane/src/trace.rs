@@ -138,7 +138,7 @@ fn explain_service<A: Address>(tables: &Tables, key: &FlowKey<A>, served: &Serve
         Ok(backend) => {
             let reach = reach(tables, backend.address).ok();
             answer.backend = Some(SocketAddr::new(backend.address, backend.port));
-            answer.mode = Some(mode(tables, served, (key.src.into(), backend.address), reach));
+            answer.mode = Some(mode(tables, served, (key.src.into(), backend), reach));
         }
         Err(Refusal::Drop(reason)) => (answer.verdict, answer.reason) = (Verdict::Drop, reason.symbol()),
         Err(Refusal::Reject(reason)) => (answer.verdict, answer.reason) = (Verdict::Reject, reason.symbol()),

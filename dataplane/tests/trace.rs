@@ -4,13 +4,13 @@
 
 use dataplane::{
     testkit::{Fixture, OUTSIDE, Rig, RigConfig},
-    trace::{Verdict, explain},
+    trace::{Explanation, Verdict, explain},
 };
 use packet::{
     AnyKey, Protocol, TcpFlags,
     testkit::{PacketBuilder, flow_of},
 };
-use tables::{FrontendKind, NatMode};
+use tables::{Backend, FrontendKind, NatMode, NodeId, Source};
 
 fn key(src: &str, dst: &str) -> AnyKey {
     AnyKey::new(src.parse().unwrap(), dst.parse().unwrap(), Protocol::Tcp).unwrap()
@@ -55,16 +55,59 @@ fn verdicts_and_reasons() {
 #[test]
 fn an_appliance_that_is_a_node_translates_as_its_rules_say() {
     let mut tables = fixture().tables();
-    tables.acts_as_node = true;
+    tables.acts_as = Some(NodeId(77));
     assert!(!explain(&tables, &key("10.244.2.9:1", "203.0.113.10:80")).snat(), "pods keep their address");
-    let answers: Vec<_> = (1..200)
-        .map(|sport| explain(&tables, &key(&format!("10.244.1.5:{sport}"), "203.0.113.10:80")))
-        .collect();
-    for answer in &answers {
-        let hairpin = answer.backend == Some("10.244.1.5:80".parse().unwrap());
-        assert_eq!(answer.snat(), hairpin, "{answer:?}");
+    for here in [true, false] {
+        let node = here.then_some(NodeId(77));
+        let of: Vec<_> = tables.backends.iter().map(|backend| Backend { node, ..*backend }).collect();
+        for backend in of {
+            tables.backends.insert(backend);
+        }
+        let answers: Vec<_> = (1..200)
+            .map(|sport| explain(&tables, &key(&format!("10.244.1.5:{sport}"), "203.0.113.10:80")))
+            .collect();
+        for answer in &answers {
+            let hairpin = answer.backend == Some("10.244.1.5:80".parse().unwrap());
+            assert_eq!(answer.snat(), hairpin && here, "{answer:?}");
+        }
+        let reached = |answer: &Explanation| answer.backend == Some("10.244.1.5:80".parse().unwrap());
+        assert!(answers.iter().any(reached), "some of 200 flows reach the client itself");
     }
-    assert!(answers.iter().any(|answer| answer.snat()), "some of 200 flows reach the client itself");
+}
+
+#[test]
+fn what_ends_at_the_own_node_is_not_translated() {
+    let mut fixture = Fixture::data_centre();
+    let web = fixture.service("web", Protocol::Tcp, &["10.9.9.9:80"], NatMode::Snat);
+    fixture.vip(FrontendKind::LoadBalancer, "203.0.113.10:80", web);
+    fixture.source("10.9.9.9/32", Source::Node(NodeId(77)));
+    let mut tables = fixture.tables();
+    for (this, snat) in [(Some(NodeId(77)), false), (Some(NodeId(78)), true), (None, true)] {
+        tables.acts_as = this;
+        assert_eq!(explain(&tables, &key("192.0.2.2:1", "203.0.113.10:80")).snat(), snat, "{this:?}");
+    }
+}
+
+#[test]
+fn service_addresses_are_checked_after_translation_too() {
+    let mut fixture = Fixture::data_centre();
+    for (vip, backend) in [("203.0.113.11:80", "10.96.0.99:80"), ("203.0.113.12:80", "10.96.0.10:81")] {
+        let service = fixture.service("web", Protocol::Tcp, &[backend], NatMode::Snat);
+        fixture.vip(FrontendKind::LoadBalancer, vip, service);
+        fixture.vip(FrontendKind::ClusterIp, "10.96.0.10:80", service);
+    }
+    let inside = fixture.service("inside", Protocol::Tcp, &["10.244.1.5:80"], NatMode::Snat);
+    fixture.vip(FrontendKind::ExternalIp, "10.96.7.7:80", inside);
+    let tables = fixture.tables();
+    for (dst, verdict, reason) in [
+        ("203.0.113.11:80", Verdict::Drop, "ServiceCidrUnallocated"),
+        ("203.0.113.12:80", Verdict::Reject, "VipPortUnknown"),
+        ("10.96.7.7:80", Verdict::Forward, "Balanced"),
+        ("10.96.7.7:81", Verdict::Drop, "ServiceCidrUnallocated"),
+    ] {
+        let answer = explain(&tables, &key("192.0.2.2:1", dst));
+        assert_eq!((answer.verdict, answer.reason), (verdict, reason), "{dst}");
+    }
 }
 
 #[test]

@@ -46,19 +46,30 @@ pub(crate) fn reach(tables: &Tables, backend: IpAddr) -> Result<Reach<'_>, DropR
 /// A dnat reply goes from the backend straight to the client's address. It passes the appliance only if the backend's
 /// way to that address leads here, which it does not when the client is the backend itself (hairpin), another pod or
 /// a Node (the cluster routes those), or a neighbour of the backend's next hop. An appliance that is itself a Node is
-/// where the cluster routes to, and translates as kube-proxy on that Node does: hairpins, and what the rules say.
+/// where the cluster routes to, and translates as kube-proxy on that Node does: hairpins of its own endpoints, nothing
+/// that ends at its own address (host network: what is delivered locally is never masqueraded), else as the rules say.
 pub(crate) fn mode(
     tables: &Tables,
     served: &Served<'_>,
-    (client, backend): (IpAddr, IpAddr),
+    (client, backend): (IpAddr, &Backend),
     reach: Option<Reach<'_>>,
 ) -> NatMode {
+    let hairpin = client == backend.address;
+    if let Some(this) = tables.acts_as {
+        let here = Source::Node(this);
+        return if hairpin && backend.node == Some(this) {
+            NatMode::Snat
+        } else if served.source != here && tables.source_of(backend.address) == here {
+            NatMode::Dnat
+        } else {
+            served.choice.mode
+        };
+    }
     let strays = || {
         !matches!(served.source, Source::Outside)
             || reach.is_some_and(|reach| reach.egress.same_network(client, reach.next_hop))
     };
-    let bypasses = client == backend || (!tables.acts_as_node && strays());
-    if bypasses { NatMode::Snat } else { served.choice.mode }
+    if hairpin || strays() { NatMode::Snat } else { served.choice.mode }
 }
 
 /// What a new flow will be, as far as the tables alone say.
@@ -80,7 +91,7 @@ pub(crate) fn course<'t, A: Address>(
     key: &FlowKey<A>,
 ) -> Result<Course<'t>, DropReason> {
     let reach = reach(tables, backend.address)?;
-    let mode = mode(tables, served, (key.src.into(), backend.address), Some(reach));
+    let mode = mode(tables, served, (key.src.into(), backend), Some(reach));
     Ok(Course { service: served.port.id, backend, reach, mode })
 }
 

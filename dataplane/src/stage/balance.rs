@@ -38,5 +38,12 @@ pub(crate) fn balance<'t, A: Address>(
         None => pool.pick(maglev_hash(key)),
         Some(_) => pool.pick(maglev_client_hash(key.src)),
     };
-    picked.and_then(|id| tables.backends.get(id)).ok_or(Refusal::Reject(DropReason::NoEndpoints))
+    let backend =
+        picked.and_then(|id| tables.backends.get(id)).ok_or(Refusal::Reject(DropReason::NoEndpoints))?;
+    // kube-proxy's checks of service addresses see the packet after DNAT.
+    match tables.refusal(backend.address) {
+        None | Some(Action::Balance(_)) => Ok(backend),
+        Some(Action::Drop(reason)) => Err(Refusal::Drop(reason)),
+        Some(Action::Reject(reason)) => Err(Refusal::Reject(reason)),
+    }
 }

@@ -48,7 +48,7 @@ pub(crate) fn classify<'t, A: Address>(tables: &'t Tables, key: &FlowKey<A>) -> 
     {
         return served(tables, frontend, key.src.into());
     }
-    unserved(tables, address, key.dport)
+    unserved(tables, address, (dst, key.dport))
 }
 
 /// An address that means nothing to us: inside a service CIDR it is a stale clusterIP, and must not leave.
@@ -68,12 +68,16 @@ fn served(tables: &Tables, frontend: Frontend, client: IpAddr) -> Class<'_> {
 }
 
 /// An address of ours, and a port that no Service has there.
-fn unserved<'t>(tables: &Tables, address: &AddressInfo, port: u16) -> Class<'t> {
+fn unserved<'t>(tables: &Tables, address: &AddressInfo, (dst, port): (IpAddr, u16)) -> Class<'t> {
     match address.kind {
         // What comes to a translated port without a flow is late or a scan; the kernel would reset it.
         AddressKind::Own(_) if tables.snat.ports.contains(port) => Class::Drop(DropReason::SnatPortUnowned),
         AddressKind::Own(_) => Class::Own,
         AddressKind::ClusterIp => Class::Reject(DropReason::VipPortUnknown),
+        // Only clusterIPs count as allocated there (kube-proxy's `cluster-ips`).
+        AddressKind::ExternalIp | AddressKind::LoadBalancer if tables.service_cidrs.contains(dst) => {
+            Class::Drop(DropReason::ServiceCidrUnallocated)
+        }
         AddressKind::ExternalIp | AddressKind::LoadBalancer => Class::UnknownPort,
     }
 }

@@ -6,7 +6,8 @@ use packet::{Family, Protocol};
 
 use crate::{
     Action, AddressKind, Addresses, Adjacencies, Backend, BackendId, Backends, DropReason, Fib, Frontend,
-    Generation, Index, Lpm, PortId, PortInfo, ServiceId, ServicePort, Services, Source, publish::Published,
+    Generation, Index, Lpm, NodeId, PortId, PortInfo, ServiceId, ServicePort, Services, Source,
+    publish::Published,
 };
 
 /// A version of the tables. Control keeps one to edit and publishes clones: a clone shares every chunk, an edit copies
@@ -38,8 +39,8 @@ pub struct Tables {
     pub ports: Arc<[PortInfo]>,
     /// Source addresses and ports of translated flows.
     pub snat: Arc<SnatConfig>,
-    /// The appliance acts as a Node of the cluster (`nodeName` is set).
-    pub acts_as_node: bool,
+    /// The Node of the cluster that the appliance acts as (`nodeName`); `None`: it is off-node.
+    pub acts_as: Option<NodeId>,
     /// Workers that share the traffic.
     pub workers: u16,
 }
@@ -61,7 +62,7 @@ impl Tables {
             addresses: Addresses::default(),
             ports: Arc::new([]),
             snat: Arc::default(),
-            acts_as_node: false,
+            acts_as: None,
             workers: 1,
         }
     }
@@ -184,7 +185,7 @@ impl Default for SnatRange {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{AddressInfo, FrontendKey, FrontendKind, NodeId, PortSet};
+    use crate::{AddressInfo, FrontendKey, FrontendKind, PortSet};
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
