@@ -57,8 +57,8 @@ pub(super) struct Cluster {
     pub(super) this: Option<Place>,
     /// That Node's first address of each family.
     pub(super) this_addresses: Vec<IpAddr>,
-    /// Whether pods can be told from others: some podCIDR is known.
-    pub(super) detects_pods: bool,
+    /// Families in which pods can be told from others: some podCIDR is known.
+    pub(super) detects_pods: Vec<Family>,
 }
 
 impl Cluster {
@@ -81,8 +81,11 @@ impl Cluster {
                 .filter_map(|family| internal_ip(node?, family))
                 .collect();
         }
-        let nodes_have = model.nodes().values().any(|node| !node.pod_cidrs.is_empty());
-        cluster.detects_pods = nodes_have || !settings.pod_cidrs.is_empty();
+        let pods = || model.nodes().values().flat_map(|node| &node.pod_cidrs).chain(&settings.pod_cidrs);
+        cluster.detects_pods = [Family::V4, Family::V6]
+            .into_iter()
+            .filter(|family| pods().any(|net| Family::of(net.addr()) == *family))
+            .collect();
         cluster
     }
 }
@@ -130,4 +133,24 @@ pub(super) fn prefix(net: IpNet) -> Prefix {
 /// A set of networks to look up in.
 pub(super) fn set_of(prefixes: &[Prefix]) -> Lpm<()> {
     Lpm::build(prefixes.iter().map(|prefix| (*prefix, ())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_are_detected_only_in_the_families_of_their_networks() {
+        for (nets, want) in [
+            (&[][..], &[][..]),
+            (&["10.244.0.0/16"], &[Family::V4]),
+            (&["fd01::/48"], &[Family::V6]),
+            (&["fd01::/48", "10.244.0.0/16"], &[Family::V4, Family::V6]),
+        ] {
+            let pod_cidrs = nets.iter().map(|net| net.parse().expect("a CIDR")).collect();
+            let settings = Settings { pod_cidrs, ..Settings::default() };
+            let cluster = Cluster::new(&Model::default(), &settings, &mut NodeIds::default());
+            assert_eq!(cluster.detects_pods, want, "{nets:?}");
+        }
+    }
 }

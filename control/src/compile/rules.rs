@@ -18,6 +18,8 @@ pub(super) struct Policy {
     pub(super) internal: TrafficPolicy,
     /// `externalTrafficPolicy`.
     pub(super) external: TrafficPolicy,
+    /// Whether pods of the family can be told from other clients.
+    pub(super) detects_pods: bool,
     /// Mode that was asked for; none: `auto`.
     pub(super) mode: Option<NatMode>,
 }
@@ -48,7 +50,7 @@ pub(super) fn decide(candidates: &Candidates<'_>, policy: Policy, cluster: &Clus
     let mut rules =
         Builder { candidates, any: candidates.any(), sets: Vec::new(), positions: HashMap::new() };
     let (internal, external) = match &cluster.this {
-        Some(this) => rules.on_node(policy, cluster, this),
+        Some(this) => rules.on_node(policy, this),
         None => rules.off_node(policy, cluster),
     };
     Rules { internal, external, sets: rules.sets }
@@ -95,12 +97,12 @@ impl Builder<'_, '_> {
     }
 
     /// What kube-proxy on that Node does.
-    fn on_node(&mut self, policy: Policy, cluster: &Cluster, this: &Place) -> (Rule, Rule) {
+    fn on_node(&mut self, policy: Policy, this: &Place) -> (Rule, Rule) {
         let (snat, dnat) = (NatMode::Snat, NatMode::Dnat);
         let always_snat = policy.mode == Some(snat);
         let pod_mode = if always_snat { snat } else { dnat };
         // No way to tell pods from others: kube-proxy then leaves sources alone.
-        let (outside, own) = if cluster.detects_pods || always_snat {
+        let (outside, own) = if policy.detects_pods || always_snat {
             (policy.mode.unwrap_or(snat), snat)
         } else {
             (dnat, dnat)

@@ -82,7 +82,10 @@ impl Compiler {
                         position,
                         port,
                         wanted: &wanted,
-                        policy,
+                        policy: Policy {
+                            detects_pods: self.cluster.detects_pods.contains(&family),
+                            ..policy
+                        },
                     };
                     self.compile_port(&work, before, &mut compiled);
                 }
@@ -134,7 +137,12 @@ impl Compiler {
         if target == Target::NodePorts {
             problems.push("target nodePorts is not available in this release; pods are used".into());
         }
-        Policy { internal: service.internal_policy, external: service.external_policy, mode }
+        Policy {
+            internal: service.internal_policy,
+            external: service.external_policy,
+            detects_pods: false,
+            mode,
+        }
     }
 
     fn compile_port(&mut self, work: &Work<'_>, before: Option<CompiledPort>, compiled: &mut Compiled) {
