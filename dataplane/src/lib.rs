@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod buf;
+pub mod handoff;
 pub mod idle;
 pub mod io;
 mod lane;

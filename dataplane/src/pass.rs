@@ -16,6 +16,7 @@ use tables::{
 
 use crate::{
     buf::{BURST, Burst, PacketBuf},
+    handoff::Handoff,
     io::PortIo,
     lane::Lane,
     stage::{
@@ -36,6 +37,8 @@ pub(crate) struct State<B> {
     pub(crate) limit: Limit,
     /// To the kernel, by way of control.
     pub(crate) kernel: FrameSender,
+    /// To and from the other workers.
+    pub(crate) handoff: Handoff<B>,
     /// Ports with a kernel mirror.
     pub(crate) mirrored: PortSet,
 }
@@ -79,6 +82,13 @@ pub(crate) struct Pass<'a, P: PortIo> {
 impl<'a, P: PortIo> Pass<'a, P> {
     /// Takes a received burst to its end; afterwards it is empty.
     pub(crate) fn run(&mut self, burst: &mut Burst<P::Buf>, scratch: &mut Scratch) {
+        let bytes = burst.iter().map(|buf| buf.total_len() as u64).sum();
+        self.state.counts.receive(self.port, burst.len() as u64, bytes);
+        self.run_counted(burst, scratch);
+    }
+
+    /// The same for packets that are already counted, by the worker that received them as received.
+    pub(crate) fn run_counted(&mut self, burst: &mut Burst<P::Buf>, scratch: &mut Scratch) {
         let Some(mac) = self.tables.port(self.port).map(|info| info.mac) else {
             return self.refuse(burst);
         };
@@ -104,18 +114,14 @@ impl<'a, P: PortIo> Pass<'a, P> {
     /// The tables do not know the port.
     #[cold]
     fn refuse(&mut self, burst: &mut Burst<P::Buf>) {
-        let bytes = burst.iter().map(|buf| buf.total_len() as u64).sum();
-        self.state.counts.receive(self.port, burst.len() as u64, bytes);
         self.state.counts.drop_packets(DropReason::BadDevice, burst.len() as u64);
         burst.clear();
     }
 
     /// Facts of every frame, and the index lines of their flows asked for.
     fn parse(&mut self, burst: &Burst<P::Buf>, scratch: &mut Scratch) {
-        let mut bytes = 0;
         for (slot, buf) in burst.iter().enumerate().take(BURST) {
             let (len, parsed) = (buf.total_len(), &mut scratch.parsed[slot]);
-            bytes += len as u64;
             scratch.refused[slot] = packet::parse_into(buf.head(), len, parsed).err();
             if let Body::Flow { key, .. } = &parsed.body {
                 let hash = match key {
@@ -126,7 +132,6 @@ impl<'a, P: PortIo> Pass<'a, P> {
                 scratch.hashes[slot] = hash;
             }
         }
-        self.state.counts.receive(self.port, burst.len() as u64, bytes);
     }
 
     /// Reads the index lines, and asks for the records they name; true if some name none.
@@ -163,8 +168,10 @@ impl<'a, P: PortIo> Pass<'a, P> {
         if let Some(reason) = fault(&buf, parsed) {
             return self.drop(buf, reason);
         }
-        if self.tables.workers > 1 && self.is_foreign(parsed) {
-            return self.drop(buf, DropReason::HandoffFull);
+        if self.tables.workers > 1
+            && let Some(owner) = self.foreign_owner(parsed)
+        {
+            return self.hand_over(buf, owner);
         }
         match &parsed.body {
             Body::Flow { key: AnyKey::V4(key), tcp_flags } => {
@@ -177,9 +184,17 @@ impl<'a, P: PortIo> Pass<'a, P> {
         }
     }
 
-    /// Whether another worker has, or will have, the packet's flow. There is no ring to it: such a packet is lost.
-    fn is_foreign(&self, parsed: &Parsed) -> bool {
-        owner(parsed, self.tables).is_some_and(|owner| owner != self.state.worker)
+    /// The other worker that has, or will have, the packet's flow.
+    fn foreign_owner(&self, parsed: &Parsed) -> Option<WorkerId> {
+        owner(parsed, self.tables).filter(|&owner| owner != self.state.worker)
+    }
+
+    /// Gives a packet to its owner, unchanged.
+    fn hand_over(&mut self, buf: P::Buf, owner: WorkerId) {
+        match self.state.handoff.send(owner, self.port, buf) {
+            Ok(()) => self.state.counts.packets.handoff_out += 1,
+            Err(buf) => self.drop(buf, DropReason::HandoffFull),
+        }
     }
 
     /// Ends a packet here.

@@ -24,6 +24,7 @@ use tables::{
 
 use crate::{
     buf::Burst,
+    handoff::Handoff,
     idle::{Idle, IdleMode},
     io::PortIo,
     lane::Lane,
@@ -93,6 +94,7 @@ impl<P: PortIo> Worker<P> {
             hold: Hold::new(),
             limit: Limit::new(Millis(0)),
             kernel: links.punt,
+            handoff: Handoff::none(),
             mirrored: config.mirrored,
         };
         Ok(Self {
@@ -108,6 +110,11 @@ impl<P: PortIo> Worker<P> {
             scratch: Box::new(Scratch::new()),
             frame: Box::new([0; FRAME_LEN_MAX]),
         })
+    }
+
+    /// Gives it its ends of the rings between workers; without, what another worker owns is dropped.
+    pub fn connect(&mut self, handoff: Handoff<P::Buf>) {
+        self.state.handoff = handoff;
     }
 
     /// Turns until `stop` is set; whoever sets it waits for this to return.
@@ -138,6 +145,7 @@ impl<P: PortIo> Worker<P> {
             self.announcer.replaced(old);
         }
         let mut work = pass.receive_all(&mut self.burst, &mut self.scratch);
+        work += pass.take_over(&mut self.burst, &mut self.scratch);
         work += pass.inject(&mut self.inject, &mut self.frame);
         pass.announce(&mut self.announcer);
         pass.expire_held();
@@ -193,6 +201,20 @@ impl<P: PortIo> Pass<'_, P> {
             }
         }
         received
+    }
+
+    /// A burst of what each other worker handed over.
+    fn take_over(&mut self, burst: &mut Burst<P::Buf>, scratch: &mut Scratch) -> usize {
+        let mut taken = 0;
+        for source in 0..self.state.handoff.sources() {
+            if let Some(port) = self.state.handoff.receive(source, burst) {
+                taken += burst.len();
+                self.state.counts.packets.handoff_in += burst.len() as u64;
+                self.port = port;
+                self.run_counted(burst, scratch);
+            }
+        }
+        taken
     }
 
     /// Sends what the kernel wants sent.

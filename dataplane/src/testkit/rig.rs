@@ -24,6 +24,8 @@ use crate::{
 /// What differs between rigs.
 #[derive(Clone, Copy, Debug)]
 pub struct RigConfig {
+    /// Which worker it is.
+    pub worker: WorkerId,
     /// Flows the table holds.
     pub flows: u32,
     /// Ports with a kernel mirror.
@@ -37,6 +39,7 @@ pub struct RigConfig {
 impl Default for RigConfig {
     fn default() -> Self {
         Self {
+            worker: WorkerId(0),
             flows: 1024,
             mirrored: PortSet::ALL,
             capabilities: Capabilities::default(),
@@ -88,7 +91,7 @@ impl Rig {
             timeouts: Timeouts::default(),
         };
         let config_ =
-            WorkerConfig { id: WorkerId(0), flows, mirrored: config.mirrored, idle: IdleMode::Poll };
+            WorkerConfig { id: config.worker, flows, mirrored: config.mirrored, idle: IdleMode::Poll };
         let lanes = (0..ports).map(|_| MemPort::new(config.capabilities)).collect();
         let worker = Worker::new(&config_, links, lanes).expect("memory for a small flow table");
         let (now, frame) = (Millis(1_000), Box::new([0; FRAME_LEN_MAX]));

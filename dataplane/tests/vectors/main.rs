@@ -4,6 +4,7 @@
 
 mod flows;
 mod frames;
+mod handoff;
 mod local;
 mod routing;
 mod services;

@@ -1,0 +1,99 @@
+//! Rings between workers, for packets that arrived at another worker's queue than their flow's: one ring for each
+//! ordered pair, bounded, full = refused. A buffer is in one ring or with one worker; its owner parses it again.
+
+use rtrb::{Consumer, Producer, RingBuffer};
+use tables::{PortId, WorkerId};
+
+use crate::buf::{BURST, Burst};
+
+/// Packets that one ring holds.
+const PARCELS: usize = 1024;
+
+/// A packet with the port it came in by.
+struct Parcel<B> {
+    buf: B,
+    port: PortId,
+}
+
+/// One worker's ends of the rings to and from all others.
+pub struct Handoff<B> {
+    /// By worker; none to itself.
+    to: Vec<Option<Producer<Parcel<B>>>>,
+    from: Vec<Consumer<Parcel<B>>>,
+}
+
+/// The ends of each of so many workers, in their order. One worker needs no ring and gets none.
+#[must_use]
+pub fn handoff_rings<B: Send>(workers: u16) -> Vec<Handoff<B>> {
+    let count = usize::from(workers);
+    let mut all: Vec<Handoff<B>> = (0..count).map(|_| Handoff::none()).collect();
+    for sender in 0..count {
+        for receiver in 0..count {
+            let ring = (sender != receiver).then(|| RingBuffer::new(PARCELS));
+            let (producer, consumer) = ring.unzip();
+            all[sender].to.push(producer);
+            all[receiver].from.extend(consumer);
+        }
+    }
+    all
+}
+
+impl<B> Handoff<B> {
+    /// No rings: every packet for another worker is refused.
+    pub(crate) const fn none() -> Self {
+        Self { to: Vec::new(), from: Vec::new() }
+    }
+
+    /// Rings that others send by.
+    pub(crate) fn sources(&self) -> usize {
+        self.from.len()
+    }
+
+    /// Gives a packet to another worker.
+    ///
+    /// # Errors
+    /// The packet, when its ring is full or there is none.
+    pub(crate) fn send(&mut self, to: WorkerId, port: PortId, buf: B) -> Result<(), B> {
+        let ring = self.to.get_mut(usize::from(to.0)).and_then(Option::as_mut);
+        let Some(ring) = ring else { return Err(buf) };
+        ring.push(Parcel { buf, port }).map_err(|rtrb::PushError::Full(parcel)| parcel.buf)
+    }
+
+    /// Fills `burst` with the oldest packets of one ring as far as they came in by one port, and says which.
+    pub(crate) fn receive(&mut self, source: usize, burst: &mut Burst<B>) -> Option<PortId> {
+        let ring = self.from.get_mut(source)?;
+        let port = ring.peek().ok()?.port;
+        for _ in burst.len()..BURST {
+            if ring.peek().map_or(true, |parcel| parcel.port != port) {
+                break;
+            }
+            let Ok(parcel) = ring.pop() else { break };
+            // The loop counts the free slots.
+            let _ = burst.push(parcel.buf);
+        }
+        Some(port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_arrive_in_order_by_port_and_a_full_ring_refuses() {
+        let mut ends = handoff_rings::<usize>(2);
+        let (mut one, mut zero) = (ends.pop().unwrap(), ends.pop().unwrap());
+        for n in 0..PARCELS {
+            assert_eq!(zero.send(WorkerId(1), PortId(u16::from(n >= 5)), n), Ok(()));
+        }
+        assert_eq!(zero.send(WorkerId(1), PortId(0), 7), Err(7));
+        assert_eq!(zero.send(WorkerId(0), PortId(0), 7), Err(7));
+        let mut burst = Burst::new();
+        assert_eq!(one.receive(0, &mut burst), Some(PortId(0)));
+        assert_eq!(burst.iter().copied().collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+        burst.clear();
+        assert_eq!(one.receive(0, &mut burst), Some(PortId(1)));
+        assert_eq!((burst.len(), burst.slot(0)), (BURST, Some(&5)));
+        assert_eq!(handoff_rings::<usize>(1)[0].sources(), 0);
+    }
+}

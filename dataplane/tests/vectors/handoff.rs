@@ -1,0 +1,64 @@
+//! Two workers whose ports put every packet on the wrong queue.
+
+use dataplane::{
+    handoff::handoff_rings,
+    testkit::{Fixture, INSIDE, OUTSIDE, Rig, RigConfig},
+};
+use packet::{AnyKey, Protocol, testkit::flow_of};
+use tables::{FrontendKind, NatMode, PortId, Tables, WorkerId, owner::of_key};
+
+use crate::world::*;
+
+/// Both workers, connected.
+fn pair(tables: &Tables) -> Vec<Rig> {
+    let rigs = handoff_rings(2).into_iter().zip(0..).map(|(ends, worker)| {
+        let mut rig = rig_of(&RigConfig { worker: WorkerId(worker), ..RigConfig::default() }, tables.clone());
+        rig.worker.connect(ends);
+        rig
+    });
+    rigs.collect()
+}
+
+/// Lets a frame arrive at the worker that does not own it; what its owner sends.
+fn cross(rigs: &mut [Rig], tables: &Tables, port: PortId, key: AnyKey, frame: &[u8]) -> AnyKey {
+    let owner = usize::from(of_key(key, tables).0);
+    rigs[1 - owner].push(port, frame);
+    rigs[1 - owner].settle();
+    assert!(rigs[1 - owner].all_sent().is_empty(), "{key:?}: not by its receiver");
+    rigs[owner].settle();
+    flow_of(&one(rigs[owner].all_sent(), "by its owner").1)
+}
+
+#[test]
+fn flows_survive_when_every_packet_comes_to_the_wrong_worker() {
+    for world in &WORLDS {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            for mode in [NatMode::Snat, NatMode::Dnat] {
+                let mut fixture = Fixture::data_centre();
+                let backends = world.pods.map(|pod| at(pod, 80).to_string());
+                let service = fixture.service("web", protocol, &[&backends[0], &backends[1]], mode);
+                fixture.vip(FrontendKind::LoadBalancer, &at(world.lb, 80).to_string(), service);
+                fixture.tables.workers = 2;
+                let tables = fixture.tables();
+                let mut rigs = pair(&tables);
+                rigs.iter_mut().for_each(|rig| drop((rig.settle(), rig.all_sent())));
+                for sport in 2000..2032 {
+                    let to_service = key(protocol, at(world.far, sport), at(world.lb, 80));
+                    for _ in 0..2 {
+                        let frame = arriving(OUTSIDE, first(to_service));
+                        let to_backend = cross(&mut rigs, &tables, OUTSIDE, to_service, &frame);
+                        let reply = to_backend.reversed();
+                        let frame = arriving(INSIDE, answer(reply));
+                        let back = cross(&mut rigs, &tables, INSIDE, reply, &frame);
+                        assert_eq!(back, to_service.reversed(), "{protocol} {mode:?}");
+                    }
+                }
+                let sum = |count: fn(&Rig) -> u64| rigs.iter().map(count).sum::<u64>();
+                assert_eq!(sum(|rig| rig.counts().flows.created), 32, "one flow has one worker");
+                assert_eq!(sum(|rig| rig.counts().packets.handoff_out), 128);
+                assert_eq!(sum(|rig| rig.counts().packets.handoff_in), 128);
+                assert!(rigs.iter().all(|rig| rig.counts().imbalance() == 0));
+            }
+        }
+    }
+}
