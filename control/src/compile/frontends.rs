@@ -70,8 +70,8 @@ pub(super) fn is_served(service: &Service) -> bool {
 pub(super) fn cluster_ips(service: &Service) -> impl Iterator<Item = (Family, IpAddr)> {
     service.cluster_ips.iter().enumerate().filter_map(|(index, address)| {
         let family = Family::of(*address);
-        // An address that contradicts ipFamilies serves neither family.
-        (service.families.get(index).is_none_or(|named| *named == family)).then_some((family, *address))
+        // An address that contradicts ipFamilies, or has no place there, serves nobody (B5: by index).
+        (service.families.get(index) == Some(&family)).then_some((family, *address))
     })
 }
 
@@ -136,4 +136,22 @@ pub(super) fn unusable(address: IpAddr) -> Option<&'static str> {
         return Some("multicast or broadcast address");
     }
     link_local.then_some("link-local address")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_ip_serves_the_family_of_its_index_or_nobody() {
+        let (v4, v6): (IpAddr, IpAddr) = ("10.96.0.1".parse().expect("v4"), "fd96::1".parse().expect("v6"));
+        for (families, want) in [
+            (vec![Family::V4, Family::V6], vec![(Family::V4, v4), (Family::V6, v6)]),
+            (vec![Family::V4], vec![(Family::V4, v4)]),
+            (vec![Family::V6, Family::V4], vec![]),
+        ] {
+            let service = Service { cluster_ips: vec![v4, v6], families, ..Service::default() };
+            assert_eq!(cluster_ips(&service).collect::<Vec<_>>(), want, "{:?}", service.families);
+        }
+    }
 }
