@@ -13,7 +13,9 @@ mod log;
 mod mbuf;
 mod mempool;
 mod port;
+mod port_error;
 mod queue;
+mod rss;
 mod stats;
 
 pub use device::{Device, DeviceError};
@@ -23,7 +25,8 @@ pub use lcore::{Job, LaunchError};
 pub use log::log_lines;
 pub use mbuf::{Mbuf, RxChecksum, TxChecksum};
 pub use mempool::{Mempool, MempoolError};
-pub use port::{Link, Port, PortCapabilities, PortConfig, PortError, StartedPort};
+pub use port::{Link, Port, PortCapabilities, PortConfig, StartedPort};
+pub use port_error::PortError;
 pub use queue::QueuePair;
 pub use stats::{PortStats, XStat};
 

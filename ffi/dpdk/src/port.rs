@@ -1,78 +1,15 @@
 //! A device: opened by name, configured, started; closed and removed on drop.
 
-use std::{ffi::CStr, fmt, sync::Arc};
+use std::{ffi::CStr, sync::Arc};
 
 use dpdk_sys::rte_eth_dev_info;
 
 use crate::{
-    Device, DeviceError, Eal, Errno, Mempool, errno, log,
+    Device, Eal, Errno, Mempool, PortError, errno, log,
     queue::QueuePair,
+    rss,
     stats::{self, PortStats, XStat},
 };
-
-/// Why a port does not work. Each says what to do as far as anybody knows.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum PortError {
-    /// The name is wrong, or the system already shows why it cannot be opened.
-    Device(DeviceError),
-    /// No driver took the device.
-    Probe {
-        /// The device as configured.
-        device: String,
-        /// DPDK's reason.
-        errno: Errno,
-        /// What it logged of trouble; may be empty.
-        log: String,
-    },
-    /// A step of the set-up was refused.
-    Setup {
-        /// The device as configured.
-        device: String,
-        /// Which step.
-        step: &'static str,
-        /// DPDK's reason.
-        errno: Errno,
-        /// What it logged of trouble; may be empty.
-        log: String,
-    },
-    /// More queues than the device has.
-    TooFewQueues {
-        /// The device as configured.
-        device: String,
-        /// Queue pairs it has.
-        have: u16,
-        /// Queue pairs wanted.
-        wanted: u16,
-    },
-}
-
-impl fmt::Display for PortError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Device(error) => error.fmt(f),
-            Self::Probe { device, errno, log } => {
-                write!(f, "no DPDK driver takes {device:?}: {errno}")?;
-                write_log(f, log)
-            }
-            Self::Setup { device, step, errno, log } => {
-                write!(f, "{device:?}: {step} was refused: {errno}")?;
-                write_log(f, log)
-            }
-            Self::TooFewQueues { device, have, wanted } => {
-                write!(
-                    f,
-                    "{device:?} has {have} queue pairs, but {wanted} workers need one each: lower workers.count"
-                )
-            }
-        }
-    }
-}
-
-fn write_log(f: &mut fmt::Formatter<'_>, log: &str) -> fmt::Result {
-    if log.is_empty() { Ok(()) } else { write!(f, "; DPDK says: {log}") }
-}
-
-impl std::error::Error for PortError {}
 
 /// What a device does by itself.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -121,8 +58,7 @@ struct Info {
     rx_offloads: u64,
     tx_offloads: u64,
     rss_types: u64,
-    reta_size: u16,
-    key_len: u8,
+    rss: rss::Sizes,
 }
 
 #[derive(Debug)]
@@ -189,8 +125,7 @@ impl Port {
             rx_offloads: raw.rx_offload_capa,
             tx_offloads: raw.tx_offload_capa,
             rss_types: raw.flow_type_rss_offloads,
-            reta_size: raw.reta_size,
-            key_len: raw.hash_key_size,
+            rss: rss::Sizes { key_len: raw.hash_key_size, reta_size: raw.reta_size },
         };
         Ok(Self { opened, info })
     }
@@ -254,7 +189,7 @@ impl Port {
         let running = Arc::new(Running { opened: self.opened });
         let pair = |queue| QueuePair::new((id, queue), pool, capabilities, running.clone());
         let pairs = (0..config.queues).map(pair).collect();
-        Ok((StartedPort { running, info: self.info, capabilities }, pairs))
+        Ok((StartedPort { running, rss: self.info.rss, capabilities }, pairs))
     }
 
     fn configure(&self, config: &PortConfig) -> Result<PortCapabilities, PortError> {
@@ -325,7 +260,7 @@ impl Port {
 #[derive(Debug)]
 pub struct StartedPort {
     running: Arc<Running>,
-    info: Info,
+    pub(crate) rss: rss::Sizes,
     capabilities: PortCapabilities,
 }
 
@@ -410,63 +345,7 @@ impl StartedPort {
         })
     }
 
-    /// The key of the device's RSS hash; empty where it has none.
-    ///
-    /// # Errors
-    /// When the device does not say.
-    pub fn rss_key(&self) -> Result<Vec<u8>, Errno> {
-        let mut key = vec![0; usize::from(self.info.key_len)];
-        let mut conf = dpdk_sys::rte_eth_rss_conf {
-            rss_key: key.as_mut_ptr(),
-            rss_key_len: self.info.key_len,
-            rss_hf: 0,
-        };
-        // SAFETY: the key has room for `rss_key_len` bytes.
-        errno::check(unsafe { dpdk_sys::rte_eth_dev_rss_hash_conf_get(self.id(), &raw mut conf) })?;
-        Ok(key)
-    }
-
-    /// Which queue each entry of the redirection table names; empty where there is none.
-    ///
-    /// # Errors
-    /// When the device does not say.
-    pub fn reta(&self) -> Result<Vec<u16>, Errno> {
-        let mut groups = self.reta_groups();
-        // SAFETY: as many groups as the table has.
-        let result = unsafe {
-            dpdk_sys::rte_eth_dev_rss_reta_query(self.id(), groups.as_mut_ptr(), self.info.reta_size)
-        };
-        errno::check(result)?;
-        Ok(groups.iter().flat_map(|group| group.reta).take(usize::from(self.info.reta_size)).collect())
-    }
-
-    /// Spreads by this redirection table, which has as many entries as [`Self::reta`] gives.
-    ///
-    /// # Errors
-    /// When the device cannot, or the number of entries differs.
-    pub fn set_reta(&self, reta: &[u16]) -> Result<(), Errno> {
-        if reta.len() != usize::from(self.info.reta_size) {
-            return Err(Errno(libc::EINVAL));
-        }
-        let mut groups = self.reta_groups();
-        for (entry, queue) in groups.iter_mut().flat_map(|group| &mut group.reta).zip(reta) {
-            *entry = *queue;
-        }
-        // SAFETY: as many groups as the table has.
-        errno::check(unsafe {
-            dpdk_sys::rte_eth_dev_rss_reta_update(self.id(), groups.as_mut_ptr(), self.info.reta_size)
-        })
-    }
-
-    fn reta_groups(&self) -> Vec<dpdk_sys::rte_eth_rss_reta_entry64> {
-        let group_len = dpdk_sys::FAIRLEAD_RETA_GROUP;
-        let starts = (0..self.info.reta_size).step_by(usize::from(group_len));
-        // The last group may be used in part.
-        let mask = |start: u16| u64::MAX >> group_len.saturating_sub(self.info.reta_size - start);
-        starts.map(|start| dpdk_sys::rte_eth_rss_reta_entry64 { mask: mask(start), reta: [0; 64] }).collect()
-    }
-
-    fn id(&self) -> u16 {
+    pub(crate) fn id(&self) -> u16 {
         self.running.opened.id
     }
 }
