@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use control::config::{GatewayConfig, Hugepages, PortConfig as PortNamed};
+use dataplane::handoff::handoff_rings;
 use dataplane::io::dpdk as device;
 use dataplane::worker::{Worker, WorkerConfig, WorkerLinks};
 use packet::MacAddr;
@@ -229,8 +230,9 @@ fn launch(
     stop: &Arc<AtomicBool>,
 ) -> Result<Vec<Work>> {
     let clock = cpu::TscClock::calibrate();
+    let handoffs = handoff_rings(u16::try_from(workers.len()).unwrap_or(u16::MAX));
     let mut running = Vec::new();
-    for ((config, links), ports) in workers.into_iter().zip(queues) {
+    for (((config, links), ports), handoff) in workers.into_iter().zip(queues).zip(handoffs) {
         let stop = Arc::clone(stop);
         let job = move || -> Result<()> {
             // Made here, so that its memory lies near its core.
@@ -240,6 +242,7 @@ fn launch(
                     config.id.0
                 )
             })?;
+            worker.connect(handoff);
             worker.run(&clock, &stop);
             Ok(())
         };
