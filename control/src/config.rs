@@ -6,6 +6,7 @@ mod duration;
 mod read;
 #[cfg(test)]
 mod tests;
+mod value;
 
 use std::fmt;
 use std::fs::File;

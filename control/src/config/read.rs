@@ -1,18 +1,19 @@
 //! The configuration's keys, one function a section. Each notes every fault it sees and goes on; a value whose key is
 //! faulty is replaced by its default, which is never used because the whole document is then refused.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
-use std::time::Duration;
 
 use ipnet::IpNet;
-use packet::{Family, MacAddr};
+use packet::Family;
 
+use super::value::{
+    absolute, address, interface_address, netdev_name, network, nonempty, port_range, range, station, timeout,
+};
 use super::{
     AdminConfig, DpdkConfig, ForwardingConfig, GatewayConfig, Hugepages, Idle, KubernetesConfig,
     MetricsConfig, Mode, NeighborConfig, Placement, PoolConfig, PortConfig, RouteConfig, Source, Target,
-    Timeouts, Workers, duration,
+    Timeouts, Workers,
 };
 use crate::yaml::{At, Errors};
 
@@ -20,16 +21,9 @@ const API_VERSION: &str = "fairlead.dev/v1alpha1";
 const KIND: &str = "GatewayConfig";
 const MTU_MIN: u16 = 576;
 const MTU_MAX: u16 = 9600;
-/// IFNAMSIZ less its final NUL: Linux refuses longer names of network devices.
-const NETDEV_NAME_MAX: usize = 15;
 const WORKERS_MAX: u16 = 64;
 const FLOWS_MIN: u32 = 1024;
 const FLOWS_MAX: u32 = 1 << 27;
-const TIMEOUT_MAX: Duration = Duration::from_secs(14 * 86_400);
-
-const NET: &str = "a CIDR such as 10.0.0.0/8 or 2001:db8::/32";
-const INTERFACE_NET: &str = "an address with its prefix length such as 192.0.2.1/24";
-const ADDRESS: &str = "an address such as 192.0.2.1 or 2001:db8::1";
 
 /// Reads the whole document.
 pub(super) fn document(at: &At<'_>, errors: &Errors) -> GatewayConfig {
@@ -112,66 +106,6 @@ fn mtu(at: &At<'_>, addresses: &[IpNet], errors: &Errors) -> Option<u16> {
     // RFC 8200, section 5: every IPv6 link carries 1280 bytes.
     let has_v6 = addresses.iter().any(|net| Family::of(net.addr()) == Family::V6);
     at.number(if has_v6 { 1280 } else { MTU_MIN }..=MTU_MAX, errors)
-}
-
-fn netdev_name(at: &At<'_>, errors: &Errors) -> Option<String> {
-    let name = at.text(errors)?;
-    let fits = (1..=NETDEV_NAME_MAX).contains(&name.len()) && name != "." && name != "..";
-    let clean = name.chars().all(|c| c.is_ascii_graphic() && c != '/' && c != ':');
-    if fits && clean {
-        return Some(name.to_owned());
-    }
-    let expected =
-        "1 to 15 letters, digits, `-`, `_` or `.` are expected (the kernel mirror takes this name)";
-    errors.add(at, format!("`{name}` cannot name a network device"), expected);
-    None
-}
-
-fn nonempty(at: &At<'_>, errors: &Errors) -> Option<String> {
-    let text = at.text(errors)?;
-    if text.is_empty() {
-        errors.add(at, "empty", "a value is expected");
-        return None;
-    }
-    Some(text.to_owned())
-}
-
-fn absolute(at: &At<'_>, errors: &Errors) -> Option<String> {
-    let text = nonempty(at, errors)?;
-    if !text.starts_with('/') {
-        errors.add(at, format!("`{text}` is not an absolute path"), "a path from `/` on is expected");
-        return None;
-    }
-    Some(text)
-}
-
-fn interface_address(at: &At<'_>, errors: &Errors) -> Option<IpNet> {
-    let net: IpNet = at.parsed(INTERFACE_NET, errors)?;
-    let last_or_first =
-        net.addr() == net.network() || (net.addr() == net.broadcast() && net.addr().is_ipv4());
-    let bits = net.max_prefix_len();
-    if net.prefix_len() + 1 < bits && last_or_first {
-        errors.add(
-            at,
-            format!("{net} is the subnet's own or broadcast address"),
-            "a host's address is expected",
-        );
-        return None;
-    }
-    unicast(at, net.addr(), errors).then_some(net)
-}
-
-/// Whether the address may be a station's; a fault when not.
-fn unicast(at: &At<'_>, address: IpAddr, errors: &Errors) -> bool {
-    let bad = address.is_unspecified() || address.is_loopback() || address.is_multicast();
-    if bad {
-        errors.add(
-            at,
-            format!("{address} is no unicast address of a network"),
-            "such an address is expected",
-        );
-    }
-    !bad
 }
 
 fn workers(at: &At<'_>, errors: &Errors) -> Workers {
@@ -278,21 +212,6 @@ fn source(at: &At<'_>, errors: &Errors) -> Option<Source> {
     sources.pop()
 }
 
-/// A CIDR with no host bits.
-fn network(at: &At<'_>, errors: &Errors) -> Option<IpNet> {
-    let net: IpNet = at.parsed(NET, errors)?;
-    if net.addr() != net.network() {
-        errors.add(at, format!("{net} has host bits"), format!("{} is expected", net.trunc()));
-        return None;
-    }
-    Some(net)
-}
-
-fn address(at: &At<'_>, errors: &Errors) -> Option<IpAddr> {
-    let address = at.parsed(ADDRESS, errors)?;
-    unicast(at, address, errors).then_some(address)
-}
-
 fn pool(at: &At<'_>, errors: &Errors) -> Option<PoolConfig> {
     at.only(&["name", "cidrs", "ranges", "autoAssign"], errors);
     let name = required(at, "name", errors, |at| nonempty(at, errors));
@@ -305,22 +224,6 @@ fn pool(at: &At<'_>, errors: &Errors) -> Option<PoolConfig> {
     }
     let auto_assign = at.field("autoAssign").and_then(|at| at.boolean(errors)).unwrap_or(true);
     Some(PoolConfig { name: name?, ranges, auto_assign })
-}
-
-fn range(at: &At<'_>, errors: &Errors) -> Option<(IpAddr, IpAddr)> {
-    let text = at.text(errors)?;
-    let ends = text.split_once('-').and_then(|(first, last)| {
-        Some((IpAddr::from_str(first.trim()).ok()?, IpAddr::from_str(last.trim()).ok()?))
-    });
-    match ends {
-        Some((first, last)) if Family::of(first) == Family::of(last) && first <= last => Some((first, last)),
-        _ => {
-            let expected =
-                "first and last address of one family such as 192.0.2.100-192.0.2.199 are expected";
-            errors.add(at, format!("`{text}` is not a range"), expected);
-            None
-        }
-    }
 }
 
 fn forwarding(at: &At<'_>, errors: &Errors) -> ForwardingConfig {
@@ -345,25 +248,6 @@ fn forwarding(at: &At<'_>, errors: &Errors) -> ForwardingConfig {
     }
 }
 
-fn port_range(at: &At<'_>, errors: &Errors) -> Option<(u16, u16)> {
-    let text = at.scalar().unwrap_or_default();
-    let ends = text.split_once('-').and_then(|(first, last)| {
-        Some((first.trim().parse::<u16>().ok()?, last.trim().parse::<u16>().ok()?))
-    });
-    // Fewer than 1,024 ports would exhaust at once; below 1024 are the services of the machine itself.
-    match ends {
-        Some((first, last)) if first >= 1024 && u32::from(last) >= u32::from(first) + 1023 => {
-            Some((first, last))
-        }
-        _ => {
-            let expected =
-                "first and last port of at least 1,024 from 1024 on, such as 1024-60999, are expected";
-            errors.add(at, format!("`{text}` is not usable"), expected);
-            None
-        }
-    }
-}
-
 fn timeouts(at: &At<'_>, errors: &Errors) -> Timeouts {
     at.only(&["tcpEstablished", "tcpTransient", "udp", "udpStream", "sctp"], errors);
     let default = Timeouts::default();
@@ -375,16 +259,6 @@ fn timeouts(at: &At<'_>, errors: &Errors) -> Timeouts {
         udp_stream: read("udpStream", default.udp_stream),
         sctp: read("sctp", default.sctp),
     }
-}
-
-fn timeout(at: &At<'_>, errors: &Errors) -> Option<Duration> {
-    let text = at.scalar().unwrap_or_default();
-    let value = duration::parse(text).filter(|value| (Duration::from_secs(1)..=TIMEOUT_MAX).contains(value));
-    if value.is_none() {
-        let expected = "a duration from 1s to 14d such as 30s, 2h or 1h30m is expected";
-        errors.add(at, format!("`{text}` is not usable"), expected);
-    }
-    value
 }
 
 fn route(at: &At<'_>, errors: &Errors) -> Option<RouteConfig> {
@@ -400,15 +274,6 @@ fn neighbor(at: &At<'_>, errors: &Errors) -> Option<NeighborConfig> {
     let mac = required(at, "mac", errors, |at| station(at, errors));
     let port = required(at, "port", errors, |at| nonempty(at, errors));
     Some(NeighborConfig { address: address?, mac: mac?, port: port? })
-}
-
-fn station(at: &At<'_>, errors: &Errors) -> Option<MacAddr> {
-    let mac: MacAddr = at.parsed("an Ethernet address such as \"02:00:00:00:00:0b\"", errors)?;
-    if !mac.is_station() {
-        errors.add(at, "a group's or nobody's address", "the Ethernet address of one station is expected");
-        return None;
-    }
-    Some(mac)
 }
 
 fn admin(at: &At<'_>, errors: &Errors) -> Option<AdminConfig> {
