@@ -100,8 +100,8 @@ fn service_addresses_are_checked_after_translation_too() {
     fixture.vip(FrontendKind::ExternalIp, "10.96.7.7:80", inside);
     let tables = fixture.tables();
     for (dst, verdict, reason) in [
-        ("203.0.113.11:80", Verdict::Drop, "ServiceCidrUnallocated"),
-        ("203.0.113.12:80", Verdict::Reject, "VipPortUnknown"),
+        ("203.0.113.11:80", Verdict::Drop, "BackendIsService"),
+        ("203.0.113.12:80", Verdict::Reject, "BackendIsService"),
         ("10.96.7.7:80", Verdict::Forward, "Balanced"),
         ("10.96.7.7:81", Verdict::Drop, "ServiceCidrUnallocated"),
     ] {

@@ -43,7 +43,7 @@ pub(crate) fn balance<'t, A: Address>(
     // kube-proxy's checks of service addresses see the packet after DNAT.
     match tables.refusal(backend.address) {
         None | Some(Action::Balance(_)) => Ok(backend),
-        Some(Action::Drop(reason)) => Err(Refusal::Drop(reason)),
-        Some(Action::Reject(reason)) => Err(Refusal::Reject(reason)),
+        Some(Action::Drop(_)) => Err(Refusal::Drop(DropReason::BackendIsService)),
+        Some(Action::Reject(_)) => Err(Refusal::Reject(DropReason::BackendIsService)),
     }
 }

@@ -69,13 +69,10 @@ drop_reasons! {
     FlowKeyTaken: "another flow already has these addresses and ports; the client may retry from another source port",
     SnatExhausted: "no free source port towards this backend; add forwarding.snatAddresses or widen forwarding.snatPorts",
     SnatNoAddress: "no address of this family to translate to; give the port towards the backend an address of the family",
-    ReplyWithoutFlow: "a backend's reply that no flow knows, late or spoofed; many of them mean flows end too early (timeouts) or came in elsewhere",
-    ReplyBypass: "a dnat flow whose replies never pass here; route the backends' replies through this appliance or use mode snat",
     SnatPortUnowned: "packet to a translated port that no flow holds; late replies or a scan",
     FragmentUnsupported: "IP fragment of a service flow; lower the client's packet size or let path MTU discovery work",
     IcmpErrorUnsupported: "ICMP error that could not be brought back to its flow; path MTU discovery of that flow may suffer",
     IcmpErrorWithoutFlow: "ICMP error about a packet that no flow here sent; late or spoofed",
-    BackendGone: "the flow's backend was removed; the client should open a new flow",
 
     // Routing.
     TtlExceeded: "TTL or hop limit ran out; look for a routing loop",
@@ -84,16 +81,13 @@ drop_reasons! {
     NeighborUnresolved: "the next hop does not answer ARP or ND; check that it is up and on that segment",
     HoldFull: "too many packets wait for the same next hop to answer; check that it is up and on that segment",
     TooBig: "packet exceeds the MTU of the way out and may not be fragmented; the sender was told by ICMP",
-    NotForwarded: "packet for elsewhere from a port that does not route for it; check the sender's gateway",
 
     // Queues and devices.
     PuntRingFull: "the ring to the kernel was full; the control thread is behind, or somebody floods our own addresses",
-    PuntRateLimited: "more packets for the appliance itself than the limit allows; somebody floods our own addresses",
     PuntUnavailable: "packet for the kernel on a port without a mirror (tap: false); set tap: true if it should be served",
     HandoffFull: "the ring to the worker that owns the flow was full; the load is uneven, check RSS",
     TxFull: "the transmit queue stayed full; the link or the peer is slower than the traffic",
     NoBuffer: "no packet buffer was free; raise dpdk.memoryMiB",
-    NoHeadroom: "no room before the packet for a longer header; raise the buffer size",
     BadDevice: "the port is gone, down or unknown; check the device and the configuration",
 }
 
