@@ -185,9 +185,19 @@ impl Bench {
     fn generate(&self, device: &Device, forwarder: &Running) -> Result<(f64, f64)> {
         let flows = format!("--flowgen-flows={FLOWS}");
         let log = self.folder.join("generator.log");
-        let command = self.testpmd("gen", "1", "client", &[], &["--forward-mode=flowgen", &flows, LOOP]);
-        let (running, start, before) = (Running::start(command, &log)?, Instant::now(), forwarder.waited()?);
-        thread::sleep(Duration::from_secs(self.seconds + 3));
+        let command = self.testpmd(
+            "gen",
+            "1",
+            "client",
+            &[],
+            &["--forward-mode=flowgen", &flows, LOOP, "-i", "--auto-start"],
+        );
+        let (mut running, start, before) =
+            (Running::start(command, &log)?, Instant::now(), forwarder.waited()?);
+        for _ in 0..self.seconds + 3 {
+            thread::sleep(Duration::from_secs(1));
+            running.say("show port stats 0")?;
+        }
         let waited = (forwarder.waited()? - before + running.waited()?) / start.elapsed().as_secs_f64();
         // While the link is there: without it the appliance is not asked anything.
         let metrics = matches!(device, Device::Appliance).then(|| scrape("/metrics")).transpose()?;
@@ -207,8 +217,8 @@ impl Bench {
         Ok((median(&mut rates), waited))
     }
 
-    /// testpmd on the link. Two cores: `main` idles on one, the other forwards. Without a statistics period testpmd ends
-    /// as soon as its standard input does.
+    /// testpmd on the link. Two cores: `main` idles on one, the other forwards. No statistics period: in it `main`
+    /// spins, on the core where the other process works.
     fn testpmd(&self, prefix: &str, main: &str, role: &str, more: &[&str], arguments: &[&str]) -> Command {
         let mac = if role == "server" { GATEWAY_MAC } else { PEER_MAC };
         let socket = self.folder.join("wire.sock");
@@ -218,7 +228,7 @@ impl Bench {
         command.args(["-l", "0,1", "--main-lcore", main, "--in-memory", "--no-telemetry", "--no-pci"]);
         command.args(["-m", "256", "--file-prefix", prefix, "--vdev", &device]);
         command.args(more.iter().flat_map(|device| ["--vdev", device]));
-        command.args(["--", "--nb-cores=1", "--stats-period", "1", "--no-lsc-interrupt"]).args(arguments);
+        command.args(["--", "--nb-cores=1", "--no-lsc-interrupt"]).args(arguments);
         command
     }
 
@@ -244,8 +254,13 @@ struct Running(Child);
 impl Running {
     fn start(mut command: Command, log: &Path) -> Result<Self> {
         let log = File::create(log)?;
-        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
+        let child = command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).spawn();
         Ok(Self(child.map_err(|error| format!("{}: {error}", command.get_program().display()))?))
+    }
+
+    /// A line for its standard input, which stays open: testpmd ends when it does.
+    fn say(&mut self, line: &str) -> Result<()> {
+        Ok(writeln!(self.0.stdin.as_mut().ok_or("no input")?, "{line}")?)
     }
 
     /// Seconds that its threads were ready to run and had no core (the second field of `/proc/PID/task/TID/schedstat`).
