@@ -87,7 +87,12 @@ async fn serve(
         .await
         .with_context(|| format!("cannot listen on metrics.listen {}", config.metrics.listen))?;
     let source = source::follow(&config)?;
-    let range = config.ports.iter().any(|port| port.tap).then(|| PortRange::narrow(&state)).transpose();
+    let mirrored = config.ports.iter().any(|port| port.tap);
+    let range = if mirrored {
+        PortRange::narrow(&state).map(Some)
+    } else {
+        PortRange::recover(&state).map(|()| None)
+    };
     let range = range.context("cannot set net.ipv4.ip_local_port_range")?;
     let result = async {
         let rig = Rig::assemble(&config, engine, crowded).await?;

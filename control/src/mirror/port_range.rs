@@ -33,14 +33,30 @@ impl PortRange {
     }
 
     fn narrow_at(parameter: &Path, state: &StateDir) -> io::Result<Self> {
-        let saved = state.read(SAVED)?.and_then(|bytes| String::from_utf8(bytes).ok());
-        let original = match saved {
-            Some(saved) => saved,
-            None => fs::read_to_string(parameter)?.split_whitespace().collect::<Vec<_>>().join(" "),
+        let original = match (words(parameter)?, saved(state)?) {
+            (now, Some(saved)) if now == WHILE_MIRRORED => saved,
+            // What stands there is not ours: the system has been restarted or somebody set it since a crash.
+            (now, _) => now,
         };
         state.write(SAVED, original.as_bytes())?;
         fs::write(parameter, WHILE_MIRRORED)?;
         Ok(Self { parameter: parameter.to_owned(), original })
+    }
+
+    /// Puts back what a crash left narrowed, for an appliance that now runs without a mirror.
+    ///
+    /// # Errors
+    /// When the parameter cannot be written.
+    pub fn recover(state: &StateDir) -> io::Result<()> {
+        Self::recover_at(Path::new(PARAMETER), state)
+    }
+
+    fn recover_at(parameter: &Path, state: &StateDir) -> io::Result<()> {
+        let Some(original) = saved(state)? else { return Ok(()) };
+        if words(parameter)? == WHILE_MIRRORED {
+            fs::write(parameter, original)?;
+        }
+        state.remove(SAVED)
     }
 
     /// Puts the original back.
@@ -51,6 +67,15 @@ impl PortRange {
         fs::write(&self.parameter, &self.original)?;
         state.remove(SAVED)
     }
+}
+
+/// The two numbers with one blank between them, as they are written.
+fn words(parameter: &Path) -> io::Result<String> {
+    Ok(fs::read_to_string(parameter)?.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+fn saved(state: &StateDir) -> io::Result<Option<String>> {
+    Ok(state.read(SAVED)?.and_then(|bytes| String::from_utf8(bytes).ok()))
 }
 
 #[cfg(test)]
@@ -69,5 +94,22 @@ mod tests {
         second.restore(&state).unwrap();
         assert_eq!(fs::read_to_string(&parameter).unwrap(), "32768 60999");
         assert_eq!(state.read(SAVED).unwrap(), None);
+    }
+
+    #[test]
+    fn a_value_set_since_the_crash_is_the_original_and_a_start_without_mirror_puts_it_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::open(folder.path()).unwrap();
+        let parameter = folder.path().join("parameter");
+        fs::write(&parameter, "32768 60999").unwrap();
+        drop(PortRange::narrow_at(&parameter, &state).unwrap());
+        fs::write(&parameter, "20000\t50000\n").unwrap();
+        drop(PortRange::narrow_at(&parameter, &state).unwrap());
+        PortRange::recover_at(&parameter, &state).unwrap();
+        assert_eq!(fs::read_to_string(&parameter).unwrap(), "20000 50000");
+        assert_eq!(state.read(SAVED).unwrap(), None);
+        fs::write(&parameter, WHILE_MIRRORED).unwrap();
+        PortRange::recover_at(&parameter, &state).unwrap();
+        assert_eq!(fs::read_to_string(&parameter).unwrap(), WHILE_MIRRORED, "not ours: no record of it");
     }
 }
