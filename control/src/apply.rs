@@ -10,18 +10,19 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tables::publish::{Published, Publisher};
 use tables::tcp_state::Timeouts;
-use tables::{Generation, Tables};
+use tables::{Generation, Prefix, Tables};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::admin::view;
-use crate::compile::{Compiler, Settings};
+use crate::compile::{Compiler, Origin, Settings, Way};
 use crate::config::GatewayConfig;
 use crate::ipam::Assignments;
 use crate::metrics::ControlMetrics;
-use crate::mirror::{Devices, Statics};
+use crate::mirror::{Devices, PodRoutes, Statics};
 use crate::model::Change;
 use crate::netlink::Resolver;
 use crate::network::Network;
@@ -303,6 +304,9 @@ impl Engine {
         if let Some(resolver) = &self.parts.resolver {
             resolver.pin(self.compiler.gateways().clone()).await;
         }
+        if let Some(devices) = &mut self.parts.devices {
+            devices.set_pod_routes(pod_routes(&self.compiler)).await;
+        }
     }
 
     /// Before anybody is told of an address it is on disk; a disk that fails costs stability over a restart, not service.
@@ -397,6 +401,17 @@ impl Engine {
             devices.set_statics(statics).await;
         }
     }
+}
+
+/// The routes in force that only Nodes tell of.
+fn pod_routes(compiler: &Compiler) -> PodRoutes {
+    let route = |(to, (way, origin)): (&Prefix, &(Way, Origin))| match (origin, way) {
+        (Origin::Node, Way::Via(port, gateway)) => {
+            Some((IpNet::new(to.address(), to.length()).ok()?, (*port, *gateway)))
+        }
+        _ => None,
+    };
+    compiler.ways().iter().filter_map(route).collect()
 }
 
 /// The configuration's timeouts as the flow table counts them.

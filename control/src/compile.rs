@@ -25,6 +25,7 @@ use tables::{
 };
 
 pub use report::{BackendReport, ServiceReport};
+pub use routes::{Origin, Way};
 pub use settings::Settings;
 
 use crate::ipam::{Assignments, Ipam, PoolUse};
@@ -215,6 +216,12 @@ impl Compiler {
     #[must_use]
     pub fn gateways(&self) -> &BTreeSet<(u16, IpAddr)> {
         &self.routing.gateways
+    }
+
+    /// The routes in the tables: where each prefix leads, and who asked for it.
+    #[must_use]
+    pub fn ways(&self) -> &BTreeMap<Prefix, (Way, Origin)> {
+        &self.routing.ways
     }
 
     /// The state that is compiled.

@@ -190,6 +190,36 @@ fn routes_over_the_tap_are_followed_and_others_ignored() {
     });
 }
 
+#[test]
+fn the_kernel_reaches_pods_and_we_do_not_learn_our_own_routes() {
+    in_namespace(|| async {
+        let mut devices = Devices::create(&[port()]).await.unwrap();
+        let (_resolver, mut network) = follow(devices.all()[0].link).await;
+        let (v4, v6) = ("10.244.1.0/24".parse().unwrap(), "fd44:1::/64".parse().unwrap());
+        let far: IpAddr = "10.0.0.3".parse().unwrap();
+        devices
+            .set_pod_routes([(v4, (0, HOST)), (v6, (0, "fd00::2".parse().unwrap()))].into_iter().collect())
+            .await;
+        assert!(ip("route get 10.244.1.7").contains("via 10.0.0.2 dev outside src 10.0.0.1"));
+        assert!(ip("-6 route get fd44:1::7").contains("via fd00::2 dev outside"));
+        assert!(ip("route show proto 70").contains("10.244.1.0/24"));
+
+        devices.set_pod_routes([(v4, (0, far))].into_iter().collect()).await;
+        let shown = ip("route show proto 70");
+        assert!(shown.contains("via 10.0.0.3") && !shown.contains("10.0.0.2"), "{shown}");
+        assert_eq!(ip("-6 route show proto 70"), "");
+
+        // Somebody else's route for the same pods goes before, and is the only one that we hear of.
+        ip("route add 10.244.1.0/24 via 10.0.0.9");
+        assert!(ip("route get 10.244.1.7").contains("via 10.0.0.9"));
+        until(&mut network, "the other's route", |n| n.routes.len() == 1).await;
+        devices.set_pod_routes(Default::default()).await;
+        ip("route del 10.244.1.0/24");
+        until(&mut network, "no route", |n| n.routes.is_empty()).await;
+        assert_eq!(ip("route show 10.244.1.0/24"), "");
+    });
+}
+
 /// A worker's ends of its rings, and control's.
 fn rings() -> (FrameSender, FrameReceiver, WorkerRings) {
     let (punt, from_worker) = frame_ring(1 << 16);

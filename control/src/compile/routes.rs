@@ -16,16 +16,37 @@ use crate::network::{Network, RouteHop};
 
 /// Where a prefix leads, before next hops have numbers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Way {
+pub enum Way {
+    /// Nowhere.
     Blackhole,
+    /// To the neighbour of that address behind the port of this index.
     Link(u16),
+    /// To the appliance itself.
     Local,
+    /// Behind the port of this index, by way of a gateway.
     Via(u16, IpAddr),
+}
+
+/// Who asked for a route.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Origin {
+    /// `routes` of the configuration.
+    Config,
+    /// The subnet of a port.
+    Connected,
+    /// The kernel's main table.
+    Kernel,
+    /// podCIDRs of a Node.
+    Node,
+    /// An address of a port.
+    Own,
 }
 
 /// Keeps next hop numbers stable and edits the tables in place.
 #[derive(Debug, Default)]
 pub(super) struct Routing {
+    /// Every prefix of the tables with where it leads and who asked for it.
+    pub(super) ways: BTreeMap<Prefix, (Way, Origin)>,
     routes: BTreeMap<Prefix, Route>,
     hosts: BTreeMap<IpAddr, NextHopId>,
     hops: HashMap<(u16, IpAddr), NextHopId>,
@@ -47,7 +68,7 @@ impl Routing {
         let neighbors = neighbors(settings, network);
         self.gateways = ways
             .values()
-            .filter_map(|way| if let Way::Via(port, at) = way { Some((*port, *at)) } else { None })
+            .filter_map(|(way, _)| if let Way::Via(port, at) = way { Some((*port, *at)) } else { None })
             .collect();
         let wanted: BTreeSet<_> = self.gateways.iter().chain(neighbors.keys()).copied().collect();
         let reused = self.number(&wanted);
@@ -57,6 +78,7 @@ impl Routing {
         if reused || rerouted || moved {
             tables.fib_epoch = tables.fib_epoch.wrapping_add(1);
         }
+        self.ways = ways;
     }
 
     /// Numbers every wanted hop; true when a number changed hands.
@@ -89,7 +111,7 @@ impl Routing {
     }
 
     /// True when flows must look their way up again.
-    fn set_routes(&mut self, tables: &mut Tables, ways: &BTreeMap<Prefix, Way>) -> bool {
+    fn set_routes(&mut self, tables: &mut Tables, ways: &BTreeMap<Prefix, (Way, Origin)>) -> bool {
         let route = |way: &Way| match way {
             Way::Blackhole => Route::Blackhole,
             Way::Link(port) => Route::Connected(PortId(*port)),
@@ -97,7 +119,7 @@ impl Routing {
             // Beyond 65,535 next hops there is no number: refuse rather than guess.
             Way::Via(port, at) => self.hops.get(&(*port, *at)).map_or(Route::Blackhole, |id| Route::Via(*id)),
         };
-        let routes: BTreeMap<_, _> = ways.iter().map(|(prefix, way)| (*prefix, route(way))).collect();
+        let routes: BTreeMap<_, _> = ways.iter().map(|(prefix, (way, _))| (*prefix, route(way))).collect();
         if routes == self.routes {
             return false;
         }
@@ -165,7 +187,7 @@ fn neighbors(settings: &Settings, network: &Network) -> BTreeMap<(u16, IpAddr), 
     all
 }
 
-fn ways(model: &Model, settings: &Settings, network: &Network) -> BTreeMap<Prefix, Way> {
+fn ways(model: &Model, settings: &Settings, network: &Network) -> BTreeMap<Prefix, (Way, Origin)> {
     let mut ways = BTreeMap::new();
     let mut kernel: Vec<_> = network.routes.iter().collect();
     kernel.sort_unstable_by_key(|route| std::cmp::Reverse((route.metric, **route)));
@@ -175,23 +197,23 @@ fn ways(model: &Model, settings: &Settings, network: &Network) -> BTreeMap<Prefi
             RouteHop::Link { port } => Way::Link(port),
             RouteHop::Blackhole => Way::Blackhole,
         };
-        ways.insert(prefix(route.to), way);
+        ways.insert(prefix(route.to), (way, Origin::Kernel));
     }
     for port in network.ports.iter().rev() {
         for net in &port.addresses {
-            ways.insert(prefix(*net), Way::Link(port.index));
+            ways.insert(prefix(*net), (Way::Link(port.index), Origin::Connected));
         }
     }
     for route in &settings.routes {
         if let Some(port) = connected(network, route.via) {
-            ways.insert(prefix(route.to), Way::Via(port, route.via));
+            ways.insert(prefix(route.to), (Way::Via(port, route.via), Origin::Config));
         }
     }
     for (pods, way) in pod_ways(model, settings, network, &ways) {
-        ways.entry(pods).or_insert(way);
+        ways.entry(pods).or_insert((way, Origin::Node));
     }
     for net in network.ports.iter().flat_map(|port| &port.addresses) {
-        ways.insert(Prefix::host(net.addr()), Way::Local);
+        ways.insert(Prefix::host(net.addr()), (Way::Local, Origin::Own));
     }
     ways
 }
@@ -207,7 +229,7 @@ fn pod_ways(
     model: &Model,
     settings: &Settings,
     network: &Network,
-    known: &BTreeMap<Prefix, Way>,
+    known: &BTreeMap<Prefix, (Way, Origin)>,
 ) -> Vec<(Prefix, Way)> {
     let mut found = Vec::new();
     for node in model.nodes().values().filter(|node| settings.node_name.as_ref() != Some(&node.name)) {
@@ -223,9 +245,9 @@ fn pod_ways(
 }
 
 /// The way to an address beyond a router: that of the longest prefix.
-fn covering(known: &BTreeMap<Prefix, Way>, address: IpAddr) -> Option<Way> {
+fn covering(known: &BTreeMap<Prefix, (Way, Origin)>, address: IpAddr) -> Option<Way> {
     let covering = known.iter().filter(|(prefix, _)| prefix.contains(address));
-    let (_, way) = covering.max_by_key(|(prefix, _)| prefix.length())?;
+    let (_, (way, _)) = covering.max_by_key(|(prefix, _)| prefix.length())?;
     // A neighbour on a link route is its own gateway.
     Some(if let Way::Link(port) = way { Way::Via(*port, address) } else { *way })
 }

@@ -5,14 +5,18 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use packet::MacAddr;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::route::RouteProtocol;
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 use tokio_tun::Tun;
 
-use super::{MirrorError, MirrorPort, Statics};
-use crate::netlink::Link;
+use super::{MirrorError, MirrorPort, PodRoutes, Statics};
+use crate::netlink::{Link, OUR_ROUTES};
+
+/// Metric of the pods' routes: any other route for the same prefix goes before.
+const POD_METRIC: u32 = 1 << 16;
 
 /// One TAP.
 #[derive(Clone)]
@@ -47,6 +51,7 @@ pub struct Devices {
     devices: Vec<Device>,
     handle: Handle,
     statics: Statics,
+    pods: PodRoutes,
     ports: Vec<MirrorPort>,
 }
 
@@ -65,7 +70,13 @@ impl Devices {
             configure(&handle, port, device.link.ifindex).await?;
             devices.push(device);
         }
-        Ok(Self { devices, handle, statics: Statics::default(), ports: ports.to_vec() })
+        Ok(Self {
+            devices,
+            handle,
+            statics: Statics::default(),
+            pods: PodRoutes::new(),
+            ports: ports.to_vec(),
+        })
     }
 
     /// The devices, in the order of their ports.
@@ -92,7 +103,42 @@ impl Devices {
         }
     }
 
-    async fn route(&self, (to, via): (ipnet::IpNet, IpAddr), add: bool) {
+    /// Has the kernel reach these pods by the dataplane's ways, so that the appliance's own programs can; earlier ones
+    /// that are not among them go. The kernel forwards nothing, so they carry only its own traffic.
+    pub async fn set_pod_routes(&mut self, routes: PodRoutes) {
+        let old = std::mem::replace(&mut self.pods, routes);
+        for (to, way) in old.iter().filter(|(to, _)| !self.pods.contains_key(*to)) {
+            self.pod_route(*to, *way, false).await;
+        }
+        for (to, way) in self.pods.iter().filter(|(to, way)| old.get(*to) != Some(*way)) {
+            // IPv6 would keep the old one beside the new.
+            if let Some(before) = old.get(to) {
+                self.pod_route(*to, *before, false).await;
+            }
+            self.pod_route(*to, *way, true).await;
+        }
+    }
+
+    async fn pod_route(&self, to: IpNet, (port, gateway): (u16, IpAddr), add: bool) {
+        let Some(device) = self.devices.iter().find(|device| device.link.port == port) else { return };
+        let message = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(to.addr(), to.prefix_len())
+            .and_then(|builder| builder.gateway(gateway));
+        let Ok(builder) = message else { return };
+        let builder = builder.output_interface(device.link.ifindex).protocol(OUR_ROUTES);
+        // The gateway may be a neighbour that no subnet of the port holds.
+        let message = builder.priority(POD_METRIC).onlink().build();
+        let result = if add {
+            self.handle.route().add(message).replace().execute().await
+        } else {
+            self.handle.route().del(message).execute().await
+        };
+        if let Err(error) = result {
+            tracing::warn!(%to, via = %gateway, add, %error, "the kernel refused a route to pods; the appliance's own programs may not reach them");
+        }
+    }
+
+    async fn route(&self, (to, via): (IpNet, IpAddr), add: bool) {
         let Some(ifindex) = self.behind(via) else { return };
         let message = RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(to.addr(), to.prefix_len())

@@ -8,6 +8,7 @@ mod device;
 mod port_range;
 mod pump;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 
@@ -41,6 +42,9 @@ pub struct Statics {
     /// Port index, address, MAC.
     pub neighbors: Vec<(u16, IpAddr, MacAddr)>,
 }
+
+/// Routes that the tables have and the kernel has not: destination -> port index and gateway.
+pub type PodRoutes = BTreeMap<IpNet, (u16, IpAddr)>;
 
 /// Why a mirror cannot be made.
 #[derive(Debug, thiserror::Error)]

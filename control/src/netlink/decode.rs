@@ -53,13 +53,18 @@ pub(crate) fn neighbour(message: &NeighbourMessage, links: &Links) -> Option<(Ke
     Some(((port, address), report))
 }
 
+/// The protocol number of the routes that the mirror gives the kernel (`ip route` shows `proto 70`). Unassigned in
+/// `rtnetlink.h`; what we told the kernel is never taken back from it.
+pub(crate) const OUR_ROUTES: RouteProtocol = RouteProtocol::Other(70);
+
 /// A route of the main table that leads over one of our ports, or nowhere. Connected subnets are not listed: they follow
-/// from the ports' addresses. Of several next hops the first one alive counts.
+/// from the ports' addresses; nor are our own. Of several next hops the first one alive counts.
 pub(crate) fn route(message: &RouteMessage, links: &Links) -> Option<NetworkRoute> {
     let header = &message.header;
     let mut facts = Facts { table: u32::from(header.table), ..Facts::default() };
     message.attributes.iter().for_each(|attribute| facts.add(attribute));
-    if facts.table != u32::from(RouteHeader::RT_TABLE_MAIN) || header.protocol == RouteProtocol::Kernel {
+    let derived = [RouteProtocol::Kernel, OUR_ROUTES].contains(&header.protocol);
+    if facts.table != u32::from(RouteHeader::RT_TABLE_MAIN) || derived {
         return None;
     }
     let unspecified: IpAddr = match header.address_family {
@@ -194,6 +199,8 @@ mod tests {
         let mut connected = ours.clone();
         connected.header.protocol = RouteProtocol::Kernel;
         assert_eq!(route(&connected, &links()), None, "connected");
+        connected.header.protocol = OUR_ROUTES;
+        assert_eq!(route(&connected, &links()), None, "what we told the kernel");
         let mut local = ours;
         local.header.table = 255;
         assert_eq!(route(&local, &links()), None, "another table");

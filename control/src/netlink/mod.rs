@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use self::decode::Links;
+pub(crate) use self::decode::OUR_ROUTES;
 use self::neighbors::{Key, Neighbors, Order, Report};
 use self::socket::{Event, Socket};
 use crate::network::{Network, NetworkPort, NetworkRoute, RouteHop};
