@@ -203,9 +203,10 @@ fn drops(rows: Vec<view::Drops>) -> Columns {
 }
 
 fn routes(rows: Vec<view::Route>) -> Columns {
-    let mut columns = Columns::new(&["TO", "VIA", "PORT", "ORIGIN"]);
+    let mut columns = Columns::new(&["TO", "VIA", "PORT", "ORIGIN", "IN-FORCE"]);
     for row in rows {
-        columns.row(vec![row.to, join(row.via.iter()), row.port, row.origin]);
+        let via = if row.blackhole { "blackhole".to_owned() } else { join(row.via.iter()) };
+        columns.row(vec![row.to, via, row.port, row.origin, row.in_force.to_string()]);
     }
     columns
 }

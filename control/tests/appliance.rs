@@ -253,11 +253,12 @@ async fn the_admin_api_answers_over_its_socket() {
     let pools: Vec<view::Pool> = client::get(&socket, "/v1/pools").await.unwrap();
     assert_eq!((pools[0].addresses, pools[0].used), (8, 1));
     let routes: Vec<view::Route> = client::get(&socket, "/v1/routes").await.unwrap();
-    assert!(
-        routes
-            .iter()
-            .any(|route| route.to == "10.244.0.0/16" && route.port == "outside" && route.origin == "config")
-    );
+    assert!(routes.iter().any(|route| route.to == "10.244.0.0/16"
+        && route.port == "outside"
+        && route.origin == "config"
+        && route.in_force));
+    let origins: Vec<_> = routes.iter().map(|route| (route.origin.as_str(), route.in_force)).collect();
+    assert!(origins.contains(&("own", true)) && origins.contains(&("connected", true)), "{origins:?}");
     let neighbors: Vec<view::Neighbor> = client::get(&socket, "/v1/neighbors").await.unwrap();
     assert_eq!((neighbors.len(), neighbors[0].state.as_str()), (1, "Static"));
     let ports: Vec<view::Port> = client::get(&socket, "/v1/ports").await.unwrap();

@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use packet::MacAddr;
 use tables::counters::{Counts, FlowCounts, LoopCounts, PacketCounts};
-use tables::{AdjacencyState, BackendState, NatMode, NodeId, Tables};
+use tables::{AdjacencyState, BackendState, NatMode, NodeId, Prefix, Tables};
 
 use super::view;
 use crate::apply::Look;
-use crate::compile::ServiceReport;
+use crate::compile::{Origin, ServiceReport, Way};
 use crate::config::GatewayConfig;
-use crate::network::RouteHop;
 use crate::workers::ListedFlow;
 
 /// Every service port, or those of one namespace.
@@ -73,39 +73,64 @@ fn reports<'a>(look: &'a Look<'_>, namespace: Option<&'a str>) -> impl Iterator<
     look.compiler.services().into_iter().filter(wanted)
 }
 
-/// Routes by where they come from; of two for one prefix the earlier one is in force.
+/// The routes of the tables, and then those that somebody asked for and that are not in force, because another goes
+/// before them or because their gateway is behind no port.
 pub(super) fn routes(look: &Look<'_>) -> Vec<view::Route> {
-    let name = |port: u16| {
-        look.network.ports.get(usize::from(port)).map(|port| port.name.clone()).unwrap_or_default()
-    };
-    let behind = |via: IpAddr| {
-        let port = look.tables.ports.iter().find(|port| port.is_connected(via));
-        port.map(|port| port.name.clone()).unwrap_or_default()
-    };
-    let mut rows = Vec::new();
-    let mut add = |to: ipnet::IpNet, via: Option<IpAddr>, port: String, origin: &str| {
-        rows.push(view::Route { to: to.to_string(), via, port, origin: origin.into() });
-    };
-    for route in &look.config.routes {
-        add(route.to, Some(route.via), behind(route.via), "config");
-    }
-    for port in &look.network.ports {
-        port.addresses.iter().for_each(|net| add(net.trunc(), None, port.name.clone(), "connected"));
-    }
-    for route in &look.network.routes {
-        match route.hop {
-            RouteHop::Via { gateway, port } => add(route.to, Some(gateway), name(port), "kernel"),
-            RouteHop::Link { port } => add(route.to, None, name(port), "kernel"),
-            RouteHop::Blackhole => add(route.to, None, String::new(), "kernel"),
+    let programmed = look.compiler.ways();
+    let row = |to: String, (way, origin): (Way, Origin), in_force| {
+        let (via, port) = match way {
+            Way::Via(port, gateway) => (Some(gateway), Some(port)),
+            Way::Link(port) => (None, Some(port)),
+            Way::Local | Way::Blackhole => (None, None),
+        };
+        let port = port.and_then(|port| look.network.ports.get(usize::from(port)));
+        view::Route {
+            to,
+            via,
+            port: port.map(|port| port.name.clone()).unwrap_or_default(),
+            origin: origin_word(origin).into(),
+            blackhole: way == Way::Blackhole,
+            in_force,
         }
-    }
-    for node in look.compiler.model().nodes().values() {
-        for cidr in &node.pod_cidrs {
-            let via = node.internal_ips.iter().find(|ip| ip.is_ipv4() == cidr.addr().is_ipv4()).copied();
-            add(*cidr, via, via.map(behind).unwrap_or_default(), "node");
+    };
+    let mut rows: Vec<_> = programmed.iter().map(|(to, way)| row(to.to_string(), *way, true)).collect();
+    for (to, way, origin) in asked(look) {
+        let winner = Prefix::new(to.addr(), to.prefix_len()).and_then(|to| programmed.get(&to));
+        let wins = winner.is_some_and(|(won, by)| *by == origin && way.is_none_or(|way| *won == way));
+        if !wins {
+            // Without a way nothing is known but its gateway, which is behind no port.
+            let mut lost = row(to.trunc().to_string(), (way.unwrap_or(Way::Blackhole), origin), false);
+            lost.blackhole &= way.is_some();
+            rows.push(lost);
         }
     }
     rows
+}
+
+/// Every route that somebody asked for; without a way where that depends on others or its gateway is behind no port.
+fn asked<'a>(look: &'a Look<'_>) -> impl Iterator<Item = (IpNet, Option<Way>, Origin)> + 'a {
+    let behind = |via: IpAddr| {
+        let port = look.tables.ports.iter().find(|port| port.is_connected(via));
+        port.map(|port| Way::Via(port.id.0, via))
+    };
+    let config = look.config.routes.iter().map(move |one| (one.to, behind(one.via), Origin::Config));
+    let connected = look.network.ports.iter().flat_map(|port| {
+        port.addresses.iter().map(|net| (net.trunc(), Some(Way::Link(port.index)), Origin::Connected))
+    });
+    let kernel = look.network.routes.iter().map(|one| (one.to, Some(one.hop.into()), Origin::Kernel));
+    let nodes = look.compiler.model().nodes().values();
+    let pods = nodes.flat_map(|node| node.pod_cidrs.iter().map(|to| (*to, None, Origin::Node)));
+    config.chain(connected).chain(kernel).chain(pods)
+}
+
+fn origin_word(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Config => "config",
+        Origin::Connected => "connected",
+        Origin::Kernel => "kernel",
+        Origin::Node => "node",
+        Origin::Own => "own",
+    }
 }
 
 /// The address pools.

@@ -160,15 +160,20 @@ pub struct Drops {
 
 /// One route.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Route {
     /// The prefix.
     pub to: String,
-    /// The next hop; null when the prefix is on the link.
+    /// The next hop; null when the prefix is on the link, the appliance's own, or a blackhole.
     pub via: Option<IpAddr>,
-    /// The port it leaves by; empty for a blackhole.
+    /// The port it leaves by; empty when it leaves by none.
     pub port: String,
-    /// `config`, `kernel`, `node` or `connected`.
+    /// `config`, `kernel`, `node`, `connected` or `own`.
     pub origin: String,
+    /// Packets for it are dropped.
+    pub blackhole: bool,
+    /// Whether it is in the tables. It is not when another for the same prefix goes before it, or its gateway is behind no port.
+    pub in_force: bool,
 }
 
 /// One neighbour.

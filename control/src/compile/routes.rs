@@ -27,6 +27,16 @@ pub enum Way {
     Via(u16, IpAddr),
 }
 
+impl From<RouteHop> for Way {
+    fn from(hop: RouteHop) -> Self {
+        match hop {
+            RouteHop::Via { gateway, port } => Self::Via(port, gateway),
+            RouteHop::Link { port } => Self::Link(port),
+            RouteHop::Blackhole => Self::Blackhole,
+        }
+    }
+}
+
 /// Who asked for a route.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Origin {
@@ -192,12 +202,7 @@ fn ways(model: &Model, settings: &Settings, network: &Network) -> BTreeMap<Prefi
     let mut kernel: Vec<_> = network.routes.iter().collect();
     kernel.sort_unstable_by_key(|route| std::cmp::Reverse((route.metric, **route)));
     for route in kernel {
-        let way = match route.hop {
-            RouteHop::Via { gateway, port } => Way::Via(port, gateway),
-            RouteHop::Link { port } => Way::Link(port),
-            RouteHop::Blackhole => Way::Blackhole,
-        };
-        ways.insert(prefix(route.to), (way, Origin::Kernel));
+        ways.insert(prefix(route.to), (Way::from(route.hop), Origin::Kernel));
     }
     for port in network.ports.iter().rev() {
         for net in &port.addresses {
