@@ -127,6 +127,28 @@ fn it_gets_ready_answers_and_ends_cleanly() {
     assert!(!world.path("gw.sock").exists(), "the socket is left behind");
 }
 
+/// In a network namespace of its own; skipped where there may be none.
+#[test]
+fn a_port_without_link_is_named_in_one_sentence() {
+    let world = World::new();
+    let config = world.config("gw", "net_af_packet0,iface=wire", world.metrics);
+    let script = "ip link add wire type veth peer name far && ip link set wire up && exec \"$@\"";
+    let output = Command::new("unshare")
+        .args(["--net", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_fairlead"), "run", "--config"])
+        .arg(config)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    if said.contains("unshare failed") {
+        eprintln!("skipped: a network namespace needs root");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let sentences: Vec<_> = said.lines().filter(|line| line.starts_with("port outside: ")).collect();
+    assert!(matches!(sentences[..], [line] if line.contains("has no link after 5 s")), "{said}");
+}
+
 #[test]
 fn what_is_missing_is_named_in_one_sentence() {
     let world = World::new();

@@ -5,6 +5,8 @@
 
 use std::ffi::CString;
 use std::fmt;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
 /// Kernel drivers through which DPDK reaches a PCI device; those after the third leave the device to the kernel too.
@@ -151,6 +153,17 @@ impl Device {
         CString::new(self.name()).expect("parse refuses control characters, NUL among them")
     }
 
+    /// Whether every network interface it stands on has a carrier now; drivers on top of one say "up" regardless. True
+    /// when it stands on none.
+    #[must_use]
+    pub fn has_carrier(&self) -> bool {
+        let Kind::Virtual { name } = &self.kind else { return true };
+        let driver = INTERFACE_ARGUMENTS.iter().find(|(driver, _)| name.starts_with(driver));
+        let Some((_, keys)) = driver else { return true };
+        let arguments = self.text.split(',').skip(1).filter_map(|argument| argument.split_once('='));
+        arguments.filter(|(key, _)| keys.contains(key)).all(|(_, interface)| interface_runs(interface))
+    }
+
     fn check_vdev(&self, name: &str) -> Result<(), DeviceError> {
         let driver = INTERFACE_ARGUMENTS.iter().find(|(driver, _)| name.starts_with(driver));
         let names_interface = |key: &str| driver.is_some_and(|(_, keys)| keys.contains(&key));
@@ -218,6 +231,26 @@ fn interface_exists(name: &str) -> bool {
     CString::new(name).is_ok_and(|name| unsafe { libc::if_nametoindex(name.as_ptr()) } != 0)
 }
 
+/// `IFF_RUNNING`: administratively up and with a carrier, or of a kind that knows none. An interface that cannot be asked
+/// counts as running: DPDK has opened it.
+fn interface_runs(name: &str) -> bool {
+    // SAFETY: all bytes zero is a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() {
+        return true;
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    // Any socket will do, and this one needs no address.
+    let Ok(socket) = UnixDatagram::unbound() else { return true };
+    // SAFETY: the request outlives the call, which fills in its flags.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) };
+    // SAFETY: the kernel has written the flags.
+    let flags = i32::from(unsafe { request.ifr_ifru.ifru_flags });
+    result != 0 || flags & libc::IFF_RUNNING != 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,6 +302,7 @@ mod tests {
             Err(DeviceError::NoPciDevice("ffff:ff:1f.7".into()))
         );
         assert_eq!(Device::parse("net_af_packet0,iface=lo").unwrap().check(), Ok(()));
+        assert!(Device::parse("net_null0,iface=lo").unwrap().has_carrier(), "it stands on no interface");
     }
 
     #[test]

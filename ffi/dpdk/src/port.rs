@@ -302,7 +302,7 @@ impl StartedPort {
         unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy().into_owned()
     }
 
-    /// The state of its link.
+    /// The state of its link; up only when the kernel's interface under the driver, if there is one, has a carrier too.
     ///
     /// # Errors
     /// When the device does not say.
@@ -312,7 +312,8 @@ impl StartedPort {
         let result =
             unsafe { dpdk_sys::fairlead_link(self.id(), &raw mut speed, &raw mut up, &raw mut duplex) };
         errno::check(result)?;
-        Ok(Link { up: up != 0, speed_mbps: (speed != 0 && speed != u32::MAX).then_some(speed) })
+        let carrier = Device::parse(&self.running.opened.device).is_ok_and(|device| device.has_carrier());
+        Ok(Link { up: up != 0 && carrier, speed_mbps: (speed != 0 && speed != u32::MAX).then_some(speed) })
     }
 
     /// What every device counts.
