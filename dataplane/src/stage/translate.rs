@@ -42,13 +42,13 @@ impl<'a, P: PortIo> Pass<'a, P> {
     }
 
     /// Whether a packet goes on with the flow it was found for. UDP leaves a backend that is gone at once; TCP stays,
-    /// but for a new connection in the place of one that is over or was never answered.
+    /// but for a new connection in the place of one that its client has closed or never had: a backend that is gone
+    /// cannot refuse it. Established, a SYN is the backend's to challenge (RFC 9293 §3.10.7.4), as anybody can forge it.
     #[inline]
     fn keeps(&self, flow: FlowRef, direction: Direction, protocol: Protocol, flags: TcpFlags) -> bool {
         match protocol {
             Protocol::Tcp if flags.opens() && direction == Direction::Original => {
-                let phase = self.state.flows.phase(flow);
-                !(phase.is_closed() || phase == Phase::Embryonic) || self.has_backend(flow)
+                self.state.flows.phase(flow) == Phase::Established || self.has_backend(flow)
             }
             Protocol::Tcp | Protocol::Sctp => true,
             Protocol::Udp => self.has_backend(flow),

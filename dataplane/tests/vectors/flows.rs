@@ -39,25 +39,40 @@ fn udp_leaves_a_backend_that_is_gone_and_tcp_stays() {
 }
 
 #[test]
-fn a_new_connection_does_not_join_a_finished_one_at_a_dead_backend() {
-    let mut fixture = Fixture::data_centre();
-    let ids = [fixture.backend("10.244.1.5:80"), fixture.backend("10.244.2.5:80")];
-    let pools = [fixture.pool_of(&ids[..1]), fixture.pool_of(&ids[1..])];
-    let rule = Rule::same(Choice { action: Action::Balance(0), mode: NatMode::Dnat });
-    let id = fixture.custom_service("moving", Protocol::Tcp, (rule.clone(), rule), vec![pools[0].clone()]);
-    fixture.vip(FrontendKind::LoadBalancer, "203.0.113.10:80", id);
-    let mut rig = rig(&mut fixture);
-    let to_service = key(Protocol::Tcp, at("192.0.2.2", 900), at("203.0.113.10", 80));
-    let to_backend =
-        round_trip(&mut rig, (OUTSIDE, at("192.0.2.2", 900)), at("203.0.113.10", 80), Protocol::Tcp, "one");
-    let reset = PacketBuilder::flow(to_backend.reversed()).flags(TcpFlags::RST);
-    one(rig.exchange(INSIDE, &arriving(INSIDE, reset)), "the reset");
-    fixture
-        .put_service(tables::ServicePort { pools: Box::new([pools[1].clone()]), ..fixture.get_service(id) });
-    fixture.remove_backend(ids[0]);
-    rig.publish(fixture.tables());
-    let (_, frame) = one(rig.exchange(OUTSIDE, &arriving(OUTSIDE, first(to_service))), "two");
-    assert_eq!(flow_of(&frame).dst(), ip("10.244.2.5"));
+fn a_new_connection_does_not_join_an_old_one_at_a_dead_backend_unless_that_may_live() {
+    let fin = || TcpFlags::FIN | TcpFlags::ACK;
+    for (name, last, moves) in [
+        ("answered", None, true),
+        ("established", Some((OUTSIDE, TcpFlags::ACK)), false),
+        ("half closed by the client", Some((OUTSIDE, fin())), true),
+        ("half closed by the server", Some((INSIDE, fin())), true),
+        ("reset", Some((INSIDE, TcpFlags::RST)), true),
+    ] {
+        let mut fixture = Fixture::data_centre();
+        let ids = [fixture.backend("10.244.1.5:80"), fixture.backend("10.244.2.5:80")];
+        let pools = [fixture.pool_of(&ids[..1]), fixture.pool_of(&ids[1..])];
+        let rule = Rule::same(Choice { action: Action::Balance(0), mode: NatMode::Dnat });
+        let id =
+            fixture.custom_service("moving", Protocol::Tcp, (rule.clone(), rule), vec![pools[0].clone()]);
+        fixture.vip(FrontendKind::LoadBalancer, "203.0.113.10:80", id);
+        let mut rig = rig(&mut fixture);
+        let (client, vip) = (at("192.0.2.2", 900), at("203.0.113.10", 80));
+        let to_service = key(Protocol::Tcp, client, vip);
+        let to_backend = round_trip(&mut rig, (OUTSIDE, client), vip, Protocol::Tcp, name);
+        if let Some((port, flags)) = last {
+            let key = if port == OUTSIDE { to_service } else { to_backend.reversed() };
+            one(rig.exchange(port, &arriving(port, PacketBuilder::flow(key).flags(flags))), name);
+        }
+        fixture.put_service(tables::ServicePort {
+            pools: Box::new([pools[1].clone()]),
+            ..fixture.get_service(id)
+        });
+        fixture.remove_backend(ids[0]);
+        rig.publish(fixture.tables());
+        let (_, frame) = one(rig.exchange(OUTSIDE, &arriving(OUTSIDE, first(to_service))), name);
+        let want = if moves { "10.244.2.5" } else { "10.244.1.5" };
+        assert_eq!(flow_of(&frame).dst(), ip(want), "{name}");
+    }
 }
 
 #[test]
