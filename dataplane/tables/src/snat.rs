@@ -20,6 +20,9 @@ const STEPS_MAX: u32 = 4 * PROBES_MAX;
 /// How long a server remembers a connection that it closed first: TIME_WAIT as Linux has it. A SYN of another client
 /// behind the same address and port is refused meanwhile where its timestamps are older (PAWS, RFC 7323 section 5).
 const TIME_WAIT_MS: u32 = 60_000;
+/// How long a flow must be silent after a reset until its key is free: no sequence number was checked, so the reset may
+/// be forged and the flow alive, and what was under way when it was sent would reach the next flow.
+const RESET_MS: u32 = 2_000;
 /// Strides of the walk. Primes above every number of ports, so that a walk meets each port once before any twice.
 const STRIDES: [u32; 8] = [65_537, 65_539, 65_543, 65_551, 65_557, 65_563, 65_579, 65_581];
 
@@ -95,7 +98,7 @@ impl<'a> SnatPorts<'a> {
 
     /// A reply key that no flow has: at the first address where one is found, never used (or long gone) before last
     /// closed longest ago. A closed flow whose key is taken is removed. What a server closed within 60 s is taken only
-    /// if no address has another.
+    /// if no address has another, and a flow that was reset is in use until it has been silent for 2 s.
     ///
     /// # Errors
     /// When all that was probed is in use.
@@ -135,6 +138,9 @@ impl<'a> SnatPorts<'a> {
                 continue;
             }
             let found = Closed { flow, reply, age_ms: now.since(table.last_seen(flow)) };
+            if phase == Phase::Reset && found.age_ms < RESET_MS {
+                continue;
+            }
             if phase == Phase::ClosedByServer && found.age_ms < TIME_WAIT_MS {
                 in_time_wait = Closed::older(in_time_wait, found);
             } else {

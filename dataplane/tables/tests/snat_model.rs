@@ -56,6 +56,7 @@ fn open(
     let end: &[_] = match phase {
         Phase::ClosedByServer => &[(Direction::Reply, FIN), (Direction::Original, FIN)],
         Phase::ClosedByClient => &[(Direction::Original, FIN), (Direction::Reply, FIN)],
+        Phase::Reset => &[(Direction::Original, TcpFlags::RST)],
         _ => &[],
     };
     for &(direction, flags) in handshake.iter().chain(end) {
@@ -96,6 +97,18 @@ fn a_port_in_time_wait_yields_to_the_next_address_until_60_s_have_passed() {
         open(&mut table, &ports, 1, Phase::ClosedByServer, Millis(5));
         let got = ports.choose(&mut table, &request(2), [HOME, SPARE], Millis(5 + later)).unwrap();
         assert_eq!(got.dst, want, "{later} ms after the close");
+    }
+}
+
+#[test]
+fn a_reset_flow_keeps_its_port_until_it_is_silent_for_2_s() {
+    let range = SnatRange::new(2000, 2000, []);
+    let ports = SnatPorts::new(&range, WorkerId(0), 1);
+    for (later, free) in [(0, false), (1_999, false), (2_000, true)] {
+        let mut table = table(100);
+        open(&mut table, &ports, 1, Phase::Reset, Millis(5));
+        let got = ports.choose(&mut table, &request(2), [HOME], Millis(5 + later));
+        assert_eq!(got.is_ok(), free, "{later} ms after the reset");
     }
 }
 
