@@ -155,15 +155,15 @@ impl<'a, P: PortIo> Pass<'a, P> {
         mac: MacAddr,
         (place, known): ((FlowHash, Candidate), Option<&Intent<'a>>),
     ) {
+        // Ports are untagged; tag 0 carries a priority only.
+        if parsed.vlan.is_some_and(|tag| tag.id() != 0) {
+            return self.drop(buf, DropReason::BadVlan);
+        }
         if parsed.dst_mac != mac {
             return match parsed.dst_mac.class() {
                 MacClass::Unicast => self.drop(buf, DropReason::NotForUs),
                 MacClass::Broadcast | MacClass::Multicast => self.take_multicast(buf, parsed),
             };
-        }
-        // Ports are untagged; tag 0 carries a priority only.
-        if parsed.vlan.is_some_and(|tag| tag.id() != 0) {
-            return self.drop(buf, DropReason::BadVlan);
         }
         if let Some(reason) = fault(&buf, parsed) {
             return self.drop(buf, reason);

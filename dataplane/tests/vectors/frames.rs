@@ -1,5 +1,7 @@
 //! Frames as they come: unsound, tagged, padded, scattered, with unfinished checksums.
 
+use std::net::Ipv4Addr;
+
 use dataplane::{
     buf::{ChecksumKind, ChecksumStatus},
     io::{Capabilities, mem::MemBuf},
@@ -22,11 +24,13 @@ fn frames_that_are_not_ours_or_not_sound_are_dropped() {
     let from = |src: &str| own(first(key(Protocol::Tcp, at(src, 700), at(world.lb, 80))));
     let mut cut = own(syn());
     cut.truncate(40);
+    let who_has = PacketBuilder::arp_request(CLIENT_MAC, Ipv4Addr::UNSPECIFIED, world.lb.parse().unwrap());
     let mut unlearned = syn().macs(MacAddr([2, 9, 9, 9, 9, 9]), CLIENT_MAC).build();
     unlearned.resize(60, 0);
     for (frame, reason) in [
         (unlearned, DropReason::NotForUs),
         (own(syn().vlan(VlanTag(7))), DropReason::BadVlan),
+        (who_has.vlan(VlanTag(7)).build(), DropReason::BadVlan),
         (cut, DropReason::Truncated),
         (own(PacketBuilder::ether(0x88b5).payload(&[0; 46])), DropReason::UnsupportedEtherType),
         (from("127.0.0.1"), DropReason::MartianSource),
