@@ -57,6 +57,11 @@ impl<B> Hold<B> {
         Ok(same == 0)
     }
 
+    /// True if a packet waits for this target.
+    pub(crate) fn knows(&self, target: Target) -> bool {
+        self.queue.iter().any(|held| held.target == target)
+    }
+
     /// The oldest packet.
     pub(crate) fn pop(&mut self) -> Option<Held<B>> {
         self.queue.pop_front()

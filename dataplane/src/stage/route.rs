@@ -123,7 +123,13 @@ impl<P: PortIo> Pass<'_, P> {
         match self.state.hold.push(Held { buf, target, dst, since: self.now }) {
             Ok(true) => self.resolve(target),
             Ok(false) => {}
-            Err(held) => self.drop(held.buf, DropReason::HoldFull),
+            Err(held) => {
+                // Asked for all the same, or a scan of silent addresses would keep every other neighbour unknown.
+                if !self.state.hold.knows(target) && self.state.limit.allow(self.now) {
+                    self.resolve(target);
+                }
+                self.drop(held.buf, DropReason::HoldFull);
+            }
         }
     }
 

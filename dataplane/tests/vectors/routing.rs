@@ -159,6 +159,24 @@ fn packets_wait_for_their_neighbour_within_bounds() {
 }
 
 #[test]
+fn a_scan_of_silent_addresses_keeps_no_neighbour_from_being_asked_for() {
+    let mut rig = rig(&mut Fixture::data_centre());
+    let mut knock = |last: u8| {
+        let to = at(&format!("10.0.0.{last}"), 80);
+        assert!(
+            rig.exchange(OUTSIDE, &arriving(OUTSIDE, first(key(Protocol::Tcp, at("192.0.2.2", 9), to))))
+                .is_empty()
+        );
+    };
+    (100..200).for_each(&mut knock);
+    (0..20).for_each(|_| knock(200));
+    assert_eq!(rig.counts().packets.held, 64);
+    let asked: Vec<_> = rig.punted().into_iter().map(|(message, _)| message).collect();
+    let ask = Message::Resolve { port: INSIDE, address: ip("10.0.0.200") };
+    assert!(asked.contains(&ask), "although nothing more is held");
+}
+
+#[test]
 fn a_flow_follows_the_fib_but_keeps_its_backend() {
     let world = &WORLDS[0];
     let mut fixture = served(world);
