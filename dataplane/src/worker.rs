@@ -142,7 +142,7 @@ impl<P: PortIo> Worker<P> {
         if let Some(old) = replaced {
             pass.state.counts.turns.publications += 1;
             pass.release_held();
-            self.announcer.replaced(old);
+            self.announcer.replaced(old, tables);
         }
         let mut work = pass.receive_all(&mut self.burst, &mut self.scratch);
         work += pass.take_over(&mut self.burst, &mut self.scratch);

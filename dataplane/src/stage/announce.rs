@@ -17,22 +17,28 @@ const SHARDS_A_LOOP: usize = 64;
 /// How far the new VIPs have been announced.
 #[derive(Debug)]
 pub(crate) struct Announcer {
-    /// The version whose VIPs everybody has heard of.
+    /// The version that the present round measures by.
     heard: Option<Arc<Tables>>,
+    /// The one that the next round will: of the versions replaced in the present round the first.
+    next: Option<Arc<Tables>>,
     shard: usize,
 }
 
 impl Announcer {
     /// Nobody has heard of any VIP.
     pub(crate) fn new() -> Self {
-        Self { heard: Some(Arc::new(Tables::empty(Generation(0)))), shard: 0 }
+        Self { heard: Some(Arc::new(Tables::empty(Generation(0)))), next: None, shard: 0 }
     }
 
-    /// New tables took the place of `old`. What was still to be announced will be: the older version stays the
-    /// measure, and a VIP may be announced twice.
-    pub(crate) fn replaced(&mut self, old: Arc<Tables>) {
-        self.heard.get_or_insert(old);
-        self.shard = 0;
+    /// `new` tables took the place of `old`. A round under way goes on, so that it ends however often tables change, and
+    /// another follows: shards it has passed were announced as `old` had them. A VIP may be announced twice. When
+    /// addresses have moved between shards, as they do when these become more, the round starts anew.
+    pub(crate) fn replaced(&mut self, old: Arc<Tables>, new: &Tables) {
+        if old.addresses.shards() != new.addresses.shards() {
+            self.shard = 0;
+        }
+        let measure = if self.heard.is_some() { &mut self.next } else { &mut self.heard };
+        measure.get_or_insert(old);
     }
 }
 
@@ -44,6 +50,8 @@ impl<P: PortIo> Pass<'_, P> {
             self.announce_since(&heard, announcer);
             if announcer.shard < self.tables.addresses.shards() {
                 announcer.heard = Some(heard);
+            } else {
+                (announcer.heard, announcer.shard) = (announcer.next.take(), 0);
             }
         }
     }

@@ -96,6 +96,29 @@ fn new_vips_are_announced_once_on_every_port_that_answers() {
 }
 
 #[test]
+fn announcing_goes_on_to_its_end_while_tables_change_every_turn() {
+    const VIPS: u8 = 250;
+    let mut fixture = Fixture::data_centre();
+    let mut rig = Rig::new(&RigConfig::default(), fixture.tables());
+    rig.settle();
+    let id = fixture.service("many", Protocol::Tcp, &["10.244.1.5:80"], NatMode::Snat);
+    for last in 0..VIPS {
+        fixture.vip(FrontendKind::LoadBalancer, &format!("203.0.113.{last}:80"), id);
+    }
+    let mut heard = std::collections::HashMap::new();
+    for _ in 0..30 {
+        rig.publisher.publish(fixture.tables());
+        rig.turn();
+        for frame in rig.sent(OUTSIDE) {
+            let Body::Arp(arp) = parse(&frame, frame.len()).unwrap().body else { panic!("ARP alone") };
+            *heard.entry(arp.sender_ip).or_insert(0) += 1;
+        }
+    }
+    assert_eq!(heard.len(), usize::from(VIPS), "every VIP was announced");
+    assert!(heard.values().all(|&times| times <= 2), "no VIP more than twice: {heard:?}");
+}
+
+#[test]
 fn pings_of_vips_and_own_addresses() {
     for world in &WORLDS {
         let mut fixture = served(world);
