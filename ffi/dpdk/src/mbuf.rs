@@ -159,7 +159,9 @@ impl Mbuf {
         let l4 = if request.udp { dpdk_sys::FAIRLEAD_TX_UDP_CKSUM } else { dpdk_sys::FAIRLEAD_TX_TCP_CKSUM };
         let l2 = u64::from(request.l2_len) << dpdk_sys::FAIRLEAD_TX_L2_LEN_SHIFT;
         let l3 = u64::from(request.l3_len) << dpdk_sys::FAIRLEAD_TX_L3_LEN_SHIFT;
-        self.store(dpdk_sys::FAIRLEAD_MBUF_OL_FLAGS, family | l4);
+        // Those that are there stay: they may say that the data are not in the pool's own buffer.
+        let flags = self.load::<u64>(dpdk_sys::FAIRLEAD_MBUF_OL_FLAGS);
+        self.store(dpdk_sys::FAIRLEAD_MBUF_OL_FLAGS, flags | family | l4);
         self.store(dpdk_sys::FAIRLEAD_MBUF_TX_OFFLOAD, l2 | l3);
     }
 

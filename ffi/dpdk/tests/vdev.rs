@@ -23,6 +23,7 @@ fn wrappers_on_virtual_devices() {
     let pool = Mempool::new(&eal, "packets", 2_047, 2_176, -1).expect("a pool fits");
     let all = pool.available();
     buffers_grow_and_shrink(pool);
+    a_checksum_request_keeps_the_flags_of_the_buffer(pool);
     assert_eq!(pool.available(), all, "every buffer came back");
     a_pool_runs_dry_and_recovers(&eal);
     bad_devices_are_named(&eal);
@@ -73,6 +74,18 @@ fn buffers_grow_and_shrink(pool: Mempool) {
     mbuf.request_tx_checksum(TxChecksum { l2_len: 14, l3_len: 20, ipv6: false, udp: true });
     mbuf.head_mut().reverse();
     assert_eq!(mbuf.head(), b"lya");
+}
+
+/// A driver's flags may say that the data lie outside the pool; freed without them, a foreign buffer becomes the pool's.
+fn a_checksum_request_keeps_the_flags_of_the_buffer(pool: Mempool) {
+    let mut mbuf = filled(pool, b"payload");
+    let raw = (&raw mut mbuf).cast::<*mut u8>();
+    // SAFETY: an `Mbuf` is a pointer to a whole mbuf, whose flags are at this offset.
+    unsafe {
+        (*raw).add(dpdk_sys::FAIRLEAD_MBUF_OL_FLAGS).cast::<u64>().write(dpdk_sys::FAIRLEAD_RX_L4_GOOD)
+    };
+    mbuf.request_tx_checksum(TxChecksum { l2_len: 14, l3_len: 20, ipv6: false, udp: true });
+    assert_eq!(mbuf.rx_checksum(), RxChecksum::Good);
 }
 
 fn a_pool_runs_dry_and_recovers(eal: &Eal) {
