@@ -14,7 +14,7 @@ const BENCHES: [(&str, &str); 6] = [
         "wire",
         "`fairlead run`, one worker, full NAT of 1,024 established UDP flows of 60-byte frames (64 with the check sequence) \
          in one direction, against `dpdk-testpmd --forward-mode=macswap` on the same memif link in interleaved rounds. The \
-         aim is a ratio of 0.80; it was measured only where the cores belonged to the bench, which the table says: macswap \
+         aim is a ratio of 0.70 and then 0.80. The table says so where the cores did not belong to the bench (no comparison then): macswap \
          alone reads 0.7 to 8.8 M/s on a crowded host, and what gets more of a core then looks faster.",
     ),
     ("flow", "The flow table alone, in bursts of 32 with the worker's prefetches."),
