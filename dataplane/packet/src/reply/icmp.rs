@@ -79,6 +79,7 @@ pub fn may_be_answered(parsed: &Parsed) -> bool {
     !is_error
         && !matches!(parsed.fragment, Fragment::Later { .. })
         && parsed.dst_mac.class() == MacClass::Unicast
+        && parsed.src_mac.class() == MacClass::Unicast
         && single(addrs.src())
         && single(addrs.dst())
         && !addrs.src().is_loopback()

@@ -152,6 +152,7 @@ fn an_error_is_never_answered_nor_a_group_nor_a_later_fragment() {
         ("first fragment", udp.clone().fragment(1, 0, true), true),
         ("later fragment", udp.clone().fragment(1, 64, true), false),
         ("broadcast frame", udp.clone().macs(MacAddr::BROADCAST, THEIRS), false),
+        ("broadcast station as sender", udp.clone().macs(OURS, MacAddr::BROADCAST), false),
         ("to a group", PacketBuilder::udp("192.0.2.7:1", "224.0.0.5:2"), false),
         ("from nobody", PacketBuilder::udp("0.0.0.0:68", "192.0.2.10:67"), false),
         ("from loopback", PacketBuilder::udp("127.0.0.1:68", "192.0.2.10:67"), false),
