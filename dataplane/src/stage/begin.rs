@@ -70,6 +70,7 @@ pub(crate) fn is_martian(tables: &Tables, src: IpAddr) -> bool {
         || src.is_multicast()
         || src.is_unspecified()
         || tables.addresses.own(src).is_some()
+        || tables.ports.iter().any(|port| port.is_broadcast(src))
 }
 
 impl<'a, P: PortIo> Pass<'a, P> {

@@ -58,6 +58,16 @@ impl PortInfo {
         self.addresses.iter().any(|at| at.network.contains(address))
     }
 
+    /// True for the address of everybody in an IPv4 network of this port's segment (RFC 1812 §4.2.2.11 d); networks of
+    /// one or two addresses have none (RFC 3021).
+    #[must_use]
+    pub fn is_broadcast(&self, address: IpAddr) -> bool {
+        let IpAddr::V4(v4) = address else { return false };
+        let is_last = |network: Prefix| !v4.to_bits() & (u32::MAX >> network.length()) == 0;
+        let mut networks = self.addresses.iter().map(|at| at.network);
+        networks.any(|network| network.contains(address) && network.length() <= 30 && is_last(network))
+    }
+
     /// True if one network of this port holds both: they can talk past the appliance.
     #[must_use]
     pub fn same_network(&self, a: IpAddr, b: IpAddr) -> bool {

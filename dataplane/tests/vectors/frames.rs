@@ -36,6 +36,8 @@ fn frames_that_are_not_ours_or_not_sound_are_dropped() {
         (from("127.0.0.1"), DropReason::MartianSource),
         (from("224.0.0.1"), DropReason::MartianSource),
         (from(world.own[0]), DropReason::MartianSource),
+        (from("192.0.2.255"), DropReason::MartianSource),
+        (from("10.0.0.255"), DropReason::MartianSource),
     ] {
         expect_drop(&mut rig, OUTSIDE, &frame, reason, "a row");
     }
