@@ -20,7 +20,7 @@ use crate::{
     io::PortIo,
     lane::Lane,
     stage::{
-        begin::{Intent, Intents},
+        begin::Intent,
         checksum::fault,
         hold::{Hold, Target},
         limit::Limit,
@@ -82,46 +82,50 @@ pub(crate) struct Pass<'a, P: PortIo> {
 impl<'a, P: PortIo> Pass<'a, P> {
     /// Takes a received burst to its end; afterwards it is empty.
     pub(crate) fn run(&mut self, burst: &mut Burst<P::Buf>, scratch: &mut Scratch) {
-        let bytes = burst.iter().map(|buf| buf.total_len() as u64).sum();
-        self.state.counts.receive(self.port, burst.len() as u64, bytes);
-        self.run_counted(burst, scratch);
+        let packets = burst.len() as u64;
+        let bytes = self.run_counted(burst, scratch);
+        self.state.counts.receive(self.port, packets, bytes);
     }
 
-    /// The same for packets that are already counted, by the worker that received them as received.
-    pub(crate) fn run_counted(&mut self, burst: &mut Burst<P::Buf>, scratch: &mut Scratch) {
+    /// The same for packets that are already counted, by the worker that received them; gives their bytes.
+    pub(crate) fn run_counted(&mut self, burst: &mut Burst<P::Buf>, scratch: &mut Scratch) -> u64 {
         let Some(mac) = self.tables.port(self.port).map(|info| info.mac) else {
             return self.refuse(burst);
         };
         burst.iter().for_each(PacketBuf::prefetch);
-        self.parse(burst, scratch);
-        let mut intents: Intents<'a> = [const { None }; BURST];
-        if self.fetch_records(burst.len(), scratch) {
-            self.foresee(burst.len(), mac, scratch, &mut intents);
-        }
-        for (slot, intent) in intents.iter().enumerate().take(burst.len()) {
+        let bytes = self.parse(burst, scratch);
+        let unseen = self.fetch_records(burst.len(), scratch);
+        let intents = unseen.then(|| self.foresee(burst.len(), mac, scratch));
+        for slot in 0..burst.len().min(BURST) {
             let Some(buf) = burst.take(slot) else { continue };
             match scratch.refused[slot] {
                 Some(error) => self.drop(buf, error.into()),
                 None => {
                     let place = (scratch.hashes[slot], scratch.candidates[slot]);
-                    self.finish(buf, &scratch.parsed[slot], mac, (place, intent.as_ref()));
+                    let known = intents.as_ref().and_then(|intents| intents[slot].as_ref());
+                    self.finish(buf, &scratch.parsed[slot], mac, (place, known));
                 }
             }
         }
         burst.emptied();
+        bytes
     }
 
     /// The tables do not know the port.
     #[cold]
-    fn refuse(&mut self, burst: &mut Burst<P::Buf>) {
+    fn refuse(&mut self, burst: &mut Burst<P::Buf>) -> u64 {
+        let bytes = burst.iter().map(|buf| buf.total_len() as u64).sum();
         self.state.counts.drop_packets(DropReason::BadDevice, burst.len() as u64);
         burst.clear();
+        bytes
     }
 
-    /// Facts of every frame, and the index lines of their flows asked for.
-    fn parse(&mut self, burst: &Burst<P::Buf>, scratch: &mut Scratch) {
+    /// Facts of every frame, and the index lines of their flows asked for; gives the bytes of all.
+    fn parse(&mut self, burst: &Burst<P::Buf>, scratch: &mut Scratch) -> u64 {
+        let mut bytes = 0;
         for (slot, buf) in burst.iter().enumerate().take(BURST) {
             let (len, parsed) = (buf.total_len(), &mut scratch.parsed[slot]);
+            bytes += len as u64;
             scratch.refused[slot] = packet::parse_into(buf.head(), len, parsed).err();
             if let Body::Flow { key, .. } = &parsed.body {
                 let hash = match key {
@@ -132,6 +136,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
                 scratch.hashes[slot] = hash;
             }
         }
+        bytes
     }
 
     /// Reads the index lines, and asks for the records they name; true if some name none.

@@ -74,9 +74,10 @@ pub(crate) fn is_martian(tables: &Tables, src: IpAddr) -> bool {
 }
 
 impl<'a, P: PortIo> Pass<'a, P> {
-    /// Asks for the lines of the flow table that the burst's new flows will want.
+    /// What the burst's new flows will be; asks for the lines of the flow table that they will want.
     #[inline(never)]
-    pub(crate) fn foresee(&self, count: usize, mac: MacAddr, scratch: &Scratch, intents: &mut Intents<'a>) {
+    pub(crate) fn foresee(&self, count: usize, mac: MacAddr, scratch: &Scratch) -> Intents<'a> {
+        let mut intents = [const { None }; BURST];
         for (slot, place) in intents.iter_mut().enumerate().take(count) {
             let Some((parsed, hash)) = scratch.arrived(slot) else { continue };
             let Body::Flow { key, .. } = &parsed.body else { continue };
@@ -87,6 +88,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
                 });
             }
         }
+        intents
     }
 
     fn foresee_flow<A: Address>(&self, key: &FlowKey<A>) -> Intent<'a> {
