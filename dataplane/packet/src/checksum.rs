@@ -109,9 +109,14 @@ impl Delta {
 
 /// Folded sum of an address in network order.
 #[inline]
-pub(crate) fn word_sum([high, low]: [u64; 2]) -> u16 {
-    let halves = |word: u64| (word >> 32) + (word & 0xffff_ffff);
-    fold(halves(high) + halves(low))
+pub(crate) fn word_sum(address: [u64; 2]) -> u16 {
+    fold(halves(address))
+}
+
+/// Sum of an address by halves of its words, not folded: less than 2^34.
+#[inline]
+const fn halves([high, low]: [u64; 2]) -> u64 {
+    (high >> 32) + (high & 0xffff_ffff) + (low >> 32) + (low & 0xffff_ffff)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::{Sum, fold};
 use crate::{
-    AnyAddrs, Body, Parsed, Protocol,
+    Address, AnyAddrs, AnyKey, Body, FlowKey, Parsed, Protocol,
     bytes::{be16, chunk},
     crc32c,
 };
@@ -103,18 +103,22 @@ pub fn is_right<'a>(parsed: &Parsed, segments: impl IntoIterator<Item = &'a [u8]
 #[inline]
 #[must_use]
 pub fn is_unfinished(parsed: &Parsed, head: &[u8]) -> bool {
-    let Body::Flow { key, .. } = parsed.body else { return false };
-    let Some(bytes) = head.get(parsed.l4.into()..) else { return false };
-    let stored = match key.protocol() {
-        Protocol::Tcp => bytes.first_chunk::<18>().map_or(0, |bytes| be16(bytes, 16)),
-        Protocol::Udp => bytes.first_chunk::<8>().map_or(0, |bytes| be16(bytes, 6)),
-        Protocol::Sctp => return bytes.first_chunk::<12>().is_some_and(|bytes| bytes[8..] == [0; 4]),
+    match &parsed.body {
+        Body::Flow { key: AnyKey::V4(key), .. } => is_key_unfinished(key, parsed, head),
+        Body::Flow { key: AnyKey::V6(key), .. } => is_key_unfinished(key, parsed, head),
+        _ => false,
+    }
+}
+
+#[inline(always)]
+fn is_key_unfinished<A: Address>(key: &FlowKey<A>, parsed: &Parsed, head: &[u8]) -> bool {
+    let at = usize::from(parsed.l4);
+    let (stored, len) = match key.protocol {
+        Protocol::Tcp => (chunk::<18>(head, at).map_or(0, |tcp| be16(tcp, 16)), parsed.l4_len()),
+        Protocol::Udp => chunk::<8>(head, at).map_or((0, 0), |udp| (be16(udp, 6), be16(udp, 4))),
+        Protocol::Sctp => return chunk::<12>(head, at).is_some_and(|sctp| sctp[8..] == [0; 4]),
     };
-    let len = match key.protocol() {
-        Protocol::Udp => bytes.first_chunk::<8>().map_or(0, |bytes| be16(bytes, 4)),
-        _ => parsed.l4_len(),
-    };
-    stored != 0 && stored == Sum::pseudo(key.addrs(), key.protocol().number(), len).folded()
+    stored != 0 && stored == Sum::pseudo_of(key.src, key.dst, key.protocol.number(), len).folded()
 }
 
 fn cover(parsed: &Parsed, head: &[u8]) -> Option<Cover> {
