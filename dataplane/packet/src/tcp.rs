@@ -75,6 +75,13 @@ impl TcpFlags {
     pub const fn opens(self) -> bool {
         self.0 & (Self::SYN.0 | Self::ACK.0 | Self::FIN.0 | Self::RST.0) == Self::SYN.0
     }
+
+    /// A segment that opens, ends or resets a connection: SYN, FIN or RST.
+    #[inline]
+    #[must_use]
+    pub const fn steers(self) -> bool {
+        self.0 & (Self::SYN.0 | Self::FIN.0 | Self::RST.0) != 0
+    }
 }
 
 impl std::ops::BitOr for TcpFlags {

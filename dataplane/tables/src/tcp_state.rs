@@ -83,7 +83,7 @@ impl Phase {
     #[inline]
     fn after_tcp(self, direction: Direction, flags: TcpFlags) -> Self {
         // The usual packet of an established flow carries none of the three.
-        if self == Self::Established && !(flags.syn() || flags.fin() || flags.rst()) {
+        if self == Self::Established && !flags.steers() {
             return self;
         }
         if self.is_closed() {
@@ -225,6 +225,15 @@ mod tests {
         ] {
             let step = |phase: Phase, &(direction, flags): &_| phase.after(Protocol::Tcp, direction, flags);
             assert_eq!(packets.iter().fold(Phase::Embryonic, step), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn only_a_steering_segment_moves_an_established_flow() {
+        for flags in (0..=u8::MAX).map(TcpFlags).filter(|flags| !flags.steers()) {
+            for (protocol, direction) in Protocol::ALL.into_iter().flat_map(|p| [(p, Original), (p, Reply)]) {
+                assert_eq!(Phase::Established.after(protocol, direction, flags), Phase::Established);
+            }
         }
     }
 

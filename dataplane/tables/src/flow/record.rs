@@ -63,14 +63,28 @@ impl State {
     const BYPASS_REPORTED: u64 = 1 << 42;
 
     pub(super) fn new(family: Family, protocol: Protocol, mode: NatMode, now: Millis) -> Self {
+        let mode = if mode == NatMode::Dnat { Self::DNAT } else { 0 };
+        Self(Self::kind(family, protocol) | mode | u64::from(now.0))
+    }
+
+    /// The bits of a live flow of this kind.
+    #[inline]
+    const fn kind(family: Family, protocol: Protocol) -> u64 {
         let code: u64 = match protocol {
             Protocol::Tcp => 0,
             Protocol::Udp => 1,
             Protocol::Sctp => 2,
         };
-        let family = if family == Family::V6 { Self::IPV6 } else { 0 };
-        let mode = if mode == NatMode::Dnat { Self::DNAT } else { 0 };
-        Self(Self::LIVE | family | mode | code << Self::PROTOCOL | u64::from(now.0))
+        let family = match family {
+            Family::V4 => 0,
+            Family::V6 => Self::IPV6,
+        };
+        Self::LIVE | family | code << Self::PROTOCOL
+    }
+
+    #[inline]
+    const fn is_live_of(self, family: Family, protocol: Protocol) -> bool {
+        self.0 & (Self::LIVE | Self::IPV6 | 3 << Self::PROTOCOL) == Self::kind(family, protocol)
     }
 
     #[inline]
@@ -116,6 +130,13 @@ impl State {
     #[inline]
     pub(super) const fn is_unanswered(self) -> bool {
         self.0 & Self::UNANSWERED != 0
+    }
+
+    /// True if both ways work and a reply was seen: only a SYN, FIN or RST does more to such a flow than renew its time.
+    #[inline]
+    pub(super) const fn is_settled(self) -> bool {
+        const ESTABLISHED: u64 = (Phase::Established as u64) << State::PHASE;
+        self.0 & (7 << Self::PHASE | Self::UNANSWERED) == ESTABLISHED
     }
 
     /// True for a client's packet that shows that it heard a reply, or misses one, where the appliance saw none.
@@ -184,12 +205,7 @@ pub(super) fn holds<A: Address>(record: &[Line], direction: Direction, key: &Flo
         Direction::Original => (upper(head[PORTS]), ORIGINAL_ADDRESSES, 0),
         Direction::Reply => (lower(head[PORTS]), REPLY_ADDRESSES, 4),
     };
-    let state = State(head[STATE]);
-    if ports != key.ports()
-        || !state.is_live()
-        || state.family() != A::FAMILY
-        || state.protocol() != key.protocol
-    {
+    if ports != key.ports() || !State(head[STATE]).is_live_of(A::FAMILY, key.protocol) {
         return false;
     }
     match A::FAMILY {

@@ -54,8 +54,10 @@ impl Slab {
 
     #[inline]
     pub(super) fn prefetch(&self, slot: u32) {
-        for line in self.record(slot) {
-            cpu::prefetch_read(line);
+        let first = slot as usize * self.lines_per_slot;
+        cpu::prefetch_index(&self.lines, first);
+        if self.lines_per_slot > 1 {
+            cpu::prefetch_index(&self.lines, first + 1);
         }
     }
 

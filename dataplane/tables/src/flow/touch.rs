@@ -28,27 +28,23 @@ impl FlowTable {
         let word = &mut self.slab.head_mut(flow.0)[STATE];
         let state = State(*word);
         debug_assert!(state.is_live(), "a stale FlowRef");
-        let phase = state.phase().after(state.protocol(), direction, flags);
-        let seen = state.seen_at(now);
-        if phase != state.phase() || state.is_unanswered() {
-            return self.turn(flow.0, direction, flags, (seen, phase));
+        // The usual packet, whatever its protocol: nothing of it needs to be taken apart.
+        if state.is_settled() && !flags.steers() {
+            // Most packets of a busy flow fall into the millisecond of the last one: their line stays clean.
+            if state.last_seen() != now {
+                *word = state.seen_at(now).0;
+            }
+            return Touch::Same;
         }
-        // Most packets of a busy flow fall into the millisecond of the last one: their line stays clean.
-        if seen != state {
-            *word = seen.0;
-        }
-        Touch::Same
+        self.turn(flow.0, direction, flags, now)
     }
 
-    /// The less usual half of `touch`: the phase changes, or the flow was without a reply until now.
-    fn turn(
-        &mut self,
-        slot: u32,
-        direction: Direction,
-        flags: TcpFlags,
-        (seen, phase): (State, Phase),
-    ) -> Touch {
+    /// The less usual half of `touch`: the phase may change, or the flow was without a reply until now.
+    #[inline(never)]
+    fn turn(&mut self, slot: u32, direction: Direction, flags: TcpFlags, now: Millis) -> Touch {
+        let seen = self.slab.state(slot).seen_at(now);
         let before = seen.phase();
+        let phase = before.after(seen.protocol(), direction, flags);
         let mut state = seen.in_phase(phase);
         let mut outcome = if phase == before { Touch::Same } else { Touch::Entered(phase) };
         if before.is_closed() && !phase.is_closed() {
