@@ -197,10 +197,8 @@ impl FlowTable {
         now: Millis,
     ) -> Option<(FlowRef, Direction)> {
         let place = match candidate.0 {
-            Some(place) if record::holds(self.slab.record(place.slot), place.direction, key) => place,
-            _ => self
-                .index
-                .find(hash, |place| record::holds(self.slab.record(place.slot), place.direction, key))?,
+            Some(place) if self.holds(place, key) => place,
+            _ => self.find_place(hash, key)?,
         };
         if self.expiry.is_over(self.slab.state(place.slot), now) {
             self.expire(place.slot);
@@ -265,7 +263,8 @@ impl FlowTable {
             return Err(InsertError::KeyTaken);
         }
         let hashes = [self.hash(&flow.original), self.hash(&flow.reply)];
-        debug_assert!(!self.has(hashes[0], &flow.original) && !self.has(hashes[1], &flow.reply));
+        debug_assert!(self.find_place(hashes[0], &flow.original).is_none());
+        debug_assert!(self.find_place(hashes[1], &flow.reply).is_none());
         self.enter(flow, hashes, now)
     }
 
@@ -325,10 +324,15 @@ impl FlowTable {
         true
     }
 
-    /// True if a record has the key, expired or not.
-    fn has<A: Address>(&self, hash: FlowHash, key: &FlowKey<A>) -> bool {
-        let holds = |place: Place| record::holds(self.slab.record(place.slot), place.direction, key);
-        self.index.find(hash, holds).is_some()
+    /// Where the key is, expired or not; out of the way of packets whose candidate is the right one.
+    #[inline(never)]
+    fn find_place<A: Address>(&self, hash: FlowHash, key: &FlowKey<A>) -> Option<Place> {
+        self.index.find(hash, |place| self.holds(place, key))
+    }
+
+    #[inline]
+    fn holds<A: Address>(&self, place: Place, key: &FlowKey<A>) -> bool {
+        record::holds(self.slab.record(place.slot), place.direction, key)
     }
 
     fn prefetch_both(&self, hashes: [FlowHash; 2]) {
