@@ -14,10 +14,10 @@ use std::{
 
 use cpu::TscClock;
 use tables::{
-    BackendId, DropReason, Millis, PortId, PortSet, ServiceId, Tables, WorkerId,
+    DropReason, Millis, PortId, PortSet, Tables, WorkerId,
     command::CommandDesk,
     counters::{Counts, WorkerCounters},
-    flow::{FlowTable, FlowTableConfig, Liveness},
+    flow::{FlowTable, FlowTableConfig},
     publish::Subscriber,
     punt::{FRAME_LEN_MAX, FrameReceiver, FrameSender, Message},
 };
@@ -169,7 +169,7 @@ impl<P: PortIo> Worker<P> {
     }
 
     fn sweep(&mut self, records: u32, now: Millis) {
-        if self.state.flows.sweep(records, now, &Living(self.tables.current())).pass_done {
+        if self.state.flows.sweep(records, now, self.tables.current()).pass_done {
             self.state.counts.turns.sweeps += 1;
             self.tables.sweep_completed();
         }
@@ -248,18 +248,5 @@ impl<P: PortIo> Pass<'_, P> {
             let sent = lane.take_sent();
             self.state.counts.transmit(port, sent.packets, sent.bytes);
         }
-    }
-}
-
-/// Tables, as the sweep asks them.
-struct Living<'a>(&'a Tables);
-
-impl Liveness for Living<'_> {
-    fn service_is_live(&self, service: ServiceId) -> bool {
-        self.0.service(service).is_some()
-    }
-
-    fn backend_is_live(&self, backend: BackendId) -> bool {
-        self.0.backends.is_live(backend)
     }
 }
