@@ -12,7 +12,7 @@ LAB := $(TARGET)/release/lab
 DPDK_CRATES := -p dpdk-sys -p dpdk
 SETUP := deploy/setup.sh
 
-.PHONY: help build demo demo-down test unit dpdk-test e2e test-long bench bench-wire lint layers doc fuzz clean setup setup-build systemd-test
+.PHONY: help build demo demo-down test unit dpdk-test e2e test-long bench bench-wire lint layers doc fuzz clean setup setup-build systemd-test cluster
 
 help: ## This list.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r t d; do printf '  make %-12s %s\n' "$$t" "$$d"; done
@@ -50,6 +50,9 @@ systemd-test: setup ## The systemd unit as shipped, under a systemd in namespace
 	$(CARGO) build --release --features dpdk
 	@FAIRLEAD_BIN=$(abspath $(FAIRLEAD)) tests/systemd.sh
 
+cluster: ## Kubernetes' control plane for tests and demo, built from source and kept (Go 1.26). Minutes, once.
+	@tests/cluster/build.sh
+
 test-long: setup ## Soaks and big seed counts: an hour or so.
 	PROPTEST_CASES=20000 $(CARGO) test --release -q
 	PROPTEST_CASES=20000 $(CARGO) test --release -q -- --ignored
@@ -69,6 +72,7 @@ lint: setup-build ## Format, clippy, dependency policy.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --all-targets -q -- -D warnings
 	$(CARGO) clippy $(DPDK_CRATES) -p fairlead --features fairlead/dpdk --all-targets -q -- -D warnings
+	@if command -v gofmt >/dev/null; then test -z "$$(gofmt -l tests/cluster | tee /dev/stderr)"; fi
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check bans licenses sources; \
 	 else echo "lint: cargo-deny is not installed; licences and sources were not checked (cargo install cargo-deny)"; fi
 
