@@ -2,6 +2,7 @@
 //! remembers is what it compiled, so that a change costs its own Service and not all of them.
 //! Invariant: whatever the order of changes, the tables mean the same as those compiled afresh (slot numbers apart).
 
+mod addresses;
 mod claims;
 mod cluster;
 mod endpoints;
@@ -20,8 +21,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 
 use tables::{
-    AddressInfo, AddressKind, BackendId, Frontend, FrontendKey, Generation, Lpm, NodeId, PortAddress, PortId,
-    PortInfo, PortSet, Prefix, ServiceId, SlotAllocator, SnatConfig, SnatRange, Source, Tables,
+    AddressInfo, AddressKind, BackendId, Frontend, FrontendKey, Generation, Lpm, NodeId, Prefix, ServiceId,
+    SlotAllocator, SnatConfig, SnatRange, Source, Tables,
 };
 
 pub use report::{BackendReport, ServiceReport};
@@ -31,8 +32,9 @@ pub use settings::Settings;
 use crate::ipam::{Assignments, Ipam, PoolUse};
 use crate::model::{Change, Model, ObjectKey};
 use crate::network::Network;
+use addresses::ports;
 use claims::{Claim, Claims};
-use cluster::{Cluster, NodeIds, prefix};
+use cluster::{Cluster, NodeIds};
 use frontends::Reserved;
 use pools::MaglevCache;
 use routes::Routing;
@@ -280,43 +282,6 @@ impl Compiler {
         self.routing.update(&mut self.tables, &self.model, &self.settings, &self.network);
     }
 
-    fn compile_own_addresses(&mut self) {
-        let mut own = BTreeMap::new();
-        for port in &self.network.ports {
-            let id = PortId(port.index);
-            // A kernel mirror answers for its port; two answers would confuse caches.
-            let mirrored = self.settings.mirrored.contains(&port.name);
-            for net in &port.addresses {
-                let info = AddressInfo {
-                    kind: AddressKind::Own(id),
-                    answer_arp: if mirrored { PortSet::NONE } else { PortSet::of(id) },
-                    usable: true,
-                    node_ports: self.serves_node_ports(net.addr()),
-                };
-                own.entry(net.addr()).or_insert(info);
-            }
-        }
-        for address in self.own.keys().filter(|address| !own.contains_key(*address)) {
-            self.tables.addresses.remove(*address);
-            self.dirty.addresses.insert(*address);
-        }
-        for (address, info) in &own {
-            self.tables.addresses.insert(*address, *info);
-        }
-        self.own = own;
-    }
-
-    /// A list of one family leaves the other family unrestricted (E5).
-    fn serves_node_ports(&self, address: IpAddr) -> bool {
-        let mut family =
-            self.settings.node_port_addresses.iter().filter(|net| net.addr().is_ipv4() == address.is_ipv4());
-        let mut restricted = false;
-        family.any(|net| {
-            restricted = true;
-            net.contains(&address)
-        }) || !restricted
-    }
-
     /// Puts the winner of every touched claim into the index.
     fn settle_claims(&mut self) {
         for claim in std::mem::take(&mut self.dirty.claims) {
@@ -347,40 +312,6 @@ impl Compiler {
         }
     }
 
-    /// Says of every touched service address whose it is and whether anybody usable stands behind it.
-    fn settle_addresses(&mut self) {
-        for address in std::mem::take(&mut self.dirty.addresses) {
-            if self.own.contains_key(&address) {
-                continue;
-            }
-            let Some(uses) = self.vips.get(&address) else {
-                self.tables.addresses.remove(address);
-                continue;
-            };
-            let kind = uses.values().map(|(kind, _)| *kind).min_by_key(|kind| precedence(*kind));
-            let kind = kind.expect("an address without uses is taken out of the map");
-            let info = AddressInfo {
-                kind,
-                answer_arp: self.answered_on(kind, address),
-                usable: uses.values().any(|(_, usable)| *usable),
-                node_ports: false,
-            };
-            self.tables.addresses.insert(address, info);
-        }
-    }
-
-    /// clusterIPs are reached by routes; other addresses are answered on the segment they belong to, or, when they are
-    /// in no connected network, wherever somebody asks.
-    fn answered_on(&self, kind: AddressKind, address: IpAddr) -> PortSet {
-        if kind == AddressKind::ClusterIp {
-            return PortSet::NONE;
-        }
-        let connected =
-            self.tables.ports.iter().filter(|port| port.is_connected(address)).map(|port| port.id);
-        let set: PortSet = connected.collect();
-        if set == PortSet::NONE { PortSet::ALL } else { set }
-    }
-
     fn compile_snat(&mut self) {
         let (first, last) = self.settings.snat_ports;
         let reserved = self.claims.node_ports().chain(self.settings.listeners.iter().copied());
@@ -392,26 +323,4 @@ impl Compiler {
             self.tables.snat = Arc::new(snat);
         }
     }
-}
-
-/// A clusterIP outranks the others, because its unknown ports are rejected.
-fn precedence(kind: AddressKind) -> u8 {
-    match kind {
-        AddressKind::Own(_) => 0,
-        AddressKind::ClusterIp => 1,
-        AddressKind::LoadBalancer => 2,
-        AddressKind::ExternalIp => 3,
-    }
-}
-
-fn ports(network: &Network) -> Vec<PortInfo> {
-    let address = |net: &ipnet::IpNet| PortAddress { address: net.addr(), network: prefix(*net) };
-    let port = |port: &crate::network::NetworkPort| PortInfo {
-        id: PortId(port.index),
-        name: port.name.clone(),
-        mac: port.mac,
-        mtu: port.mtu,
-        addresses: port.addresses.iter().map(address).collect(),
-    };
-    network.ports.iter().map(port).collect()
 }

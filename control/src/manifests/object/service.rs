@@ -2,7 +2,8 @@
 
 use packet::Family;
 
-use super::{address, ip, key, list, meta, network, port_name, protocol};
+use super::value::{address, ip, list, network};
+use super::{key, meta, port_name, protocol};
 use crate::model::{Ingress, IpMode, Service, ServicePort, ServiceType, TrafficPolicy};
 use crate::yaml::{At, Errors};
 
