@@ -178,6 +178,8 @@ pub struct PoolConfig {
     pub ranges: Vec<(IpAddr, IpAddr)>,
     /// Whether a Service gets an address from here without asking for it.
     pub auto_assign: bool,
+    /// Whether IPv4 addresses ending in .0 and .255 are passed over: some devices take them for a network's own.
+    pub avoid_buggy_ips: bool,
 }
 
 /// How a Service's packets are rewritten unless the Service says otherwise.

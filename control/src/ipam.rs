@@ -246,11 +246,13 @@ impl Ipam {
             for &(first, last) in pool.ranges.iter().filter(|(first, _)| Family::of(*first) == family) {
                 let mut at = self.lowest_free.get(&first).copied().unwrap_or(first);
                 // Ends at the latest after every holder was passed.
-                while self.holders.contains_key(&at) && at < last {
+                let passed = |at| self.holders.contains_key(&at) || is_avoided(pool, at);
+                while passed(at) && at < last {
                     at = next(at);
                 }
+                let found = !passed(at);
                 self.lowest_free.insert(first, at);
-                if !self.holders.contains_key(&at) {
+                if found {
                     return Some(at);
                 }
             }
@@ -297,15 +299,28 @@ impl Ipam {
 }
 
 fn holds(pool: &PoolConfig, address: IpAddr) -> bool {
-    pool.ranges.iter().any(|(first, last)| (first..=last).contains(&&address))
+    !is_avoided(pool, address) && pool.ranges.iter().any(|(first, last)| (first..=last).contains(&&address))
+}
+
+/// In the pool's ranges, yet never given out.
+fn is_avoided(pool: &PoolConfig, address: IpAddr) -> bool {
+    pool.avoid_buggy_ips && matches!(address, IpAddr::V4(address) if matches!(address.octets()[3], 0 | 255))
 }
 
 fn empty_use(pool: &PoolConfig) -> PoolUse {
-    let size = pool
-        .ranges
-        .iter()
-        .fold(0u128, |sum, (first, last)| sum.saturating_add((bits(*last) - bits(*first)).saturating_add(1)));
+    let size = pool.ranges.iter().fold(0u128, |sum, range| sum.saturating_add(size(pool, *range)));
     PoolUse { name: pool.name.clone(), size, used: Vec::new(), auto_assign: pool.auto_assign }
+}
+
+/// The addresses of one range that may be given out, saturating.
+fn size(pool: &PoolConfig, (first, last): (IpAddr, IpAddr)) -> u128 {
+    let all = (bits(last) - bits(first)).saturating_add(1);
+    if !pool.avoid_buggy_ips || first.is_ipv6() {
+        return all;
+    }
+    // Below `end`, which is not counted itself.
+    let avoided = |end: u128| end / 256 * 2 + u128::from(!end.is_multiple_of(256));
+    all - (avoided(bits(last) + 1) - avoided(bits(first)))
 }
 
 fn bits(address: IpAddr) -> u128 {
@@ -332,8 +347,8 @@ mod tests {
         let auto = vec![range("203.0.113.1", "203.0.113.2"), range("2001:db8::1", "2001:db8::ffff")];
         let asked = vec![range("198.51.100.1", "198.51.100.9")];
         vec![
-            PoolConfig { name: "auto".into(), ranges: auto, auto_assign: true },
-            PoolConfig { name: "asked".into(), ranges: asked, auto_assign: false },
+            PoolConfig { name: "auto".into(), ranges: auto, auto_assign: true, avoid_buggy_ips: false },
+            PoolConfig { name: "asked".into(), ranges: asked, auto_assign: false, avoid_buggy_ips: false },
         ]
     }
 
@@ -404,6 +419,32 @@ mod tests {
         assert!(ipam.assign(&ask("b", "192.0.2.1")).problems[0].contains("in no pool"));
         assert_eq!(texts(&ipam.assign(&ask("a", "203.0.113.2"))), ["203.0.113.2"], "it moves");
         assert_eq!(texts(&ipam.assign(&ask("b", "198.51.100.5"))), ["198.51.100.5"]);
+    }
+
+    #[test]
+    fn addresses_that_confuse_devices_are_passed_over_where_that_is_wished() {
+        let pool = |first: &str, last: &str| PoolConfig {
+            ranges: vec![(first.parse().unwrap(), last.parse().unwrap())],
+            avoid_buggy_ips: true,
+            ..pools().remove(0)
+        };
+        let of = |pool: PoolConfig| Ipam::new(vec![pool], String::new(), Assignments::default());
+        let mut ipam = of(pool("203.0.113.254", "203.0.114.1"));
+        assert_eq!(ipam.pools()[0].size, 2);
+        assert_eq!(texts(&ipam.assign(&service("a"))), ["203.0.113.254"]);
+        assert_eq!(texts(&ipam.assign(&service("b"))), ["203.0.114.1"]);
+        assert!(ipam.assign(&service("c")).problems[0].contains("no free"));
+        let asks = Service { requested_ip: "203.0.113.255".parse().ok(), ..service("d") };
+        assert!(ipam.assign(&asks).problems[0].contains("in no pool"));
+        for (first, last, size) in [
+            ("203.0.113.0", "203.0.113.0", 0),
+            ("203.0.113.0", "203.0.113.255", 254),
+            ("203.0.113.1", "203.0.114.255", 508),
+            ("255.255.255.0", "255.255.255.255", 254),
+            ("2001:db8::", "2001:db8::ff", 256),
+        ] {
+            assert_eq!(of(pool(first, last)).pools()[0].size, size, "{first}-{last}");
+        }
     }
 
     #[test]

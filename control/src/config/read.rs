@@ -213,7 +213,7 @@ fn source(at: &At<'_>, errors: &Errors) -> Option<Source> {
 }
 
 fn pool(at: &At<'_>, errors: &Errors) -> Option<PoolConfig> {
-    at.only(&["name", "cidrs", "ranges", "autoAssign"], errors);
+    at.only(&["name", "cidrs", "ranges", "autoAssign", "avoidBuggyIPs"], errors);
     let name = required(at, "name", errors, |at| nonempty(at, errors));
     let faults = errors.count();
     let mut ranges: Vec<_> =
@@ -223,7 +223,8 @@ fn pool(at: &At<'_>, errors: &Errors) -> Option<PoolConfig> {
         errors.add(at, "no addresses", "`cidrs` or `ranges` with at least one entry is expected");
     }
     let auto_assign = at.field("autoAssign").and_then(|at| at.boolean(errors)).unwrap_or(true);
-    Some(PoolConfig { name: name?, ranges, auto_assign })
+    let avoid_buggy_ips = at.field("avoidBuggyIPs").and_then(|at| at.boolean(errors)).unwrap_or(false);
+    Some(PoolConfig { name: name?, ranges, auto_assign, avoid_buggy_ips })
 }
 
 fn forwarding(at: &At<'_>, errors: &Errors) -> ForwardingConfig {

@@ -153,3 +153,16 @@ fn an_unreadable_file_is_one_clear_sentence() {
     let refused = GatewayConfig::load(Path::new("/nonexistent/f.yaml")).expect_err("refused");
     assert!(refused.to_string().starts_with("/nonexistent/f.yaml:1: No such file"), "{refused}");
 }
+
+#[test]
+fn a_pool_says_who_may_have_its_addresses_and_which() {
+    for (keys, want) in [
+        ("", (true, false)),
+        (", autoAssign: false", (false, false)),
+        (", avoidBuggyIPs: true", (true, true)),
+    ] {
+        let text = format!("{SMALL}pools: [{{name: p, cidrs: [203.0.113.0/24]{keys}}}]\n");
+        let pool = GatewayConfig::parse("f.yaml", &text).expect("good").pools.remove(0);
+        assert_eq!((pool.auto_assign, pool.avoid_buggy_ips), want, "{keys}");
+    }
+}

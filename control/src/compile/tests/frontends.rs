@@ -237,6 +237,7 @@ fn pools_give_addresses_that_are_answered_on_their_segment() {
         name: first.into(),
         ranges: vec![(first.parse().expect("address"), last.parse().expect("address"))],
         auto_assign: true,
+        avoid_buggy_ips: false,
     };
     let settings = Settings {
         pools: vec![pool("192.0.2.100", "192.0.2.100"), pool("203.0.113.200", "203.0.113.201")],
