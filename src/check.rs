@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
-use control::config::{DEFAULT_PATH, GatewayConfig};
+use control::config::{DEFAULT_PATH, GatewayConfig, line_of};
+use control::kube::Access;
 use control::manifests::Manifests;
 
 use crate::cli::CheckArgs;
@@ -19,8 +20,8 @@ pub(crate) fn run(args: &CheckArgs) -> Result<()> {
         (None, Some(_)) => None,
         (None, None) => Some(Path::new(DEFAULT_PATH)),
     };
-    if let Some(Err(refused)) = config.map(GatewayConfig::load) {
-        faults.push(refused.to_string());
+    if let Some(file) = config {
+        faults.extend(config_faults(file));
     }
     if let Some(manifests) = &args.manifests {
         let mut source = Manifests::new(manifests);
@@ -28,4 +29,16 @@ pub(crate) fn run(args: &CheckArgs) -> Result<()> {
         faults.extend(source.problems());
     }
     if faults.is_empty() { Ok(()) } else { Err(anyhow!(faults.join("\n"))) }
+}
+
+/// Faults of the document, or else of the kubeconfig that it names. Whether a pod's account is there shows only in the pod.
+fn config_faults(file: &Path) -> Option<String> {
+    let config = match GatewayConfig::load(file) {
+        Ok(config) => config,
+        Err(refused) => return Some(refused.to_string()),
+    };
+    let access = Access::of(&config.kubernetes.source).filter(|access| *access != Access::InCluster)?;
+    let fault = access.check().err()?;
+    let line = line_of(file, ["kubernetes", "kubeconfig"]);
+    Some(format!("{}:{line}: kubernetes.kubeconfig: {fault}", file.display()))
 }

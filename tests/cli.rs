@@ -123,6 +123,24 @@ fn check_names_every_fault_of_configuration_and_manifests() {
 }
 
 #[test]
+fn check_reads_the_kubeconfig_and_names_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let kubeconfig = folder.path().join("kubeconfig");
+    let text = CONFIG.replace("{manifests: MANIFESTS}", &format!("\n  kubeconfig: {}", kubeconfig.display()));
+    let file = config(folder.path(), &text);
+    let (code, said) = fairlead(&["check", "--config", &file]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("config.yaml:6: kubernetes.kubeconfig: kubeconfig /"), "{said}");
+    assert!(
+        said.ends_with("No such file or directory (os error 2); a readable file is expected\n"),
+        "{said}"
+    );
+    let good = "current-context: c\ncontexts: [{name: c, context: {cluster: k}}]\nclusters: [{name: k, cluster: {server: 'http://127.0.0.1:1'}}]\n";
+    fs::write(&kubeconfig, good).unwrap();
+    assert_eq!(fairlead(&["check", "--config", &file]), (Some(0), String::new()));
+}
+
+#[test]
 fn trace_answers_one_json_object_a_packet() {
     let folder = tempfile::tempdir().unwrap();
     let file = config(folder.path(), CONFIG);

@@ -352,6 +352,16 @@ impl GatewayConfig {
     }
 }
 
+/// The line of a key, for a fault that shows only when its value is used; 1 when the key is not there.
+#[must_use]
+pub fn line_of(path: &Path, keys: [&str; 2]) -> usize {
+    let text = read_bounded(path).unwrap_or_default();
+    let documents = yaml::parse(&text).unwrap_or_default();
+    let root = documents.first().map(At::root);
+    let outer = root.as_ref().and_then(|root| root.field(keys[0]));
+    outer.as_ref().and_then(|outer| outer.field(keys[1])).map_or(1, |at| at.line())
+}
+
 /// Largest configuration file in bytes.
 const FILE_MAX: u64 = 1 << 20;
 

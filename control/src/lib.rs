@@ -8,6 +8,7 @@ pub mod config;
 pub mod health;
 pub mod http;
 pub mod ipam;
+pub mod kube;
 pub mod manifests;
 pub mod metrics;
 pub mod mirror;
