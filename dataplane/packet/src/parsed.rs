@@ -248,6 +248,13 @@ impl Icmp {
         matches!((self.addrs, self.kind), (AnyAddrs::V4 { .. }, 5) | (AnyAddrs::V6 { .. }, 137))
     }
 
+    /// Somebody asks the sender to slow down; no host may heed it (RFC 6633).
+    #[inline]
+    #[must_use]
+    pub const fn is_source_quench(&self) -> bool {
+        matches!((self.addrs, self.kind), (AnyAddrs::V4 { .. }, 4))
+    }
+
     /// The packet was too big for a link: fragmentation needed, or ICMPv6 packet too big.
     #[inline]
     #[must_use]

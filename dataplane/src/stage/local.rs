@@ -1,11 +1,11 @@
-//! What is not a flow's packet: ARP and neighbour discovery, ping, ICMP errors, fragments, other protocols, and
-//! everything for the appliance itself.
+//! What is not a flow's packet: ARP and neighbour discovery, ping, fragments, other protocols, and everything for the
+//! appliance itself. ICMP errors about a flow are another stage's (`error`).
 //!
 //! VIPs are answered here; the appliance's own addresses by the kernel where the port has a mirror, else here too.
 
 use std::net::IpAddr;
 
-use packet::{AnyKey, Arp, ArpOperation, Body, Fragment, Icmp, Nd, NdKind, Parsed, Protocol, reply};
+use packet::{Arp, ArpOperation, Body, Fragment, Icmp, Nd, NdKind, Parsed, Protocol, reply};
 use tables::{AddressKind, DropReason};
 
 use super::{
@@ -74,9 +74,9 @@ impl<P: PortIo> Pass<'_, P> {
 
     fn icmp(&mut self, buf: P::Buf, parsed: &Parsed, icmp: Icmp) {
         if let Some(inner) = icmp.inner
-            && self.knows(inner.key.reversed())
+            && let Some(found) = self.flow_of(inner.key.reversed())
         {
-            return self.drop(buf, DropReason::IcmpErrorUnsupported);
+            return self.translate_error(buf, parsed, (icmp, inner), found);
         }
         let dst = icmp.addrs.dst();
         let Some(info) = self.tables.addresses.get(dst) else { return self.pass_by(buf, parsed, dst) };
@@ -88,15 +88,6 @@ impl<P: PortIo> Pass<'_, P> {
             _ if icmp.is_echo_request() => self.pong(buf, parsed),
             _ => self.drop(buf, DropReason::VipPortUnknown),
         }
-    }
-
-    /// Whether a flow has the key.
-    fn knows(&mut self, key: AnyKey) -> bool {
-        let found = match key {
-            AnyKey::V4(key) => self.state.flows.lookup(&key, self.now),
-            AnyKey::V6(key) => self.state.flows.lookup(&key, self.now),
-        };
-        found.is_some()
     }
 
     /// Answers a ping.

@@ -2,7 +2,7 @@
 //!
 //! `translate` finds a packet's flow; the first packet of one goes by `begin`: `classify` says what it wants, `balance`
 //! which backend it gets and `admit` enters the flow; `checksum` and `rewrite` change the packet, `route` sends it. Beside
-//! the way: `local` answers for our addresses, `reject` tells a refused sender, `hold` keeps what waits for a
+//! the way: `local` answers for our addresses, `error` brings ICMP errors to their flow's sender, `reject` tells a refused one, `hold` keeps what waits for a
 //! neighbour, `announce` speaks for new VIPs, `limit` bounds what we send unasked.
 
 pub(crate) mod admit;
@@ -11,6 +11,7 @@ pub(crate) mod balance;
 pub(crate) mod begin;
 pub(crate) mod checksum;
 pub(crate) mod classify;
+pub(crate) mod error;
 pub mod hold;
 pub(crate) mod limit;
 pub(crate) mod local;

@@ -71,7 +71,7 @@ drop_reasons! {
     SnatNoAddress: "no address of this family to translate to; give the port towards the backend an address of the family",
     SnatPortUnowned: "packet to a translated port that no flow holds; late replies or a scan",
     FragmentUnsupported: "IP fragment of a service flow; lower the client's packet size or let path MTU discovery work",
-    IcmpErrorUnsupported: "ICMP error that could not be brought back to its flow; path MTU discovery of that flow may suffer",
+    IcmpErrorUnsupported: "ICMP redirect or source quench about a service flow; correct the route of the router that sent it",
     IcmpErrorWithoutFlow: "ICMP error about a packet that no flow here sent; late or spoofed",
 
     // Routing.

@@ -4,7 +4,10 @@ use dataplane::{
     handoff::handoff_rings,
     testkit::{Fixture, INSIDE, OUTSIDE, Rig, RigConfig},
 };
-use packet::{AnyKey, Protocol, testkit::flow_of};
+use packet::{
+    AnyKey, Body, Family, Protocol, parse,
+    testkit::{PacketBuilder, assert_valid_checksums, flow_of},
+};
 use tables::{FrontendKind, NatMode, PortId, Tables, WorkerId, owner::of_key};
 
 use crate::world::*;
@@ -21,12 +24,29 @@ fn pair(tables: &Tables) -> Vec<Rig> {
 
 /// Lets a frame arrive at the worker that does not own it; what its owner sends.
 fn cross(rigs: &mut [Rig], tables: &Tables, port: PortId, key: AnyKey, frame: &[u8]) -> AnyKey {
+    flow_of(&cross_frame(rigs, tables, port, key, frame))
+}
+
+fn cross_frame(rigs: &mut [Rig], tables: &Tables, port: PortId, key: AnyKey, frame: &[u8]) -> Vec<u8> {
     let owner = usize::from(of_key(key, tables).0);
     rigs[1 - owner].push(port, frame);
     rigs[1 - owner].settle();
     assert!(rigs[1 - owner].all_sent().is_empty(), "{key:?}: not by its receiver");
     rigs[owner].settle();
-    flow_of(&one(rigs[owner].all_sent(), "by its owner").1)
+    one(rigs[owner].all_sent(), "by its owner").1
+}
+
+/// Two workers, and one VIP with two backends, quiet.
+fn world_of_two(world: &World, protocol: Protocol, mode: NatMode) -> (Tables, Vec<Rig>) {
+    let mut fixture = Fixture::data_centre();
+    let backends = world.pods.map(|pod| at(pod, 80).to_string());
+    let service = fixture.service("web", protocol, &[&backends[0], &backends[1]], mode);
+    fixture.vip(FrontendKind::LoadBalancer, &at(world.lb, 80).to_string(), service);
+    fixture.tables.workers = 2;
+    let tables = fixture.tables();
+    let mut rigs = pair(&tables);
+    rigs.iter_mut().for_each(|rig| drop((rig.settle(), rig.all_sent())));
+    (tables, rigs)
 }
 
 #[test]
@@ -34,14 +54,7 @@ fn flows_survive_when_every_packet_comes_to_the_wrong_worker() {
     for world in &WORLDS {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             for mode in [NatMode::Snat, NatMode::Dnat] {
-                let mut fixture = Fixture::data_centre();
-                let backends = world.pods.map(|pod| at(pod, 80).to_string());
-                let service = fixture.service("web", protocol, &[&backends[0], &backends[1]], mode);
-                fixture.vip(FrontendKind::LoadBalancer, &at(world.lb, 80).to_string(), service);
-                fixture.tables.workers = 2;
-                let tables = fixture.tables();
-                let mut rigs = pair(&tables);
-                rigs.iter_mut().for_each(|rig| drop((rig.settle(), rig.all_sent())));
+                let (tables, mut rigs) = world_of_two(world, protocol, mode);
                 for sport in 2000..2032 {
                     let to_service = key(protocol, at(world.far, sport), at(world.lb, 80));
                     for _ in 0..2 {
@@ -58,6 +71,36 @@ fn flows_survive_when_every_packet_comes_to_the_wrong_worker() {
                 assert_eq!(sum(|rig| rig.counts().packets.handoff_out), 128);
                 assert_eq!(sum(|rig| rig.counts().packets.handoff_in), 128);
                 assert!(rigs.iter().all(|rig| rig.counts().imbalance() == 0));
+            }
+        }
+    }
+}
+
+#[test]
+fn an_error_finds_the_worker_of_the_flow_it_quotes() {
+    for world in &WORLDS {
+        for mode in [NatMode::Snat, NatMode::Dnat] {
+            let (tables, mut rigs) = world_of_two(world, Protocol::Tcp, mode);
+            for sport in 2000..2032 {
+                let to_service = key(Protocol::Tcp, at(world.far, sport), at(world.lb, 80));
+                let syn = arriving(OUTSIDE, first(to_service));
+                let to_backend = cross(&mut rigs, &tables, OUTSIDE, to_service, &syn);
+                let reply = arriving(INSIDE, answer(to_backend.reversed()));
+                let to_client = cross(&mut rigs, &tables, INSIDE, to_backend.reversed(), &reply);
+                for (port, about, from, want) in [
+                    (INSIDE, to_backend, world.node, to_service),
+                    (OUTSIDE, to_client, world.far, to_backend.reversed()),
+                ] {
+                    let rest = [&[0; 4][..], &PacketBuilder::flow(about).build()[14..]].concat();
+                    let kind = if world.family == Family::V4 { 3 } else { 1 };
+                    let error = PacketBuilder::icmp(ip(from), about.src(), kind, 3, &rest);
+                    let frame = arriving(port, error);
+                    let out = cross_frame(&mut rigs, &tables, port, about.reversed(), &frame);
+                    assert_valid_checksums(&out);
+                    let Body::Icmp(icmp) = parse(&out, out.len()).unwrap().body else { panic!("{out:02x?}") };
+                    assert_eq!(icmp.inner.map(|inner| inner.key), Some(want), "{mode:?}");
+                    assert_eq!(icmp.addrs.dst(), want.src());
+                }
             }
         }
     }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+mod errors;
 mod flows;
 mod frames;
 mod handoff;

@@ -2,7 +2,7 @@
 
 use dataplane::testkit::{Fixture, INSIDE, OUTSIDE};
 use packet::{
-    AnyKey, Body, Family, Protocol, parse,
+    Body, Family, Protocol, parse,
     testkit::{PacketBuilder, assert_valid_checksums, flow_of},
 };
 use tables::{AdjacencyState, DropReason, FrontendKind, NatMode, NodeId, Source, punt::Message};
@@ -90,7 +90,7 @@ fn a_packet_too_long_for_its_way_is_told_the_mtu() {
 }
 
 #[test]
-fn fragments_and_icmp_errors_of_services_have_their_own_reasons() {
+fn fragments_of_services_have_their_own_reason() {
     for world in &WORLDS {
         let mut rig = rig(&mut served(world));
         let to_service = key(Protocol::Udp, at(world.client, 700), at(world.lb, 80));
@@ -104,22 +104,6 @@ fn fragments_and_icmp_errors_of_services_have_their_own_reasons() {
                 "a fragment",
             );
         }
-        let to_backend =
-            round_trip(&mut rig, (OUTSIDE, at(world.client, 701)), at(world.lb, 80), Protocol::Udp, "a flow");
-        let error = |about: AnyKey, to: &str| {
-            let quoted = PacketBuilder::flow(about).build()[14..].to_vec();
-            let rest = [&[0; 4][..], &quoted].concat();
-            let (kind, code) = if world.family == Family::V4 { (3, 3) } else { (1, 4) };
-            PacketBuilder::icmp(ip(world.pods[0]), ip(to), kind, code, &rest)
-        };
-        let about_flow = arriving(INSIDE, error(to_backend, world.own[1]));
-        expect_drop(&mut rig, INSIDE, &about_flow, DropReason::IcmpErrorUnsupported, "about a flow");
-        let unknown = key(Protocol::Udp, at(world.lb, 80), at(world.client, 999));
-        let about_nothing = arriving(OUTSIDE, error(unknown, world.lb));
-        expect_drop(&mut rig, OUTSIDE, &about_nothing, DropReason::IcmpErrorWithoutFlow, "about nothing");
-        let elsewhere = key(Protocol::Udp, at(world.far, 80), at(world.pods[0], 999));
-        let (port, _) = one(rig.exchange(INSIDE, &arriving(INSIDE, error(elsewhere, world.far))), "routed");
-        assert_eq!(port, OUTSIDE);
     }
 }
 

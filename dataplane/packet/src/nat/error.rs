@@ -1,5 +1,5 @@
 //! ICMP errors about a translated flow: the packet they quote is translated back, and their own addresses with it
-//! (RFC 5508 §4.2), so that the sender recognises it and path MTU discovery works.
+//! (RFC 5508 §4), so that the sender recognises it and path MTU discovery works.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -14,7 +14,8 @@ use crate::{
 /// Makes the packet that an ICMP error quotes one of `quoted`, and sends the error to the sender of that; false, and
 /// nothing changed, if the frame is no error with a tuple of that family.
 ///
-/// The error's own sender changes only where it is the receiver of the quoted packet; a router between keeps its name.
+/// Where the flow's packets of that direction get another source, the error gets the same, whichever router sent it: an
+/// address from behind the translation means nothing to the receiver, and filters on the way drop it (RFC 2827, rp_filter).
 /// The quoted CRC of SCTP is left alone: nobody checks it, the verification tag is what counts (RFC 9260 §10).
 pub fn rewrite_error(head: &mut [u8], parsed: &Parsed, quoted: AnyKey) -> bool {
     let Body::Icmp(Icmp { addrs, inner: Some(inner), .. }) = parsed.body else { return false };
@@ -22,7 +23,7 @@ pub fn rewrite_error(head: &mut [u8], parsed: &Parsed, quoted: AnyKey) -> bool {
     let Some(packet) = head.get_mut(..end) else { return false };
     let changed = match (addrs, inner.key, quoted) {
         (AnyAddrs::V4 { src, dst }, AnyKey::V4(from), AnyKey::V4(to)) => {
-            let (rewrite, src_new) = (Rewrite::new(&from, &to), if src == from.dst { to.dst } else { src });
+            let (rewrite, src_new) = (Rewrite::new(&from, &to), sender(src, from.dst, to.dst));
             let outer = addresses((src, dst), (src_new, to.src));
             // The quoted header's checksum takes up the change of its addresses, so their sum does not change.
             quoted_v4(packet, inner, &rewrite)
@@ -31,7 +32,7 @@ pub fn rewrite_error(head: &mut [u8], parsed: &Parsed, quoted: AnyKey) -> bool {
                 .and_then(|()| outer_v4(packet, parsed, (src_new, to.src), outer))
         }
         (AnyAddrs::V6 { src, dst }, AnyKey::V6(from), AnyKey::V6(to)) => {
-            let (rewrite, src_new) = (Rewrite::new(&from, &to), if src == from.dst { to.dst } else { src });
+            let (rewrite, src_new) = (Rewrite::new(&from, &to), sender(src, from.dst, to.dst));
             let outer = addresses((src, dst), (src_new, to.src));
             set_v6(packet, inner.l3, to.src, to.dst)
                 .and_then(|()| quoted_l4(packet, inner, &rewrite))
@@ -41,6 +42,11 @@ pub fn rewrite_error(head: &mut [u8], parsed: &Parsed, quoted: AnyKey) -> bool {
         _ => None,
     };
     changed.is_some()
+}
+
+/// The error's sender: as the receiver of the quoted packet is renamed.
+fn sender<A: Address>(sender: A, receiver: A, renamed: A) -> A {
+    if receiver == renamed { sender } else { renamed }
 }
 
 fn addresses<A: Address>(old: (A, A), new: (A, A)) -> Delta {
