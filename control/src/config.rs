@@ -217,6 +217,8 @@ pub struct ForwardingConfig {
     pub snat_ports: (u16, u16),
     /// Capacity of one worker's flow table.
     pub flows_per_worker: u32,
+    /// Clients that one worker remembers for session affinity.
+    pub affinity_clients: u32,
     /// When an idle flow is forgotten.
     pub timeouts: Timeouts,
 }
@@ -229,6 +231,7 @@ impl Default for ForwardingConfig {
             snat_addresses: Vec::new(),
             snat_ports: (1024, 60_999),
             flows_per_worker: 1 << 20,
+            affinity_clients: 1 << 16,
             timeouts: Timeouts::default(),
         }
     }

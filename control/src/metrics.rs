@@ -16,7 +16,9 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
-use tables::counters::{Counts, FlowCounts, LoopCounts, PacketCounts, PortCounts, WorkerCounters};
+use tables::counters::{
+    AffinityCounts, Counts, FlowCounts, LoopCounts, PacketCounts, PortCounts, WorkerCounters,
+};
 
 use crate::mirror::PumpCounters;
 
@@ -160,6 +162,10 @@ impl Collector for WorkerCollector {
             let name = format!("flows_{}", FlowCounts::NAMES[at]);
             per_worker(&mut encoder, &counts, (&name, help, kind, &|one| one.flows.to_array()[at]))?;
         }
+        for (at, (help, kind)) in AFFINITY.into_iter().enumerate() {
+            let name = format!("affinity_{}", AffinityCounts::NAMES[at]);
+            per_worker(&mut encoder, &counts, (&name, help, kind, &|one| one.affinity.to_array()[at]))?;
+        }
         for (at, help) in LOOP.into_iter().enumerate() {
             let name = format!("loop_{}", LoopCounts::NAMES[at]);
             per_worker(&mut encoder, &counts, (&name, help, Kind::Counter, &|one| one.turns.to_array()[at]))?;
@@ -195,6 +201,14 @@ const FLOWS: [(&str, Kind); 9] = [
     ("Flows taken out on demand, or because their backend went", Kind::Counter),
     ("Flows refused because the table was full", Kind::Counter),
     ("Flows found to have replies that never pass here", Kind::Counter),
+];
+
+/// In the order of `AffinityCounts`.
+const AFFINITY: [(&str, Kind); 4] = [
+    ("Clients that can be remembered for session affinity", Kind::Gauge),
+    ("Clients now remembered for session affinity", Kind::Gauge),
+    ("New flows that went to the backend remembered of their client", Kind::Counter),
+    ("Clients not remembered because there was no room", Kind::Counter),
 ];
 
 /// In the order of `LoopCounts`.

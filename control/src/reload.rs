@@ -18,6 +18,10 @@ pub fn merge(running: &GatewayConfig, new: &GatewayConfig) -> (GatewayConfig, Re
         ("dpdk", running.dpdk != new.dpdk),
         ("kubernetes source", running.kubernetes.source != new.kubernetes.source),
         ("forwarding.flowsPerWorker", running.forwarding.flows_per_worker != new.forwarding.flows_per_worker),
+        (
+            "forwarding.affinityClients",
+            running.forwarding.affinity_clients != new.forwarding.affinity_clients,
+        ),
         ("admin", running.admin != new.admin),
         ("metrics", running.metrics != new.metrics),
         ("stateDir", running.state_dir != new.state_dir),

@@ -7,6 +7,7 @@
 use packet::{AnyKey, Body, MacAddr, MacClass, ParseError, Parsed};
 use tables::{
     DropReason, Millis, PortId, PortSet, Tables, WorkerId,
+    affinity::Affinity,
     counters::Counts,
     flow::{Candidate, FlowTable},
     hash::FlowHash,
@@ -31,6 +32,8 @@ use crate::{
 pub(crate) struct State<B> {
     pub(crate) worker: WorkerId,
     pub(crate) flows: FlowTable,
+    /// Which backend clients of Services with session affinity had last.
+    pub(crate) affinity: Affinity,
     pub(crate) counts: Counts,
     pub(crate) hold: Hold<B>,
     /// Bounds the packets made here.

@@ -93,6 +93,7 @@ impl Explanation {
 
 /// What these tables make of the first packet of a flow.
 ///
+/// What workers remember of clients with session affinity is theirs alone: the answer is that for a client unknown to them.
 /// A missing route does not hide what the Service would do: the tables of a directory of manifests know no routes.
 #[must_use]
 pub fn explain(tables: &Tables, packet: &AnyKey) -> Explanation {
@@ -134,7 +135,7 @@ fn explain_service<A: Address>(tables: &Tables, key: &FlowKey<A>, served: &Serve
         candidates: candidates(tables, served),
         ..Explanation::plain(tables, Verdict::Forward, "Balanced")
     };
-    match balance(tables, served, key) {
+    match balance(tables, served, key, None) {
         Ok(backend) => {
             let reach = reach(tables, backend.address).ok();
             answer.backend = Some(SocketAddr::new(backend.address, backend.port));

@@ -15,6 +15,7 @@ use std::{
 use cpu::TscClock;
 use tables::{
     DropReason, Millis, PortId, PortSet, Tables, WorkerId,
+    affinity::Affinity,
     command::CommandDesk,
     counters::{Counts, WorkerCounters},
     flow::{FlowTable, FlowTableConfig},
@@ -46,6 +47,8 @@ pub struct WorkerConfig {
     pub id: WorkerId,
     /// Its flow table.
     pub flows: FlowTableConfig,
+    /// Clients it remembers for session affinity.
+    pub affinity_clients: u32,
     /// Ports with a kernel mirror.
     pub mirrored: PortSet,
     /// What to do when nothing arrives.
@@ -75,6 +78,8 @@ pub struct Worker<P: PortIo> {
     lanes: Vec<Lane<P>>,
     state: State<P::Buf>,
     announcer: Announcer,
+    /// The running sweep has passed the flow table, and is in the memory of clients.
+    flows_swept: bool,
     idle: Idle,
     burst: Burst<P::Buf>,
     scratch: Box<Scratch>,
@@ -90,6 +95,7 @@ impl<P: PortIo> Worker<P> {
         let state = State {
             worker: config.id,
             flows: FlowTable::new(&config.flows)?,
+            affinity: Affinity::new(config.affinity_clients, config.flows.secret),
             counts: Counts::new(ports.len()),
             hold: Hold::new(),
             limit: Limit::new(Millis(0)),
@@ -105,6 +111,7 @@ impl<P: PortIo> Worker<P> {
             lanes: ports.into_iter().map(Lane::new).collect(),
             state,
             announcer: Announcer::new(),
+            flows_swept: false,
             idle: Idle::new(config.idle),
             burst: Burst::new(),
             scratch: Box::new(Scratch::new()),
@@ -168,8 +175,14 @@ impl<P: PortIo> Worker<P> {
         &self.state.counts
     }
 
+    /// Goes on with the sweep, over all that names Services and backends: the flow table, then the memory of clients.
     fn sweep(&mut self, records: u32, now: Millis) {
-        if self.state.flows.sweep(records, now, self.tables.current()).pass_done {
+        let tables = self.tables.current();
+        if !self.flows_swept {
+            self.flows_swept = self.state.flows.sweep(records, now, tables).pass_done;
+        }
+        if self.flows_swept && self.state.affinity.sweep(records, now, tables) {
+            self.flows_swept = false;
             self.state.counts.turns.sweeps += 1;
             self.tables.sweep_completed();
         }
@@ -183,6 +196,7 @@ impl<P: PortIo> Worker<P> {
         counts.packets.held =
             (self.state.hold.len() + self.lanes.iter().map(Lane::waiting).sum::<usize>()) as u64;
         counts.flows.update(&self.state.flows.stats());
+        counts.affinity.update(&self.state.affinity.stats());
         debug_assert_eq!(counts.imbalance(), 0, "every packet has one verdict: {:?}", counts.packets);
         self.counters.flush(counts);
     }

@@ -74,7 +74,13 @@ impl Stand {
             commands: desk,
         };
         let flows = FlowTableConfig { flows, ipv6: false, secret: 0x5eed, timeouts: Timeouts::default() };
-        let config = WorkerConfig { id: WorkerId(0), flows, mirrored: PortSet::ALL, idle: IdleMode::Poll };
+        let config = WorkerConfig {
+            id: WorkerId(0),
+            flows,
+            affinity_clients: 1024,
+            mirrored: PortSet::ALL,
+            idle: IdleMode::Poll,
+        };
         let ports = vec![WirePort::new(ROUND)?, WirePort::new(ROUND)?];
         Ok(Self {
             worker: Worker::new(&config, links, ports)?,

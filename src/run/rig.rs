@@ -83,7 +83,8 @@ fn worker_config(config: &GatewayConfig, id: WorkerId, crowded: bool) -> WorkerC
         .filter(|(_, port)| port.tap)
         .map(|(id, _)| id)
         .collect::<PortSet>();
-    WorkerConfig { id, flows, mirrored, idle: cores::idle(config, crowded) }
+    let affinity_clients = forwarding.affinity_clients;
+    WorkerConfig { id, flows, affinity_clients, mirrored, idle: cores::idle(config, crowded) }
 }
 
 type Mirror = (Option<Devices>, Option<Resolver>, watch::Receiver<Arc<Network>>);

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use packet::MacAddr;
-use tables::counters::{Counts, FlowCounts, LoopCounts, PacketCounts};
+use tables::counters::{AffinityCounts, Counts, FlowCounts, LoopCounts, PacketCounts};
 use tables::{AdjacencyState, BackendState, NatMode, NodeId, Prefix, Tables};
 
 use super::view;
@@ -174,6 +174,9 @@ pub(super) fn counters(counts: &[Counts]) -> Vec<view::Counter> {
         add("dropped_packets".into(), counts.dropped());
         for (name, value) in FlowCounts::NAMES.iter().zip(counts.flows.to_array()) {
             add(format!("flows_{name}"), value);
+        }
+        for (name, value) in AffinityCounts::NAMES.iter().zip(counts.affinity.to_array()) {
+            add(format!("affinity_{name}"), value);
         }
         for (name, value) in LoopCounts::NAMES.iter().zip(counts.turns.to_array()) {
             add(format!("loop_{name}"), value);

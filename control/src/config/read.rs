@@ -23,6 +23,8 @@ const MTU_MIN: u16 = 576;
 const MTU_MAX: u16 = 9600;
 const WORKERS_MAX: u16 = 64;
 const FLOWS_MIN: u32 = 1024;
+const AFFINITY_CLIENTS_MIN: u32 = 1024;
+const AFFINITY_CLIENTS_MAX: u32 = 1 << 24;
 const FLOWS_MAX: u32 = 1 << 27;
 
 /// Reads the whole document.
@@ -228,7 +230,8 @@ fn pool(at: &At<'_>, errors: &Errors) -> Option<PoolConfig> {
 }
 
 fn forwarding(at: &At<'_>, errors: &Errors) -> ForwardingConfig {
-    let known = ["mode", "target", "snatAddresses", "snatPorts", "flowsPerWorker", "timeouts"];
+    let known =
+        ["mode", "target", "snatAddresses", "snatPorts", "flowsPerWorker", "affinityClients", "timeouts"];
     at.only(&known, errors);
     let default = ForwardingConfig::default();
     let modes = [("auto", Mode::Auto), ("snat", Mode::Snat), ("dnat", Mode::Dnat)];
@@ -245,6 +248,10 @@ fn forwarding(at: &At<'_>, errors: &Errors) -> ForwardingConfig {
             .field("flowsPerWorker")
             .and_then(|at| at.number(FLOWS_MIN..=FLOWS_MAX, errors))
             .unwrap_or(default.flows_per_worker),
+        affinity_clients: at
+            .field("affinityClients")
+            .and_then(|at| at.number(AFFINITY_CLIENTS_MIN..=AFFINITY_CLIENTS_MAX, errors))
+            .unwrap_or(default.affinity_clients),
         timeouts: at.field("timeouts").map(|at| timeouts(&at, errors)).unwrap_or_default(),
     }
 }

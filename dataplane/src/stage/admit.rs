@@ -79,6 +79,8 @@ pub(crate) struct Course<'t> {
     backend: &'t Backend,
     reach: Reach<'t>,
     mode: NatMode,
+    /// Seconds for which the client is remembered.
+    affinity_timeout_s: Option<u32>,
 }
 
 /// The course of a flow to a backend.
@@ -92,7 +94,8 @@ pub(crate) fn course<'t, A: Address>(
 ) -> Result<Course<'t>, DropReason> {
     let reach = reach(tables, backend.address)?;
     let mode = mode(tables, served, (key.src.into(), backend), Some(reach));
-    Ok(Course { service: served.port.id, backend, reach, mode })
+    let affinity_timeout_s = served.port.affinity_timeout_s;
+    Ok(Course { service: served.port.id, backend, reach, mode, affinity_timeout_s })
 }
 
 /// The key that the replies of a new flow most likely get.
@@ -125,7 +128,7 @@ pub(crate) fn admit<A: Address, B>(
     key: &FlowKey<A>,
     now: Millis,
 ) -> Result<FlowRef, DropReason> {
-    let Course { service, backend, reach, mode } = *course;
+    let Course { service, backend, reach, mode, affinity_timeout_s } = *course;
     let address = A::from_ip(backend.address).ok_or(DropReason::NoEndpoints)?;
     let flow = |reply, mode| NewFlow { original: *key, reply, service, backend: backend.id, mode };
     let untranslated = match mode {
@@ -148,6 +151,12 @@ pub(crate) fn admit<A: Address, B>(
         InsertError::Full | InsertError::Ipv6NotReserved => DropReason::FlowTableFull,
         InsertError::KeyTaken => DropReason::FlowKeyTaken,
     })?;
+    if let Some(timeout_s) = affinity_timeout_s {
+        let client = (key.src, service);
+        state.counts.affinity.honoured +=
+            u64::from(state.affinity.recall(key.src, service, now) == Some(backend.id));
+        state.affinity.remember(client, backend.id, timeout_s, now);
+    }
     if let Some(hop) = reach.hop {
         state.flows.set_next_hop(flow, Direction::Original, tables.fib_epoch, hop);
     }

@@ -2,7 +2,7 @@
 
 use packet::{Address, FlowKey};
 use tables::{
-    Action, Backend, DropReason, Pool, Tables,
+    Action, Backend, BackendId, DropReason, Pool, Tables,
     hash::{maglev_client_hash, maglev_hash},
 };
 
@@ -26,18 +26,21 @@ pub(crate) fn pool<'t>(served: &Served<'t>) -> Result<&'t Pool, Refusal> {
     }
 }
 
-/// The backend of a new flow: by the whole tuple, or by the client's address alone with session affinity.
+/// The backend of a new flow: the one that affinity remembers, while it is among those eligible for this client; else by
+/// the whole tuple, or by the client's address alone with session affinity.
 pub(crate) fn balance<'t, A: Address>(
     tables: &'t Tables,
     served: &Served<'t>,
     key: &FlowKey<A>,
+    remembered: Option<BackendId>,
 ) -> Result<&'t Backend, Refusal> {
     let pool = pool(served)?;
-    let picked = match served.port.affinity_timeout_s {
+    let kept = remembered.filter(|id| pool.backends.contains(id));
+    let picked = kept.or_else(|| match served.port.affinity_timeout_s {
         _ if pool.maglev.is_none() => pool.pick(0),
         None => pool.pick(maglev_hash(key)),
         Some(_) => pool.pick(maglev_client_hash(key.src)),
-    };
+    });
     let backend =
         picked.and_then(|id| tables.backends.get(id)).ok_or(Refusal::Reject(DropReason::NoEndpoints))?;
     // kube-proxy's checks of service addresses see the packet after DNAT.

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use packet::{Address, AnyKey, Body, FlowKey, MacAddr, Parsed};
-use tables::{DropReason, Tables, flow::Direction};
+use tables::{BackendId, DropReason, Millis, Tables, affinity::Affinity, flow::Direction};
 
 use super::{
     admit::{Course, admit, course, likely_reply},
@@ -38,13 +38,20 @@ pub(crate) enum Intent<'t> {
 /// The intents of a burst's packets, by slot, as far as they were asked for.
 pub(crate) type Intents<'t> = [Option<Intent<'t>>; BURST];
 
-/// What the tables make of a key that no flow has.
-fn intent<'t, A: Address>(tables: &'t Tables, key: &FlowKey<A>) -> Intent<'t> {
+/// What the tables make of a key that no flow has, and of what is remembered of its client.
+fn intent<'t, A: Address>(
+    tables: &'t Tables,
+    key: &FlowKey<A>,
+    (affinity, now): (&Affinity, Millis),
+) -> Intent<'t> {
     if is_martian(tables, key.src.into()) {
         return Intent::Drop(DropReason::MartianSource);
     }
     match classify(tables, key) {
-        Class::Service(served) => serve(tables, key, &served),
+        Class::Service(served) => {
+            let timeout = served.port.affinity_timeout_s;
+            serve(tables, key, &served, timeout.and_then(|_| affinity.recall(key.src, served.port.id, now)))
+        }
         Class::Own => Intent::Deliver,
         Class::Transit => Intent::Route,
         Class::UnknownPort => Intent::Drop(DropReason::VipPortUnknown),
@@ -53,8 +60,13 @@ fn intent<'t, A: Address>(tables: &'t Tables, key: &FlowKey<A>) -> Intent<'t> {
     }
 }
 
-fn serve<'t, A: Address>(tables: &'t Tables, key: &FlowKey<A>, served: &Served<'t>) -> Intent<'t> {
-    let course = match balance(tables, served, key) {
+fn serve<'t, A: Address>(
+    tables: &'t Tables,
+    key: &FlowKey<A>,
+    served: &Served<'t>,
+    remembered: Option<BackendId>,
+) -> Intent<'t> {
+    let course = match balance(tables, served, key, remembered) {
         Ok(backend) => course(tables, (served, backend), key),
         Err(Refusal::Reject(reason)) => return Intent::Reject(reason),
         Err(Refusal::Drop(reason)) => return Intent::Drop(reason),
@@ -92,13 +104,17 @@ impl<'a, P: PortIo> Pass<'a, P> {
     }
 
     fn foresee_flow<A: Address>(&self, key: &FlowKey<A>) -> Intent<'a> {
-        let intent = intent(self.tables, key);
+        let intent = self.intent(key);
         if let Intent::Enter(course) = &intent
             && let Some(reply) = likely_reply(self.state, self.tables, course, key)
         {
             self.state.flows.prefetch_insert(key, &reply);
         }
         intent
+    }
+
+    fn intent<A: Address>(&self, key: &FlowKey<A>) -> Intent<'a> {
+        intent(self.tables, key, (&self.state.affinity, self.now))
     }
 
     /// Deals with a packet that no flow has; `known` is what was found out of it before.
@@ -110,7 +126,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
         key: &FlowKey<A>,
         known: Option<&Intent<'a>>,
     ) {
-        match known.copied().unwrap_or_else(|| intent(self.tables, key)) {
+        match known.copied().unwrap_or_else(|| self.intent(key)) {
             Intent::Enter(_) if parsed.ttl <= 1 => self.ttl_exceeded(buf, parsed),
             Intent::Enter(course) => self.enter(buf, parsed, key, &course),
             Intent::Deliver => self.deliver(buf, parsed),

@@ -90,8 +90,13 @@ impl Rig {
             secret: 0x5eed,
             timeouts: Timeouts::default(),
         };
-        let config_ =
-            WorkerConfig { id: config.worker, flows, mirrored: config.mirrored, idle: IdleMode::Poll };
+        let config_ = WorkerConfig {
+            id: config.worker,
+            flows,
+            affinity_clients: 1024,
+            mirrored: config.mirrored,
+            idle: IdleMode::Poll,
+        };
         let lanes = (0..ports).map(|_| MemPort::new(config.capabilities)).collect();
         let worker = Worker::new(&config_, links, lanes).expect("memory for a small flow table");
         let (now, frame) = (Millis(1_000), Box::new([0; FRAME_LEN_MAX]));

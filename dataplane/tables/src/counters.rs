@@ -12,7 +12,7 @@ use std::{
 
 use crossbeam::utils::CachePadded;
 
-use crate::{DropReason, PortId, flow::FlowStats};
+use crate::{DropReason, PortId, affinity::AffinityStats, flow::FlowStats};
 
 /// One list of names gives the plain struct and its order in the shared array.
 macro_rules! counter_group {
@@ -105,6 +105,29 @@ impl FlowCounts {
 }
 
 counter_group! {
+    /// The memory of session affinity.
+    AffinityCounts {
+        /// Clients it can hold (a gauge).
+        capacity,
+        /// Clients it holds (a gauge).
+        used,
+        /// New flows that went to the backend remembered.
+        honoured,
+        /// Clients not remembered because there was no room.
+        refused,
+    }
+}
+
+impl AffinityCounts {
+    /// Takes over what the memory says of itself.
+    pub fn update(&mut self, stats: &AffinityStats) {
+        let AffinityStats { capacity, used, refused } = *stats;
+        let (capacity, used, honoured) = (capacity.into(), used.into(), self.honoured);
+        *self = Self { capacity, used, honoured, refused };
+    }
+}
+
+counter_group! {
     /// The worker's loop.
     LoopCounts {
         /// Times around.
@@ -145,6 +168,8 @@ pub struct Counts {
     pub packets: PacketCounts,
     /// The flow table.
     pub flows: FlowCounts,
+    /// The memory of session affinity.
+    pub affinity: AffinityCounts,
     /// The loop.
     pub turns: LoopCounts,
     /// Packets dropped, by [`DropReason::index`].
@@ -162,6 +187,7 @@ impl Counts {
         Self {
             packets: PacketCounts::default(),
             flows: FlowCounts::default(),
+            affinity: AffinityCounts::default(),
             turns: LoopCounts::default(),
             drops: [0; DropReason::COUNT],
             dropped: 0,
@@ -237,6 +263,7 @@ type Group<const N: usize> = CachePadded<[AtomicU64; N]>;
 pub struct WorkerCounters {
     packets: Group<{ PacketCounts::LEN }>,
     flows: Group<{ FlowCounts::LEN }>,
+    affinity: Group<{ AffinityCounts::LEN }>,
     turns: Group<{ LoopCounts::LEN }>,
     drops: Group<{ DropReason::COUNT }>,
     /// The sum of `drops` when they were last stored.
@@ -251,6 +278,7 @@ impl WorkerCounters {
         Self {
             packets: zeros(),
             flows: zeros(),
+            affinity: zeros(),
             turns: zeros(),
             drops: zeros(),
             dropped: zeros(),
@@ -263,6 +291,7 @@ impl WorkerCounters {
     pub fn flush(&self, counts: &Counts) {
         store(&self.packets, counts.packets.to_array());
         store(&self.flows, counts.flows.to_array());
+        store(&self.affinity, counts.affinity.to_array());
         store(&self.turns, counts.turns.to_array());
         for (shared, port) in self.ports.iter().zip(&counts.ports) {
             store(shared, port.to_array());
@@ -280,6 +309,7 @@ impl WorkerCounters {
         Counts {
             packets: PacketCounts::from_array(load(&self.packets)),
             flows: FlowCounts::from_array(load(&self.flows)),
+            affinity: AffinityCounts::from_array(load(&self.affinity)),
             turns: LoopCounts::from_array(load(&self.turns)),
             drops,
             dropped: drops.iter().sum(),

@@ -48,6 +48,28 @@ impl FlowHasher {
     }
 }
 
+/// Keyed hash of a client at a Service port, for the memory of session affinity.
+#[derive(Clone)]
+pub(crate) struct ClientHasher {
+    secrets: [u64; 3],
+}
+
+impl ClientHasher {
+    /// A hasher for this secret.
+    pub(crate) fn new(secret: u64) -> Self {
+        let word = |n: usize| xxh3_64_with_seed(&[b'c', n.to_le_bytes()[0]], secret);
+        Self { secrets: std::array::from_fn(word) }
+    }
+
+    /// Two places of 0..len for the client, independent of each other.
+    #[inline]
+    pub(crate) fn two(&self, client: [u64; 2], service: u32, len: usize) -> [usize; 2] {
+        let [s0, s1, s2] = self.secrets;
+        let hash = fold(fold(client[0] ^ s0, client[1] ^ s1) ^ u64::from(service), s2);
+        [lower(hash), lower(hash >> 32)].map(|half| scale(half, len))
+    }
+}
+
 /// The Maglev hash of a flow, from its original key (client to Service).
 #[must_use]
 pub fn maglev_hash<A: Address>(key: &FlowKey<A>) -> u64 {

@@ -9,6 +9,7 @@
 
 mod address;
 mod adjacency;
+pub mod affinity;
 mod backend;
 pub mod chunked;
 pub mod command;

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+mod affinity;
 mod errors;
 mod flows;
 mod frames;
