@@ -220,7 +220,7 @@ fn neighbors(rows: Vec<view::Neighbor>) -> Columns {
 }
 
 fn pools(rows: Vec<view::Pool>, wide: bool) -> Columns {
-    let heads = ["NAME", "AUTO-ASSIGN", "USED", "ADDRESSES", "RANGES"];
+    let heads = ["NAME", "AUTO-ASSIGN", "USED", "ADDRESSES", "RANGES", "PROBLEM"];
     let mut columns =
         if wide { Columns::new(&[&heads[..], &["ASSIGNMENTS"]].concat()) } else { Columns::new(&heads) };
     for row in rows {
@@ -230,6 +230,7 @@ fn pools(rows: Vec<view::Pool>, wide: bool) -> Columns {
             row.used.to_string(),
             row.addresses.to_string(),
             row.ranges.join(","),
+            row.problem,
         ];
         if wide {
             cells.push(join(row.assignments.iter().map(|one| format!("{}={}", one.address, one.service))));

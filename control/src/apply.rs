@@ -27,6 +27,7 @@ use crate::mirror::Devices;
 use crate::model::Change;
 use crate::netlink::Resolver;
 use crate::network::Network;
+use crate::outcome::Outcomes;
 use crate::state_dir::StateDir;
 use crate::workers::Workers;
 use engine::Engine;
@@ -69,6 +70,16 @@ pub struct Parts {
     pub workers: Workers,
     /// What is measured.
     pub metrics: ControlMetrics,
+    /// Where addresses are decided together with other appliances; none: this one decides alone.
+    pub election: Option<Election>,
+}
+
+/// One of several appliances decides about addresses and writes them down for the others.
+pub struct Election {
+    /// Whether it is this one.
+    pub leads: watch::Receiver<bool>,
+    /// Where decisions go once every worker has them.
+    pub outcomes: Arc<Outcomes>,
 }
 
 /// Why the applier did not start.
@@ -104,7 +115,9 @@ impl Applier {
     /// # Errors
     /// [`ApplyError`].
     pub fn start(parts: Parts) -> Result<(Self, Control, watch::Receiver<bool>), ApplyError> {
-        let saved = parts.state.read(ASSIGNMENTS)?.unwrap_or_default();
+        // Where a status is written, it is the memory: a file of one appliance could only contradict it.
+        let saved = if parts.election.is_none() { parts.state.read(ASSIGNMENTS)? } else { None };
+        let saved = saved.unwrap_or_default();
         let saved = String::from_utf8(saved).map_err(|error| ApplyError::Assignments(error.to_string()))?;
         let assignments = Assignments::from_text(&saved).map_err(ApplyError::Assignments)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;

@@ -3,6 +3,7 @@
 //! Invariant: whatever the order of changes, the tables mean the same as those compiled afresh (slot numbers apart).
 
 mod addresses;
+mod allocation;
 mod claims;
 mod cluster;
 mod endpoints;
@@ -33,6 +34,7 @@ use crate::ipam::{Assignments, Ipam, PoolUse};
 use crate::model::{Change, Model, ObjectKey};
 use crate::network::Network;
 use addresses::ports;
+use allocation::Touched;
 use claims::{Claim, Claims};
 use cluster::{Cluster, NodeIds};
 use frontends::Reserved;
@@ -68,6 +70,7 @@ pub struct Compiler {
     vips: HashMap<IpAddr, BTreeMap<ServiceId, (AddressKind, bool)>>,
     own: BTreeMap<IpAddr, AddressInfo>,
     dirty: Dirty,
+    touched: Touched,
 }
 
 /// What changed since the last compilation.
@@ -79,19 +82,20 @@ struct Dirty {
     claims: BTreeSet<Claim>,
     addresses: BTreeSet<IpAddr>,
     node_ports: bool,
+    /// Pools, or what decides about them: every Service of type LoadBalancer is asked whether its address differs.
+    pools: bool,
 }
 
 impl Compiler {
     /// Knows nothing but its settings and which addresses Services had before.
     #[must_use]
     pub fn new(settings: Settings, assignments: Assignments) -> Self {
-        let ipam = Ipam::new(settings.pools.clone(), settings.load_balancer_class.clone(), assignments);
-        let dirty = Dirty { cluster: true, network: true, node_ports: true, ..Dirty::default() };
+        let dirty = Dirty { cluster: true, network: true, node_ports: true, pools: true, ..Dirty::default() };
         Self {
             model: Model::default(),
             settings,
             network: Network::default(),
-            ipam,
+            ipam: Ipam::new(assignments),
             tables: Tables::empty(Generation(0)),
             service_slots: SlotAllocator::new(SLOTS_MAX),
             backend_slots: SlotAllocator::new(SLOTS_MAX),
@@ -108,6 +112,7 @@ impl Compiler {
             vips: HashMap::new(),
             own: BTreeMap::new(),
             dirty,
+            touched: Touched::default(),
         }
     }
 
@@ -128,6 +133,11 @@ impl Compiler {
                 self.dirty.network = true;
             }
             Change::ServiceCidr(..) => self.dirty.cluster = true,
+            Change::Namespace(name, _) => self.mark_namespace(name),
+            Change::AddressPool(name, _) => {
+                self.dirty.pools = true;
+                self.touched.pools.insert(name.clone());
+            }
         }
         self.model.apply(change);
     }
@@ -149,9 +159,8 @@ impl Compiler {
         if settings == self.settings {
             return;
         }
-        let (pools, class) = (settings.pools.clone(), settings.load_balancer_class.clone());
-        self.ipam = Ipam::new(pools, class, self.ipam.assignments().clone());
         self.settings = settings;
+        self.dirty.pools = true;
         self.dirty.cluster = true;
         self.dirty.network = true;
         self.dirty.node_ports = true;
@@ -168,7 +177,7 @@ impl Compiler {
     #[must_use]
     pub fn is_dirty(&self) -> bool {
         let dirty = &self.dirty;
-        dirty.cluster || dirty.network || dirty.node_ports || !dirty.services.is_empty()
+        dirty.cluster || dirty.network || dirty.node_ports || dirty.pools || !dirty.services.is_empty()
     }
 
     /// The next version of the tables, with everything taken in so far.
@@ -180,20 +189,12 @@ impl Compiler {
         if std::mem::take(&mut self.dirty.cluster) {
             self.compile_cluster();
         }
-        // The oldest Service gets the first free address, whatever file it stands in.
         let dirty = std::mem::take(&mut self.dirty.services);
-        let mut order: Vec<_> = dirty.into_iter().collect();
-        order.sort_by_cached_key(|key| {
-            let created = self.model.services().get(key).map(|service| service.created.clone());
-            (created.as_ref().is_none_or(String::is_empty), created, key.clone())
-        });
         let (present, gone): (Vec<_>, Vec<_>) =
-            order.into_iter().partition(|key| self.model.services().contains_key(key));
-        // Whoever exists keeps its address from before a restart, even from an older Service that never had one.
-        present.iter().for_each(|key| self.ipam.exists(key));
-        for key in gone.iter().chain(&present) {
-            self.compile_service(key);
-        }
+            dirty.into_iter().partition(|key| self.model.services().contains_key(key));
+        gone.iter().for_each(|key| self.compile_service(key));
+        self.compile_present(present);
+        self.serve_hopeful();
         self.settle_claims();
         self.settle_addresses();
         if std::mem::take(&mut self.dirty.node_ports) {
@@ -204,8 +205,13 @@ impl Compiler {
 
     /// What Services were given, to be kept across restarts.
     #[must_use]
-    pub fn assignments(&self) -> &Assignments {
+    pub fn assignments(&self) -> Assignments {
         self.ipam.assignments()
+    }
+
+    /// Whether [`Self::assignments`] may differ from those at the last call.
+    pub fn take_reassigned(&mut self) -> bool {
+        self.ipam.take_reassigned()
     }
 
     /// How full the pools are.
@@ -254,11 +260,13 @@ impl Compiler {
             self.tables.sources =
                 Arc::new(Lpm::build(sources.iter().map(|(prefix, source)| (*prefix, *source))));
             self.sources = sources;
+            self.dirty.pools = true;
         }
         let cidrs = cluster::service_cidrs(&self.model, &self.settings);
         if cidrs != self.service_cidrs {
             self.tables.service_cidrs = Arc::new(cluster::set_of(&cidrs));
             self.service_cidrs = cidrs;
+            self.dirty.pools = true;
         }
         self.tables.acts_as = self.cluster.this.as_ref().map(|this| this.id);
         self.tables.workers = self.settings.workers.max(1);
@@ -278,6 +286,7 @@ impl Compiler {
             let affected = self.compiled.iter().filter(|(_, compiled)| asks(compiled));
             self.dirty.services.extend(affected.map(|(key, _)| key.clone()));
             self.reserved = reserved;
+            self.dirty.pools = true;
         }
         self.routing.update(&mut self.tables, &self.model, &self.settings, &self.network);
     }
@@ -285,6 +294,7 @@ impl Compiler {
     /// Puts the winner of every touched claim into the index.
     fn settle_claims(&mut self) {
         for claim in std::mem::take(&mut self.dirty.claims) {
+            self.touched.services.extend(self.claims.rivals(claim).cloned());
             let winner = self.claims.winner(claim).map(|(_, id, kind)| (id, kind));
             match (claim, winner) {
                 (Claim::Vip(address, protocol, port), Some((service, kind))) => {

@@ -18,6 +18,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use packet::MacAddr;
 
+use crate::pool::Pool;
 use crate::yaml::{self, At, Errors, Problem};
 
 /// Where the configuration is looked for when no `--config` is given.
@@ -35,7 +36,7 @@ pub struct GatewayConfig {
     /// Where cluster state comes from and how it is read.
     pub kubernetes: KubernetesConfig,
     /// Addresses to give to Services of type `LoadBalancer`.
-    pub pools: Vec<PoolConfig>,
+    pub pools: Vec<Pool>,
     /// How service packets are rewritten and remembered.
     pub forwarding: ForwardingConfig,
     /// Static routes.
@@ -167,19 +168,8 @@ pub struct KubernetesConfig {
     pub external_ip_allow: Vec<IpNet>,
     /// The `loadBalancerClass` that is ours; empty: Services without a class.
     pub load_balancer_class: String,
-}
-
-/// Addresses for Services of type `LoadBalancer`.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct PoolConfig {
-    /// Unique name.
-    pub name: String,
-    /// Inclusive ranges, first and last of one family, in the order of the config (`cidrs` first).
-    pub ranges: Vec<(IpAddr, IpAddr)>,
-    /// Whether a Service gets an address from here without asking for it.
-    pub auto_assign: bool,
-    /// Whether IPv4 addresses ending in .0 and .255 are passed over: some devices take them for a network's own.
-    pub avoid_buggy_ips: bool,
+    /// Whether MetalLB's annotations on Services are heard as our own are.
+    pub metallb_annotations: bool,
 }
 
 /// How a Service's packets are rewritten unless the Service says otherwise.

@@ -16,6 +16,8 @@ pub mod model;
 pub mod netlink;
 pub mod network;
 pub mod offline;
+pub mod outcome;
+pub mod pool;
 pub mod reload;
 pub mod state_dir;
 pub mod workers;

@@ -3,6 +3,7 @@
 //! Workers know nothing of this; their counters are plain shared numbers. The identity of packets (`tables::counters`)
 //! holds over `fairlead_*_packets_total` and `fairlead_held_packets`, exactly when a worker is quiet.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +13,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, prometheus_text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
@@ -21,6 +23,7 @@ use tables::counters::{
 };
 
 use crate::mirror::PumpCounters;
+use crate::outcome::PoolOutcome;
 
 /// The content type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -48,14 +51,36 @@ pub struct ControlMetrics {
     pub backends: Gauge<u64, AtomicU64>,
     /// Source files that are broken; their last good content serves.
     pub broken_files: Gauge<u64, AtomicU64>,
+    pool_used: Family<PoolLabels, Gauge<u64, AtomicU64>>,
+    pool_size: Family<PoolLabels, Gauge<u64, AtomicU64>>,
     latency: Histogram,
     compile: Histogram,
 }
+
+/// Which addresses of which pool.
+type PoolLabels = [(&'static str, String); 2];
 
 impl ControlMetrics {
     /// A change took this long from its arrival until every worker had it.
     pub fn programmed_after(&self, latency: Duration) {
         self.latency.observe(latency.as_secs_f64());
+    }
+
+    /// How full pools are that were touched; one that is in force no more has no numbers.
+    pub fn pools_changed(&self, pools: &BTreeMap<String, PoolOutcome>) {
+        for (name, pool) in pools {
+            for (index, family) in ["ipv4", "ipv6"].into_iter().enumerate() {
+                let labels = [("pool", name.clone()), ("family", family.to_owned())];
+                let Some(count) = pool.count else {
+                    self.pool_used.remove(&labels);
+                    self.pool_size.remove(&labels);
+                    continue;
+                };
+                self.pool_used.get_or_create(&labels).set(count.used[index]);
+                let size = u64::try_from(count.size[index]).unwrap_or(u64::MAX);
+                self.pool_size.get_or_create(&labels).set(size);
+            }
+        }
     }
 
     /// Tables took this long to compile.
@@ -99,6 +124,11 @@ impl ControlMetrics {
             registry.register(name, help, gauge.clone());
             gauge
         };
+        let family = |registry: &mut Registry, name: &str, help: &str| {
+            let family = Family::<PoolLabels, Gauge<u64, AtomicU64>>::default();
+            registry.register(name, help, family.clone());
+            family
+        };
         let histogram = |registry: &mut Registry, name: &str, help: &str| {
             let histogram = Histogram::new(exponential_buckets(0.000_05, 2.0, 18));
             registry.register(name, help, histogram.clone());
@@ -119,6 +149,8 @@ impl ControlMetrics {
                 "source_broken_files",
                 "Source files that are broken; their last good content serves",
             ),
+            pool_used: family(registry, "pool_addresses_used", "Addresses of a pool that Services have"),
+            pool_size: family(registry, "pool_addresses", "Addresses that a pool may give"),
             latency: histogram(
                 registry,
                 "tables_programmed_latency_seconds",
@@ -346,6 +378,21 @@ mod tests {
             .filter(|line| line.starts_with("# TYPE") || line.contains("NoRoute") || line.contains("mirror"))
             .collect();
         insta::assert_snapshot!(golden.join("\n"));
+    }
+
+    #[test]
+    fn pools_have_numbers_while_they_are_in_force() {
+        let metrics = metrics();
+        let count = crate::ipam::PoolCount { used: [3, 0], size: [64, u128::MAX] };
+        let mut pools =
+            BTreeMap::from([("a".to_owned(), PoolOutcome { count: Some(count), ..Default::default() })]);
+        metrics.control.pools_changed(&pools);
+        let text = metrics.text();
+        assert_eq!(value(&text, "fairlead_pool_addresses_used{pool=\"a\",family=\"ipv4\"}"), 3);
+        assert_eq!(value(&text, "fairlead_pool_addresses{pool=\"a\",family=\"ipv6\"}"), u64::MAX);
+        pools.insert("a".to_owned(), PoolOutcome::default());
+        metrics.control.pools_changed(&pools);
+        assert!(!metrics.text().contains("pool=\"a\""));
     }
 
     #[test]

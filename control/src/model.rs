@@ -9,6 +9,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use packet::{Family, Protocol};
 
+use crate::pool::{Labels, Pool};
+
 /// Namespace and name of an object.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ObjectKey {
@@ -66,6 +68,18 @@ pub enum TrafficPolicy {
     Local,
 }
 
+/// `ipFamilyPolicy`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum FamilyPolicy {
+    /// One family.
+    #[default]
+    SingleStack,
+    /// Both where the cluster has both; each is as good as none of the other.
+    PreferDualStack,
+    /// Both or nothing.
+    RequireDualStack,
+}
+
 /// `status.loadBalancer.ingress[].ipMode`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum IpMode {
@@ -83,6 +97,12 @@ pub struct Service {
     pub key: ObjectKey,
     /// `metadata.creationTimestamp` in RFC 3339 UTC, which sorts as text; empty when the manifest has none.
     pub created: String,
+    /// `metadata.labels`.
+    pub labels: Labels,
+    /// `spec.selector`.
+    pub selector: Labels,
+    /// What the API server keeps about the object for those who write to it.
+    pub upkeep: Upkeep,
     /// Value of the label `service.kubernetes.io/service-proxy-name`, when there is one.
     pub proxy_name: Option<String>,
     /// Value of the annotation `fairlead.dev/mode`, unchecked.
@@ -107,8 +127,14 @@ pub struct Service {
     pub external_policy: TrafficPolicy,
     /// Seconds of `sessionAffinity: ClientIP`; none: no affinity.
     pub affinity_timeout_s: Option<u32>,
+    /// `spec.ipFamilyPolicy`.
+    pub family_policy: FamilyPolicy,
     /// `spec.loadBalancerIP`.
     pub requested_ip: Option<IpAddr>,
+    /// What the `fairlead.dev/` annotations ask for.
+    pub asks: AddressRequest,
+    /// What MetalLB's annotations ask for; heard where the configuration says so.
+    pub asks_metallb: AddressRequest,
     /// `spec.loadBalancerClass`.
     pub load_balancer_class: Option<String>,
     /// `spec.loadBalancerSourceRanges` that parse.
@@ -117,6 +143,30 @@ pub struct Service {
     pub ingress: Vec<Ingress>,
     /// What was ignored while reading the object, one sentence each.
     pub notes: Vec<String>,
+}
+
+/// What a Service asks of address pools by annotations, unchecked.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct AddressRequest {
+    /// Addresses, a comma list of at most one a family.
+    pub ips: Option<String>,
+    /// Name of a pool.
+    pub pool: Option<String>,
+    /// Services with the same key may have one address together.
+    pub sharing_key: Option<String>,
+}
+
+/// What only whoever writes to the API server must know of an object; all of it is empty in a manifest.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Upkeep {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// Whether `metadata.deletionTimestamp` is set.
+    pub deleting: bool,
+    /// Whether our finalizer holds the object.
+    pub finalizer: bool,
+    /// Whether the condition `LoadBalancerPortsError` is true.
+    pub ports_error: bool,
 }
 
 impl Default for ObjectKey {
@@ -207,6 +257,28 @@ pub struct Node {
     pub zone: Option<Arc<str>>,
 }
 
+/// A `Namespace`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Namespace {
+    /// Name.
+    pub name: String,
+    /// `metadata.labels`.
+    pub labels: Labels,
+}
+
+/// An `AddressPool` of `fairlead.dev/v1alpha1`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct AddressPool {
+    /// `metadata.creationTimestamp`, as in [`Service::created`].
+    pub created: String,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// Its name and `spec`.
+    pub pool: Pool,
+    /// Why it cannot be used, a sentence each; empty for a good one.
+    pub faults: Vec<String>,
+}
+
 /// A `ServiceCIDR`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ServiceCidr {
@@ -227,6 +299,10 @@ pub enum Change {
     Node(String, Option<Arc<Node>>),
     /// A ServiceCIDR.
     ServiceCidr(String, Option<Arc<ServiceCidr>>),
+    /// A Namespace.
+    Namespace(String, Option<Arc<Namespace>>),
+    /// An AddressPool.
+    AddressPool(String, Option<Arc<AddressPool>>),
 }
 
 /// Everything the cluster asks for, at one revision.
@@ -238,6 +314,8 @@ pub struct Model {
     slices_of: BTreeMap<ObjectKey, BTreeMap<ObjectKey, Arc<EndpointSlice>>>,
     nodes: BTreeMap<String, Arc<Node>>,
     service_cidrs: BTreeMap<String, Arc<ServiceCidr>>,
+    namespaces: BTreeMap<String, Arc<Namespace>>,
+    address_pools: BTreeMap<String, Arc<AddressPool>>,
 }
 
 impl Model {
@@ -249,6 +327,8 @@ impl Model {
             Change::EndpointSlice(key, slice) => self.apply_slice(key, slice),
             Change::Node(name, node) => put(&mut self.nodes, name, node),
             Change::ServiceCidr(name, cidr) => put(&mut self.service_cidrs, name, cidr),
+            Change::Namespace(name, namespace) => put(&mut self.namespaces, name, namespace),
+            Change::AddressPool(name, pool) => put(&mut self.address_pools, name, pool),
         }
     }
 
@@ -300,6 +380,18 @@ impl Model {
     #[must_use]
     pub fn service_cidrs(&self) -> &BTreeMap<String, Arc<ServiceCidr>> {
         &self.service_cidrs
+    }
+
+    /// Namespaces by name.
+    #[must_use]
+    pub fn namespaces(&self) -> &BTreeMap<String, Arc<Namespace>> {
+        &self.namespaces
+    }
+
+    /// AddressPools by name.
+    #[must_use]
+    pub fn address_pools(&self) -> &BTreeMap<String, Arc<AddressPool>> {
+        &self.address_pools
     }
 }
 

@@ -54,6 +54,10 @@ fn live(merged: &mut GatewayConfig, new: &GatewayConfig, applied: &mut Vec<Strin
         "kubernetes.loadBalancerClass",
         set(&mut kubernetes.load_balancer_class, &new_kubernetes.load_balancer_class),
     );
+    take(
+        "kubernetes.metallbAnnotations",
+        set(&mut kubernetes.metallb_annotations, &new_kubernetes.metallb_annotations),
+    );
     take("pools", set(&mut merged.pools, &new.pools));
     take("forwarding.mode", set(&mut forwarding.mode, &new_forwarding.mode));
     take("forwarding.target", set(&mut forwarding.target, &new_forwarding.target));

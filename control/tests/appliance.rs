@@ -94,6 +94,7 @@ impl Appliance {
             state: Arc::new(StateDir::open(&folder.join("state")).unwrap()),
             workers: workers.clone(),
             metrics: metrics.control.clone(),
+            election: None,
         };
         let (applier, control, ready) = Applier::start(parts).unwrap();
         Self { applier, control, source, ready, metrics, workers, stop, worker, _network: network }

@@ -133,6 +133,7 @@ async fn appliance(
         state: Arc::clone(state),
         workers: rig.workers.clone(),
         metrics: metrics.control.clone(),
+        election: None,
     };
     let (applier, control, ready) = Applier::start(parts)?;
     let health = Arc::new(Health::new(rig.workers.clone(), ready.clone()));

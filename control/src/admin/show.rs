@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use packet::MacAddr;
+use packet::{Family, MacAddr};
 use tables::counters::{AffinityCounts, Counts, FlowCounts, LoopCounts, PacketCounts};
 use tables::{AdjacencyState, BackendState, NatMode, NodeId, Prefix, Tables};
 
@@ -133,24 +133,24 @@ fn origin_word(origin: Origin) -> &'static str {
     }
 }
 
-/// The address pools.
+/// The address pools: those of the configuration in its order, then the AddressPools.
 pub(super) fn pools(look: &Look<'_>) -> Vec<view::Pool> {
-    let ranges = |name: &str| {
-        let pool = look.config.pools.iter().find(|pool| pool.name == name);
-        let range = |(first, last): &(IpAddr, IpAddr)| format!("{first}-{last}");
-        pool.map(|pool| pool.ranges.iter().map(range).collect()).unwrap_or_default()
-    };
     let assignment = |(address, key): &(IpAddr, crate::model::ObjectKey)| view::Assignment {
         address: *address,
         service: key.to_string(),
     };
-    let row = |pool: crate::ipam::PoolUse| view::Pool {
-        ranges: ranges(&pool.name),
-        auto_assign: pool.auto_assign,
-        addresses: u64::try_from(pool.size).unwrap_or(u64::MAX),
-        used: pool.used.len() as u64,
-        assignments: pool.used.iter().map(assignment).collect(),
-        name: pool.name,
+    let row = |one: crate::ipam::PoolUse| {
+        let distinct: BTreeSet<_> = one.used.iter().map(|(address, _)| *address).collect();
+        let size = one.pool.size(Family::V4).saturating_add(one.pool.size(Family::V6));
+        view::Pool {
+            ranges: one.pool.ranges.iter().map(|(first, last)| format!("{first}-{last}")).collect(),
+            auto_assign: one.pool.auto_assign,
+            addresses: u64::try_from(size).unwrap_or(u64::MAX),
+            used: distinct.len() as u64,
+            assignments: one.used.iter().map(assignment).collect(),
+            name: one.pool.name,
+            problem: one.refused,
+        }
     };
     look.compiler.pools().into_iter().map(row).collect()
 }

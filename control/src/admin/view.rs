@@ -205,6 +205,8 @@ pub struct Pool {
     pub used: u64,
     /// Who has what.
     pub assignments: Vec<Assignment>,
+    /// Why the pool is not in force; empty when it is.
+    pub problem: String,
 }
 
 /// One address of a pool in use.

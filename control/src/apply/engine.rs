@@ -11,12 +11,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::ask::{Look, Request};
-use super::{ASSIGNMENTS, Parts, SourceEvent, Stopped, flow_timeouts};
+use super::{ASSIGNMENTS, Election, Parts, SourceEvent, Stopped, flow_timeouts};
 use crate::admin::view;
 use crate::compile::{Compiler, Origin, Settings, Way};
 use crate::config::GatewayConfig;
-use crate::ipam::Assignments;
+use crate::ipam::{Allocation, Assignments};
 use crate::mirror::{PodRoutes, Statics};
+use crate::outcome::Batch;
 use crate::reload;
 
 /// Between two versions: a lone change is compiled at once, those that arrive within this time after it together.
@@ -33,6 +34,8 @@ pub(super) struct Engine {
     sources: Vec<view::Source>,
     /// What the file of addresses holds.
     saved: String,
+    /// Whether addresses may differ from what the file holds.
+    unsaved: bool,
     synced: bool,
     /// The first version that holds everything the source had at the start.
     first_full: Option<Generation>,
@@ -41,8 +44,17 @@ pub(super) struct Engine {
     published: Instant,
     /// When the oldest change not yet compiled arrived.
     arrived: Option<Instant>,
-    /// Versions not yet taken by every worker, with the arrival of their oldest change.
-    unprogrammed: VecDeque<(Generation, Instant)>,
+    /// Versions not yet taken by every worker.
+    unprogrammed: VecDeque<Version>,
+}
+
+/// A published version of the tables.
+struct Version {
+    generation: Generation,
+    /// When its oldest change arrived.
+    arrived: Instant,
+    /// What is to be told once every worker has it.
+    outcomes: Batch,
 }
 
 impl Engine {
@@ -54,11 +66,15 @@ impl Engine {
     ) -> Self {
         let mut compiler = Compiler::new(Settings::from(&parts.config), assignments);
         compiler.set_network((**parts.network.borrow()).clone());
+        if parts.election.is_some() {
+            compiler.set_allocation(Allocation::Follow);
+        }
         Self {
             parts,
             compiler,
             sources: Vec::new(),
             saved,
+            unsaved: true,
             synced: false,
             first_full: None,
             ready,
@@ -90,6 +106,7 @@ impl Engine {
                     None => source_open = false,
                 },
                 Ok(()) = self.parts.network.changed() => self.take_network(),
+                Ok(()) = lead_changed(self.parts.election.as_mut()) => self.set_allocation(),
                 Some(request) = inbox.recv() => self.serve(request).await,
                 _ = programmed.tick(), if !self.unprogrammed.is_empty() => self.check_programmed(),
                 _ = housekeeping.tick() => self.keep_house(),
@@ -111,8 +128,19 @@ impl Engine {
             }
             SourceEvent::Synced => {
                 self.synced = true;
+                self.set_allocation();
                 self.changed();
             }
+        }
+    }
+
+    /// Nothing is decided before all is known that was decided earlier.
+    fn set_allocation(&mut self) {
+        let Some(election) = &self.parts.election else { return };
+        let leads = self.synced && *election.leads.borrow();
+        self.compiler.set_allocation(if leads { Allocation::Lead } else { Allocation::Follow });
+        if self.compiler.is_dirty() {
+            self.changed();
         }
     }
 
@@ -143,7 +171,9 @@ impl Engine {
         if self.synced {
             self.first_full.get_or_insert(generation);
         }
-        self.unprogrammed.push_back((generation, arrived));
+        let outcomes = self.compiler.take_outcomes();
+        self.parts.metrics.pools_changed(&outcomes.pools);
+        self.unprogrammed.push_back(Version { generation, arrived, outcomes });
         tracing::debug!(%generation, compile_us = began.elapsed().as_micros(), "published");
         if let Some(resolver) = &self.parts.resolver {
             resolver.pin(self.compiler.gateways().clone()).await;
@@ -155,12 +185,20 @@ impl Engine {
 
     /// Before anybody is told of an address it is on disk; a disk that fails costs stability over a restart, not service.
     fn save_assignments(&mut self) {
+        self.unsaved |= self.compiler.take_reassigned();
+        if !self.unsaved || self.parts.election.is_some() {
+            return;
+        }
         let text = self.compiler.assignments().to_text();
         if text == self.saved {
+            self.unsaved = false;
             return;
         }
         match self.parts.state.write(ASSIGNMENTS, text.as_bytes()) {
-            Ok(()) => self.saved = text,
+            Ok(()) => {
+                self.saved = text;
+                self.unsaved = false;
+            }
             Err(error) => tracing::error!(
                 %error,
                 "addresses of Services cannot be written to the stateDir; after a restart they may change"
@@ -170,11 +208,11 @@ impl Engine {
 
     fn check_programmed(&mut self) {
         let programmed = self.parts.publisher.programmed();
-        while let Some((generation, arrived)) = self.unprogrammed.front().copied()
-            && generation <= programmed
-        {
-            self.parts.metrics.programmed_after(arrived.elapsed());
-            self.unprogrammed.pop_front();
+        while let Some(version) = self.unprogrammed.pop_front_if(|version| version.generation <= programmed) {
+            self.parts.metrics.programmed_after(version.arrived.elapsed());
+            if let Some(election) = &self.parts.election {
+                election.outcomes.put(version.outcomes);
+            }
         }
         self.parts.metrics.programmed.set(programmed.0);
         if self.first_full.is_some_and(|first| first <= programmed) && !*self.ready.borrow() {
@@ -244,6 +282,14 @@ impl Engine {
         if let Some(devices) = &mut self.parts.devices {
             devices.set_statics(statics).await;
         }
+    }
+}
+
+/// Waits until another appliance leads, or this one; forever where there is no election.
+async fn lead_changed(election: Option<&mut Election>) -> Result<(), watch::error::RecvError> {
+    match election {
+        Some(election) => election.leads.changed().await,
+        None => std::future::pending().await,
     }
 }
 

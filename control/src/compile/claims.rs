@@ -65,6 +65,11 @@ impl Claims {
         Some((rank, *id, *kind))
     }
 
+    /// Everybody who asks for it.
+    pub(super) fn rivals(&self, claim: Claim) -> impl Iterator<Item = &ObjectKey> {
+        self.wanted.get(&claim).into_iter().flat_map(|ranks| ranks.keys().map(|rank| &rank.key))
+    }
+
     /// Numbers of the nodePorts that somebody has.
     pub(super) fn node_ports(&self) -> impl Iterator<Item = u16> {
         self.wanted.keys().filter_map(|claim| match claim {

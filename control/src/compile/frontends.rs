@@ -31,11 +31,22 @@ impl Reserved {
             owners.entry(gateway).or_insert_with(|| "a next hop of our routes".to_owned());
         }
         for port in &network.ports {
+            // A subnet's first and last address mean all of it, but for point-to-point links (RFC 3021).
+            for net in port.addresses.iter().filter(|net| net.addr().is_ipv4() && net.prefix_len() < 31) {
+                owners.insert(net.network(), format!("the whole subnet of port {}", port.name));
+                owners.insert(net.broadcast(), format!("the whole subnet of port {}", port.name));
+            }
             for net in &port.addresses {
                 owners.insert(net.addr(), format!("port {}", port.name));
             }
         }
         Self(owners)
+    }
+
+    /// Why no Service may have an address.
+    pub(super) fn refusal(&self, address: IpAddr) -> Option<String> {
+        let owner = || Some(format!("it is the address of {}", self.0.get(&address)?));
+        unusable(address).map(str::to_owned).or_else(owner)
     }
 
     /// Addresses whose owner differs.
@@ -86,7 +97,8 @@ pub(super) fn wanted(
     let family = Family::of(cluster_ip);
     let mut wanted = Wanted::default();
     wanted.ask("clusterIP", cluster_ip, FrontendKind::ClusterIp, reserved);
-    let balanced = service.kind == ServiceType::LoadBalancer;
+    // What is on its way out is taken back before the API server lets it go.
+    let balanced = service.kind == ServiceType::LoadBalancer && !service.upkeep.deleting;
     let status = service.ingress.iter().filter(|at| balanced && at.mode == IpMode::Vip).map(|at| at.address);
     for address in status.chain(pooled.iter().copied()).filter(|address| Family::of(*address) == family) {
         wanted.ask("load balancer address", address, FrontendKind::LoadBalancer, reserved);
@@ -110,12 +122,9 @@ impl Wanted {
             return;
         }
         self.asked.push(address);
-        if let Some(reason) = unusable(address) {
-            self.problems.push(format!("{what} {address} refused: {reason}"));
-        } else if let Some(owner) = reserved.0.get(&address) {
-            self.problems.push(format!("{what} {address} refused: it is the address of {owner}"));
-        } else {
-            self.granted.push((address, kind));
+        match reserved.refusal(address) {
+            Some(reason) => self.problems.push(format!("{what} {address} refused: {reason}")),
+            None => self.granted.push((address, kind)),
         }
     }
 }

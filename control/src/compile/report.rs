@@ -7,7 +7,7 @@ use tables::{BackendState, NatMode, ServiceId};
 
 use super::Compiler;
 use super::claims::Claim;
-use super::service::CompiledPort;
+use super::service::{Compiled, CompiledPort};
 use crate::model::{Service, ServicePort};
 
 /// One port of a Service, both families together.
@@ -67,12 +67,29 @@ impl Compiler {
     fn report(&self, service: &Service, port: &ServicePort) -> ServiceReport {
         let compiled = self.compiled.get(&service.key);
         let mut report = empty(service, port);
-        report.problems = compiled.map(|compiled| compiled.problems.clone()).unwrap_or_default();
+        if let Some(compiled) = compiled {
+            let Compiled { assigned, problems, .. } = compiled;
+            report.problems =
+                assigned.lacks.iter().chain(&assigned.warnings).chain(problems).cloned().collect();
+        }
         let same = |at: &&CompiledPort| at.name == port.name && at.protocol == port.protocol;
         for at in compiled.iter().flat_map(|compiled| &compiled.ports).filter(same) {
             self.add(&mut report, at);
         }
         report
+    }
+
+    /// Claims of a Service that others have, a sentence each.
+    pub(super) fn lost_claims(&self, compiled: &Compiled) -> Vec<String> {
+        let claims =
+            compiled.ports.iter().flat_map(|port| port.claims.iter().map(move |claim| (port, *claim)));
+        claims.filter_map(|(port, claim)| self.lost_claim(port, claim)).collect()
+    }
+
+    fn lost_claim(&self, port: &CompiledPort, claim: Claim) -> Option<String> {
+        let (rank, ..) = self.claims.winner(claim).filter(|(_, id, _)| *id != port.id)?;
+        let text = claim_text(claim);
+        Some(format!("{text} belongs to {}, which is older or comes first by name", rank.key))
     }
 
     /// Adds what one family has.
@@ -82,12 +99,9 @@ impl Compiler {
             report.mode = mode_name(service.info.mode).to_owned();
         }
         for claim in &port.claims {
-            let Some((rank, id, kind)) = self.claims.winner(*claim) else { continue };
+            let Some((_, id, kind)) = self.claims.winner(*claim) else { continue };
             if id != port.id {
-                let text = claim_text(*claim);
-                report
-                    .problems
-                    .push(format!("{text} belongs to {}, which is older or comes first by name", rank.key));
+                report.problems.extend(self.lost_claim(port, *claim));
                 continue;
             }
             match claim {

@@ -18,6 +18,7 @@ use super::endpoints::Candidates;
 use super::frontends::{self, Wanted};
 use super::rules::{self, Policy, Rules};
 use crate::config::{Mode, Target};
+use crate::ipam::Assigned;
 use crate::model::{self, EndpointSlice, ObjectKey, Service};
 
 /// What a Service has in the tables.
@@ -26,9 +27,11 @@ pub(super) struct Compiled {
     pub(super) ports: Vec<CompiledPort>,
     /// Addresses that it asked for, granted or not.
     pub(super) asked: Vec<IpAddr>,
-    /// Addresses that its pools gave.
-    pub(super) pooled: Vec<IpAddr>,
-    /// What is wrong with it, a sentence each; claims it lost are told by `report`.
+    /// What the pools gave.
+    pub(super) assigned: Assigned,
+    /// Load balancer addresses that it may have.
+    pub(super) balanced: Vec<IpAddr>,
+    /// What else is wrong with it, a sentence each; claims it lost are told by `report`.
     pub(super) problems: Vec<String>,
     /// Whether Nodes and zones shape its rules.
     pub(super) needs_places: bool,
@@ -50,6 +53,7 @@ pub(super) struct CompiledPort {
 impl Compiler {
     /// Brings one Service up to date, whether it is new, changed or gone.
     pub(super) fn compile_service(&mut self, key: &ObjectKey) {
+        self.touched.services.insert(key.clone());
         let old = self.compiled.remove(key).unwrap_or_default();
         for port in &old.ports {
             self.withdraw(port);
@@ -59,17 +63,17 @@ impl Compiler {
             old.ports.into_iter().for_each(|port| self.retire(port));
             return;
         };
-        let assigned = self.ipam.assign(&service);
         let mut compiled = Compiled { problems: service.notes.clone(), ..Compiled::default() };
-        compiled.problems.extend(assigned.problems);
-        compiled.pooled = assigned.addresses;
+        compiled.assigned = self.assign(&service);
         let policy = self.policy(&service, &mut compiled.problems);
         let mut kept = old.ports;
         if frontends::is_served(&service) {
             let slices: Vec<_> = self.model.slices_of(key).cloned().collect();
             for (family, cluster_ip) in frontends::cluster_ips(&service) {
-                let wanted =
-                    frontends::wanted(&service, cluster_ip, &compiled.pooled, &self.settings, &self.reserved);
+                let pooled = &compiled.assigned.addresses;
+                let wanted = frontends::wanted(&service, cluster_ip, pooled, &self.settings, &self.reserved);
+                let balanced = wanted.granted.iter().filter(|(_, kind)| *kind == FrontendKind::LoadBalancer);
+                compiled.balanced.extend(balanced.map(|(address, _)| *address));
                 for (position, port) in service.ports.iter().enumerate() {
                     let same = |at: &CompiledPort| {
                         at.family == family && at.protocol == port.protocol && at.name == port.name

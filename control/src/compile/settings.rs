@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::config::{GatewayConfig, Mode, NeighborConfig, PoolConfig, RouteConfig, Target};
+use crate::config::{GatewayConfig, Mode, NeighborConfig, RouteConfig, Target};
+use crate::pool::Pool;
 
 /// What `compile` must know of the configuration; everything else in it is about processes and devices.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -21,8 +22,10 @@ pub struct Settings {
     pub external_ip_allow: Vec<IpNet>,
     /// The load balancer class that is ours; empty: Services without a class.
     pub load_balancer_class: String,
+    /// Whether MetalLB's annotations are heard.
+    pub metallb_annotations: bool,
     /// Addresses to give to Services.
-    pub pools: Vec<PoolConfig>,
+    pub pools: Vec<Pool>,
     /// Default mode.
     pub mode: Mode,
     /// Default target.
@@ -54,6 +57,7 @@ impl From<&GatewayConfig> for Settings {
             node_port_addresses: kubernetes.node_port_addresses.clone(),
             external_ip_allow: kubernetes.external_ip_allow.clone(),
             load_balancer_class: kubernetes.load_balancer_class.clone(),
+            metallb_annotations: kubernetes.metallb_annotations,
             pools: config.pools.clone(),
             mode: forwarding.mode,
             target: forwarding.target,

@@ -1,5 +1,6 @@
 //! Small clusters in YAML, compiled, and asked what becomes of a packet: one test a rule of Kubernetes Services.
 
+mod allocation;
 mod endpoints;
 mod frontends;
 mod history;

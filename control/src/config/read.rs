@@ -8,13 +8,14 @@ use ipnet::IpNet;
 use packet::Family;
 
 use super::value::{
-    absolute, address, interface_address, netdev_name, network, nonempty, port_range, range, station, timeout,
+    absolute, address, interface_address, netdev_name, network, nonempty, port_range, station, timeout,
 };
 use super::{
     AdminConfig, DpdkConfig, ForwardingConfig, GatewayConfig, Hugepages, Idle, KubernetesConfig,
-    MetricsConfig, Mode, NeighborConfig, Placement, PoolConfig, PortConfig, RouteConfig, Source, Target,
-    Timeouts, Workers,
+    MetricsConfig, Mode, NeighborConfig, Placement, PortConfig, RouteConfig, Source, Target, Timeouts,
+    Workers,
 };
+use crate::pool::{self, Pool};
 use crate::yaml::{At, Errors};
 
 const API_VERSION: &str = "fairlead.dev/v1alpha1";
@@ -171,6 +172,7 @@ fn kubernetes(root: &At<'_>, errors: &Errors) -> KubernetesConfig {
         "nodePortAddresses",
         "externalIPAllow",
         "loadBalancerClass",
+        "metallbAnnotations",
     ];
     at.only(&known, errors);
     KubernetesConfig {
@@ -184,6 +186,10 @@ fn kubernetes(root: &At<'_>, errors: &Errors) -> KubernetesConfig {
             .field("loadBalancerClass")
             .and_then(|at| at.text(errors).map(str::to_owned))
             .unwrap_or_default(),
+        metallb_annotations: at
+            .field("metallbAnnotations")
+            .and_then(|at| at.boolean(errors))
+            .unwrap_or_default(),
     }
 }
 
@@ -196,6 +202,7 @@ fn empty_kubernetes() -> KubernetesConfig {
         node_port_addresses: Vec::new(),
         external_ip_allow: Vec::new(),
         load_balancer_class: String::new(),
+        metallb_annotations: false,
     }
 }
 
@@ -214,19 +221,12 @@ fn source(at: &At<'_>, errors: &Errors) -> Option<Source> {
     sources.pop()
 }
 
-fn pool(at: &At<'_>, errors: &Errors) -> Option<PoolConfig> {
-    at.only(&["name", "cidrs", "ranges", "autoAssign", "avoidBuggyIPs"], errors);
+fn pool(at: &At<'_>, errors: &Errors) -> Option<Pool> {
+    let known: Vec<_> = ["name"].into_iter().chain(pool::read::KEYS).collect();
+    at.only(&known, errors);
     let name = required(at, "name", errors, |at| nonempty(at, errors));
-    let faults = errors.count();
-    let mut ranges: Vec<_> =
-        list(at, "cidrs", errors, network).iter().map(|net| (net.network(), net.broadcast())).collect();
-    ranges.extend(list(at, "ranges", errors, range));
-    if ranges.is_empty() && errors.count() == faults {
-        errors.add(at, "no addresses", "`cidrs` or `ranges` with at least one entry is expected");
-    }
-    let auto_assign = at.field("autoAssign").and_then(|at| at.boolean(errors)).unwrap_or(true);
-    let avoid_buggy_ips = at.field("avoidBuggyIPs").and_then(|at| at.boolean(errors)).unwrap_or(false);
-    Some(PoolConfig { name: name?, ranges, auto_assign, avoid_buggy_ips })
+    let pool = pool::read::pool(at, errors);
+    Some(Pool { name: name?, ..pool })
 }
 
 fn forwarding(at: &At<'_>, errors: &Errors) -> ForwardingConfig {

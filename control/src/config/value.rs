@@ -1,11 +1,10 @@
 //! Single values of the configuration: text to a typed value, or a fault that says what was expected.
 
 use std::net::IpAddr;
-use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use packet::{Family, MacAddr};
+use packet::MacAddr;
 
 use super::duration;
 use crate::yaml::{At, Errors};
@@ -90,22 +89,6 @@ pub(super) fn network(at: &At<'_>, errors: &Errors) -> Option<IpNet> {
 pub(super) fn address(at: &At<'_>, errors: &Errors) -> Option<IpAddr> {
     let address = at.parsed(ADDRESS, errors)?;
     unicast(at, address, errors).then_some(address)
-}
-
-pub(super) fn range(at: &At<'_>, errors: &Errors) -> Option<(IpAddr, IpAddr)> {
-    let text = at.text(errors)?;
-    let ends = text.split_once('-').and_then(|(first, last)| {
-        Some((IpAddr::from_str(first.trim()).ok()?, IpAddr::from_str(last.trim()).ok()?))
-    });
-    match ends {
-        Some((first, last)) if Family::of(first) == Family::of(last) && first <= last => Some((first, last)),
-        _ => {
-            let expected =
-                "first and last address of one family such as 192.0.2.100-192.0.2.199 are expected";
-            errors.add(at, format!("`{text}` is not a range"), expected);
-            None
-        }
-    }
 }
 
 pub(super) fn port_range(at: &At<'_>, errors: &Errors) -> Option<(u16, u16)> {

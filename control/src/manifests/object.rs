@@ -1,6 +1,7 @@
 //! One file's documents to objects of the model, with the defaults that the API server would fill in.
 //! Source: k8s.io/api core/v1, discovery/v1, networking/v1 and their defaulting; unknown fields are not looked at.
 
+mod pool;
 mod service;
 mod slice;
 #[cfg(test)]
@@ -12,8 +13,10 @@ use std::sync::Arc;
 
 use packet::Protocol;
 
-use crate::model::{EndpointSlice, Node, ObjectKey, Service, ServiceCidr};
+use crate::model::{AddressPool, EndpointSlice, Namespace, Node, ObjectKey, Service, ServiceCidr};
+use crate::pool::{self as pools, Labels};
 use crate::yaml::{self, At, Errors, Problem};
+use pool::{address_pool, namespace};
 use service::service;
 use slice::slice;
 use value::{address, list, network};
@@ -24,7 +27,9 @@ const LISTS_MAX: usize = 4;
 /// Kind and name: what an object is known by.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum Id {
+    AddressPool(String),
     EndpointSlice(ObjectKey),
+    Namespace(String),
     Node(String),
     Service(ObjectKey),
     ServiceCidr(String),
@@ -33,7 +38,9 @@ pub(super) enum Id {
 impl std::fmt::Display for Id {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::AddressPool(name) => write!(f, "AddressPool {name}"),
             Self::EndpointSlice(key) => write!(f, "EndpointSlice {key}"),
+            Self::Namespace(name) => write!(f, "Namespace {name}"),
             Self::Node(name) => write!(f, "Node {name}"),
             Self::Service(key) => write!(f, "Service {key}"),
             Self::ServiceCidr(name) => write!(f, "ServiceCIDR {name}"),
@@ -44,7 +51,9 @@ impl std::fmt::Display for Id {
 /// An object of a kind that we follow.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Object {
+    AddressPool(Arc<AddressPool>),
     EndpointSlice(Arc<EndpointSlice>),
+    Namespace(Arc<Namespace>),
     Node(Arc<Node>),
     Service(Arc<Service>),
     ServiceCidr(Arc<ServiceCidr>),
@@ -131,7 +140,7 @@ fn named(problem: Problem, kind: &str, at: &At<'_>) -> Problem {
     };
     let name = text("name").unwrap_or_else(|| "(no name)".to_owned());
     let name = match kind {
-        "Node" | "ServiceCIDR" => name,
+        "AddressPool" | "Namespace" | "Node" | "ServiceCIDR" => name,
         _ => format!("{}/{name}", text("namespace").unwrap_or_else(|| "default".to_owned())),
     };
     let whole = at.path();
@@ -156,6 +165,11 @@ fn read_object(version: &str, kind: &str, at: &At<'_>, errors: &Errors) -> Read 
         ("discovery.k8s.io/v1", "EndpointSlice") => {
             slice(at, errors).map(|it| (Id::EndpointSlice(it.key.clone()), Object::EndpointSlice(it.into())))
         }
+        ("v1", "Namespace") => {
+            namespace(at, errors).map(|it| (Id::Namespace(it.name.clone()), Object::Namespace(it.into())))
+        }
+        ("fairlead.dev/v1alpha1", "AddressPool") => address_pool(at, errors)
+            .map(|it| (Id::AddressPool(it.pool.name.clone()), Object::AddressPool(it.into()))),
         ("v1", "Node") => node(at, errors).map(|it| (Id::Node(it.name.clone()), Object::Node(it.into()))),
         ("networking.k8s.io/v1" | "networking.k8s.io/v1beta1", "ServiceCIDR") => service_cidr(at, errors)
             .map(|it| (Id::ServiceCidr(it.name.clone()), Object::ServiceCidr(it.into()))),
@@ -223,6 +237,19 @@ fn node(at: &At<'_>, errors: &Errors) -> Option<Node> {
         }
     }
     Some(node)
+}
+
+/// Labels as `metadata` has them.
+fn labels(at: &At<'_>) -> Labels {
+    let metadata = at.field("metadata");
+    let labels = metadata.as_ref().and_then(|metadata| metadata.field("labels"));
+    labels.map(|labels| pools::read::labels(&labels)).unwrap_or_default()
+}
+
+/// `metadata.creationTimestamp`; empty when there is none.
+fn created(at: &At<'_>) -> String {
+    let metadata = at.field("metadata");
+    metadata.and_then(|at| Some(at.field("creationTimestamp")?.scalar()?.to_owned())).unwrap_or_default()
 }
 
 fn service_cidr(at: &At<'_>, errors: &Errors) -> Option<ServiceCidr> {

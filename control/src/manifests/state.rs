@@ -165,6 +165,14 @@ fn change(id: &Id, object: Option<Object>) -> Change {
                 object.and_then(|it| if let Object::EndpointSlice(it) = it { Some(it) } else { None });
             Change::EndpointSlice(key.clone(), object)
         }
+        Id::Namespace(name) => {
+            let object = object.and_then(|it| if let Object::Namespace(it) = it { Some(it) } else { None });
+            Change::Namespace(name.clone(), object)
+        }
+        Id::AddressPool(name) => {
+            let object = object.and_then(|it| if let Object::AddressPool(it) = it { Some(it) } else { None });
+            Change::AddressPool(name.clone(), object)
+        }
         Id::Node(name) => {
             let object = object.and_then(|it| if let Object::Node(it) = it { Some(it) } else { None });
             Change::Node(name.clone(), object)

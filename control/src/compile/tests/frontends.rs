@@ -1,7 +1,7 @@
 //! Which Services are served, and where (rules B, E, F5-F7, J and conflicts).
 
 use super::*;
-use crate::config::PoolConfig;
+use crate::pool::Pool;
 use packet::Family;
 use tables::PortId;
 
@@ -233,11 +233,10 @@ fn protocols_are_separate_spaces() {
 
 #[test]
 fn pools_give_addresses_that_are_answered_on_their_segment() {
-    let pool = |first: &str, last: &str| PoolConfig {
+    let pool = |first: &str, last: &str| Pool {
         name: first.into(),
         ranges: vec![(first.parse().expect("address"), last.parse().expect("address"))],
-        auto_assign: true,
-        avoid_buggy_ips: false,
+        ..Pool::default()
     };
     let settings = Settings {
         pools: vec![pool("192.0.2.100", "192.0.2.100"), pool("203.0.113.200", "203.0.113.201")],

@@ -3,8 +3,11 @@
 use packet::Family;
 
 use super::value::{address, ip, list, network};
-use super::{key, meta, port_name, protocol};
-use crate::model::{Ingress, IpMode, Service, ServicePort, ServiceType, TrafficPolicy};
+use super::{created, key, labels, meta, port_name, protocol};
+use crate::model::{
+    AddressRequest, FamilyPolicy, Ingress, IpMode, Service, ServicePort, ServiceType, TrafficPolicy,
+};
+use crate::pool;
 use crate::yaml::{At, Errors};
 
 /// Seconds of `sessionAffinity: ClientIP` when none are given (3 hours), and at most.
@@ -15,10 +18,13 @@ const AFFINITY_MAX_S: u32 = 86_400;
 pub(super) fn service(at: &At<'_>, errors: &Errors) -> Option<Service> {
     let mut service = Service {
         key: key(at, errors)?,
-        created: at
-            .field("metadata")
-            .and_then(|at| Some(at.field("creationTimestamp")?.scalar()?.to_owned()))
-            .unwrap_or_default(),
+        created: created(at),
+        labels: labels(at),
+        asks: request(at, ["fairlead.dev/ips", "fairlead.dev/pool", "fairlead.dev/sharing-key"]),
+        asks_metallb: request(
+            at,
+            ["metallb.io/loadBalancerIPs", "metallb.io/address-pool", "metallb.io/allow-shared-ip"],
+        ),
         proxy_name: meta(at, "labels", "service.kubernetes.io/service-proxy-name"),
         mode: meta(at, "annotations", "fairlead.dev/mode"),
         target: meta(at, "annotations", "fairlead.dev/target"),
@@ -32,6 +38,12 @@ pub(super) fn service(at: &At<'_>, errors: &Errors) -> Option<Service> {
     let balancer = status.as_ref().and_then(|status| status.field("loadBalancer"));
     service.ingress = balancer.map(|at| list(&at, "ingress", errors, ingress)).unwrap_or_default();
     Some(service)
+}
+
+/// The annotations for addresses, pool and sharing key.
+fn request(at: &At<'_>, keys: [&str; 3]) -> AddressRequest {
+    let [ips, pool, sharing_key] = keys.map(|key| meta(at, "annotations", key));
+    AddressRequest { ips, pool, sharing_key }
 }
 
 fn service_spec(service: &mut Service, spec: &At<'_>, errors: &Errors) {
@@ -54,6 +66,14 @@ fn service_spec(service: &mut Service, spec: &At<'_>, errors: &Errors) {
     if service.families.is_empty() {
         service.families = vec![Family::V4];
     }
+    let policies = [
+        ("SingleStack", FamilyPolicy::SingleStack),
+        ("PreferDualStack", FamilyPolicy::PreferDualStack),
+        ("RequireDualStack", FamilyPolicy::RequireDualStack),
+    ];
+    service.family_policy =
+        spec.field("ipFamilyPolicy").and_then(|at| at.choice(&policies, errors)).unwrap_or_default();
+    service.selector = spec.field("selector").map(|at| pool::read::labels(&at)).unwrap_or_default();
     service.ports = list(spec, "ports", errors, service_port);
     ports_differ(&service.ports, spec, errors);
     let policies = [("Cluster", TrafficPolicy::Cluster), ("Local", TrafficPolicy::Local)];

@@ -159,6 +159,23 @@ spec: {podCIDRs: [10.1.0.0/33]}
 }
 
 #[test]
+fn a_service_asks_for_addresses_in_two_vocabularies() {
+    let text = HEAD.replace(
+        "{name: web}",
+        "{name: web, labels: {tier: edge}, annotations: {fairlead.dev/ips: \"203.0.113.9,2001:db8::9\", fairlead.dev/pool: p, fairlead.dev/sharing-key: k, metallb.io/loadBalancerIPs: 203.0.113.8, metallb.io/address-pool: q, metallb.io/allow-shared-ip: l}}",
+    );
+    let spec = "spec: {ports: [{port: 80}], selector: {app: web}, ipFamilyPolicy: RequireDualStack}\n";
+    let service = one_service(&format!("{text}{spec}"));
+    let told = |asks: &crate::model::AddressRequest| {
+        [&asks.ips, &asks.pool, &asks.sharing_key].map(|text| text.clone().unwrap_or_default())
+    };
+    assert_eq!(told(&service.asks), ["203.0.113.9,2001:db8::9", "p", "k"]);
+    assert_eq!(told(&service.asks_metallb), ["203.0.113.8", "q", "l"]);
+    assert_eq!((&service.labels["tier"], &service.selector["app"]), (&"edge".into(), &"web".into()));
+    assert_eq!(service.family_policy, crate::model::FamilyPolicy::RequireDualStack);
+}
+
+#[test]
 fn an_object_twice_in_a_file_is_a_fault() {
     let text = format!("{HEAD}spec: {{}}\n---\n{HEAD}spec: {{}}\n");
     assert_eq!(

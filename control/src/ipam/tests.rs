@@ -1,0 +1,449 @@
+//! Tables of who gets what, and a naive twin: whatever happens, nobody has another's address without sharing it.
+
+use packet::Protocol;
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::{AddressRequest, FamilyPolicy, Ingress, ServicePort, TrafficPolicy, Upkeep};
+use crate::pool::Selector;
+
+fn pool(name: &str, ranges: &[(&str, &str)]) -> Pool {
+    let ends = |(first, last): &(&str, &str)| (first.parse().unwrap(), last.parse().unwrap());
+    Pool { name: name.into(), ranges: ranges.iter().map(ends).collect(), ..Pool::default() }
+}
+
+fn pools() -> Vec<Pool> {
+    let by_name = Pool { auto_assign: false, ..pool("by-name", &[("198.51.100.5", "198.51.100.5")]) };
+    vec![pool("public", &[("203.0.113.1", "203.0.113.2"), ("2001:db8::1", "2001:db8::2")]), by_name]
+}
+
+fn service(name: &str) -> Service {
+    Service {
+        key: ObjectKey::new("default", name),
+        kind: ServiceType::LoadBalancer,
+        families: vec![Family::V4],
+        ports: vec![port(80)],
+        ..Service::default()
+    }
+}
+
+fn port(port: u16) -> ServicePort {
+    ServicePort { name: String::new(), protocol: Protocol::Tcp, port, node_port: None }
+}
+
+fn asking(name: &str, ips: &str, pool: &str, sharing_key: &str) -> Service {
+    let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let asks = AddressRequest { ips: text(ips), pool: text(pool), sharing_key: text(sharing_key) };
+    Service { asks, ..service(name) }
+}
+
+/// With an address in its status, and our finalizer on it.
+fn written(name: &str, addresses: &[&str]) -> Service {
+    let ingress = |text: &&str| Ingress { address: text.parse().unwrap(), mode: IpMode::Vip };
+    let upkeep = Upkeep { finalizer: true, ..Upkeep::default() };
+    Service { ingress: addresses.iter().map(ingress).collect(), upkeep, ..service(name) }
+}
+
+fn ipam_of(pools: &[Pool]) -> Ipam {
+    let mut ipam = Ipam::new(Assignments::default());
+    ipam.set(Rules::default(), pools, [].into_iter());
+    ipam
+}
+
+fn ipam() -> Ipam {
+    ipam_of(&pools())
+}
+
+fn leading(pools: &[Pool]) -> Ipam {
+    let mut ipam = ipam_of(pools);
+    ipam.set_allocation(Allocation::Lead);
+    ipam
+}
+
+fn turn(ipam: &mut Ipam, service: &Service) -> Assigned {
+    ipam.exists(service);
+    ipam.assign(service, &Around { namespace: &Labels::new(), refused: &|_| None })
+}
+
+/// Its addresses, then what is told of it, joined.
+fn said(ipam: &mut Ipam, service: &Service) -> String {
+    let Assigned { addresses, lacks, warnings } = turn(ipam, service);
+    let addresses = addresses.iter().map(ToString::to_string);
+    addresses.chain(lacks).chain(warnings).collect::<Vec<_>>().join(" ")
+}
+
+fn restarted(before: &Ipam, pools: &[Pool]) -> Ipam {
+    let text = before.assignments().to_text();
+    let mut after = Ipam::new(Assignments::from_text(&text).expect("own text"));
+    after.set(Rules::default(), pools, [].into_iter());
+    after
+}
+
+#[test]
+fn addresses_are_given_in_order_and_kept() {
+    let mut ipam = ipam();
+    assert_eq!(said(&mut ipam, &service("a")), "203.0.113.1");
+    assert_eq!(said(&mut ipam, &service("b")), "203.0.113.2");
+    assert_eq!(said(&mut ipam, &service("a")), "203.0.113.1");
+    assert_eq!(said(&mut ipam, &service("c")), "no free IPv4 address in public; add addresses to a pool");
+    ipam.take_hopeful();
+    ipam.release(&service("a").key);
+    assert_eq!(ipam.take_hopeful(), [service("c").key], "it is told of what became free");
+    assert_eq!(said(&mut ipam, &service("c")), "203.0.113.1");
+    assert!(ipam.take_hopeful().is_empty());
+}
+
+#[test]
+fn a_restart_keeps_addresses_even_of_services_that_come_later() {
+    let mut before = ipam();
+    turn(&mut before, &service("a"));
+    turn(&mut before, &service("b"));
+    let mut after = restarted(&before, &pools());
+    assert_eq!(
+        said(&mut after, &service("c")),
+        "203.0.113.1",
+        "a was not seen yet and yields when all else is taken"
+    );
+    assert_eq!(said(&mut after, &service("b")), "203.0.113.2");
+}
+
+#[test]
+fn a_service_that_exists_keeps_its_address_whoever_is_assigned_first() {
+    let mut before = ipam();
+    turn(&mut before, &service("b"));
+    turn(&mut before, &service("c"));
+    let mut after = restarted(&before, &pools());
+    ["a", "b", "c"].iter().for_each(|name| after.exists(&service(name)));
+    assert!(said(&mut after, &service("a")).contains("no free"));
+    assert_eq!(said(&mut after, &service("b")), "203.0.113.1");
+}
+
+#[test]
+fn a_requested_address_is_granted_when_pooled_and_free() {
+    let mut ipam = ipam();
+    let spec = |name: &str, address: &str| Service { requested_ip: address.parse().ok(), ..service(name) };
+    let free = Service { asks: AddressRequest::default(), ..service("b") };
+    assert_eq!(said(&mut ipam, &free), "203.0.113.1");
+    for (name, asks, want) in [
+        ("by spec.loadBalancerIP", spec("a", "198.51.100.5"), "198.51.100.5"),
+        (
+            "taken: what it has stays",
+            spec("b", "198.51.100.5"),
+            "203.0.113.1 198.51.100.5 cannot be given: it belongs to default/a, and it has no sharing key in common; ask for another; 203.0.113.1 stays until then",
+        ),
+        (
+            "in no pool",
+            spec("c", "192.0.2.1"),
+            "192.0.2.1 cannot be given: it is in no pool; add it to one, or ask for another",
+        ),
+        ("it moves", asking("a", "203.0.113.2", "", ""), "203.0.113.2"),
+        ("and leaves room", spec("b", "198.51.100.5"), "198.51.100.5"),
+        (
+            "not in the pool it names",
+            asking("c", "203.0.113.1", "by-name", ""),
+            "203.0.113.1 cannot be given: it is in pool public, and the Service asks for pool by-name",
+        ),
+        (
+            "no such pool",
+            asking("c", "", "publik", ""),
+            "there is no pool publik; pools are: public, by-name",
+        ),
+        (
+            "a named pool gives without autoAssign, when it has something",
+            asking("c", "", "by-name", ""),
+            "no free IPv4 address in by-name; add addresses to a pool",
+        ),
+    ] {
+        assert_eq!(said(&mut ipam, &asks), want, "{name}");
+    }
+}
+
+#[test]
+fn a_faulty_request_gives_nothing_else_and_takes_nothing_away() {
+    let mut ipam = ipam();
+    assert!(said(&mut ipam, &asking("a", "nonsense", "", "")).contains("`nonsense` is no address"));
+    assert!(ipam.assignments() == Assignments::default());
+    assert_eq!(said(&mut ipam, &service("a")), "203.0.113.1");
+    assert!(said(&mut ipam, &asking("a", "nonsense", "", "")).starts_with("203.0.113.1 the annotation"));
+}
+
+#[test]
+fn families_follow_their_policy() {
+    let both =
+        |policy| Service { families: vec![Family::V6, Family::V4], family_policy: policy, ..service("a") };
+    let (prefer, require) = (FamilyPolicy::PreferDualStack, FamilyPolicy::RequireDualStack);
+    assert_eq!(said(&mut ipam(), &both(prefer)), "203.0.113.1 2001:db8::1");
+    let v4_only = [pool("v4", &[("203.0.113.1", "203.0.113.1")])];
+    assert_eq!(said(&mut ipam_of(&v4_only), &both(prefer)), "203.0.113.1", "one is as good");
+    let told = said(&mut ipam_of(&v4_only), &both(require));
+    assert!(told.starts_with("no pool gives IPv6") && told.contains("RequireDualStack"), "{told}");
+    let mut later = ipam();
+    assert_eq!(said(&mut later, &both(require)), "203.0.113.1 2001:db8::1");
+    later.set(Rules::default(), &v4_only, [].into_iter());
+    assert!(
+        said(&mut later, &both(require))
+            .starts_with("203.0.113.1 2001:db8::1 2001:db8::1 is in no pool any more")
+    );
+    let one = Service { families: vec![Family::V6], ..service("a") };
+    assert!(said(&mut later, &one).starts_with("2001:db8::1 "), "the other family is given back");
+}
+
+#[test]
+fn services_share_an_address_only_if_both_say_so() {
+    let one = [pool("one", &[("203.0.113.1", "203.0.113.1")])];
+    let on =
+        |name: &str, number, key: &str| Service { ports: vec![port(number)], ..asking(name, "", "", key) };
+    let mut ipam = ipam_of(&one);
+    assert_eq!(said(&mut ipam, &on("a", 80, "k")), "203.0.113.1");
+    assert_eq!(said(&mut ipam, &on("b", 81, "k")), "203.0.113.1");
+    for (other, name) in [
+        (on("c", 82, "x"), "another key"),
+        (on("c", 82, ""), "no key"),
+        (on("c", 80, "k"), "a port twice"),
+        (Service { external_policy: TrafficPolicy::Local, ..on("c", 82, "k") }, "another policy"),
+    ] {
+        assert!(said(&mut ipam, &other).contains("no free"), "{name}");
+    }
+    assert_eq!(ipam.count_of("one").expect("known").used, [1, 0], "one address, however many have it");
+    assert!(said(&mut ipam, &on("b", 80, "k")).contains("no free"), "who changes so that it clashes must go");
+    assert_eq!(said(&mut ipam, &on("c", 82, "k")), "203.0.113.1");
+    ipam.release(&on("a", 80, "k").key);
+    assert_eq!(said(&mut ipam, &on("b", 80, "k")), "203.0.113.1");
+}
+
+#[test]
+fn selectors_say_whose_services_a_pool_serves() {
+    let labels = |key: &str, value: &str| Labels::from([(key.to_owned(), value.to_owned())]);
+    let selects = |labels: Labels| Some(Selector { labels, ..Selector::default() });
+    let gold =
+        Pool { services: selects(labels("tier", "gold")), ..pool("gold", &[("203.0.113.9", "203.0.113.9")]) };
+    let team =
+        Pool { namespaces: selects(labels("team", "a")), ..pool("team", &[("203.0.113.7", "203.0.113.7")]) };
+    let mut ipam = ipam_of(&[pools(), vec![gold, team]].concat());
+    let golden = Service { labels: labels("tier", "gold"), ..service("golden") };
+    assert_eq!(said(&mut ipam, &golden), "203.0.113.9", "the pool that is meant for it goes first");
+    assert_eq!(said(&mut ipam, &service("plain")), "203.0.113.1");
+    for asks in [asking("sly", "203.0.113.7", "", ""), asking("sly", "", "team", "")] {
+        assert!(said(&mut ipam, &asks).contains("does not admit"), "a request goes round no selector");
+    }
+    let team_a = Around { namespace: &labels("team", "a"), refused: &|_| None };
+    assert_eq!(ipam.assign(&service("mine"), &team_a).addresses[0].to_string(), "203.0.113.7");
+    let told = said(&mut ipam, &service("mine"));
+    assert!(told.starts_with("203.0.113.7 203.0.113.7 is kept although pool team"), "{told}");
+}
+
+#[test]
+fn addresses_that_may_not_be_used_are_passed_over_and_left() {
+    let mut ipam = ipam();
+    let first = "203.0.113.1".parse::<IpAddr>().unwrap();
+    let refused = |address: IpAddr| (address == first).then(|| "it is the address of node n1".to_owned());
+    let around = Around { namespace: &Labels::new(), refused: &refused };
+    assert_eq!(ipam.assign(&service("a"), &around).addresses[0].to_string(), "203.0.113.2");
+    let told = ipam.assign(&asking("b", "203.0.113.1", "", ""), &around);
+    assert_eq!(told.lacks, ["203.0.113.1 cannot be given: it is the address of node n1; ask for another"]);
+    let mut later = self::ipam();
+    assert_eq!(said(&mut later, &service("a")), "203.0.113.1");
+    assert_eq!(later.assign(&service("a"), &around).addresses[0].to_string(), "203.0.113.2", "it moves");
+}
+
+#[test]
+fn a_pool_that_shrinks_under_its_services_is_told_of() {
+    let mut ipam = ipam();
+    said(&mut ipam, &service("a"));
+    let smaller = [pool("public", &[("203.0.113.2", "203.0.113.2")])];
+    ipam.set(Rules::default(), &smaller, [].into_iter());
+    assert!(said(&mut ipam, &service("a")).starts_with("203.0.113.1 203.0.113.1 is in no pool any more"));
+    assert_eq!(ipam.count_of("public").expect("known").used, [0, 0]);
+    assert_eq!(said(&mut ipam, &service("b")), "203.0.113.2");
+    ipam.release(&service("a").key);
+    assert!(
+        said(&mut ipam, &service("c")).contains("no free"),
+        "what left the pools is given to nobody else"
+    );
+    let mut gone = restarted(&ipam, &[]);
+    assert!(said(&mut gone, &service("b")).starts_with("203.0.113.2 203.0.113.2 is in no pool"));
+}
+
+#[test]
+fn only_services_of_our_class_get_addresses() {
+    let classed = Service { load_balancer_class: Some("example.com/lb".into()), ..service("a") };
+    assert_eq!(turn(&mut ipam(), &classed), Assigned::default());
+    let mut classy = ipam();
+    let rules = Rules { class: "example.com/lb".into(), ..Rules::default() };
+    classy.set(rules, &pools(), [].into_iter());
+    assert_eq!(said(&mut classy, &classed), "203.0.113.1");
+    assert_eq!(turn(&mut classy, &service("b")), Assigned::default());
+    let plain = Service { kind: ServiceType::ClusterIp, ..classed.clone() };
+    assert_eq!(turn(&mut classy, &plain), Assigned::default());
+    assert_eq!(classy.assignments(), Assignments::default(), "released with the type");
+    assert_eq!(said(&mut classy, &classed), "203.0.113.1");
+    let leaving = Upkeep { deleting: true, ..Upkeep::default() };
+    assert_eq!(turn(&mut classy, &Service { upkeep: leaving, ..classed }), Assigned::default());
+    assert_eq!(classy.assignments(), Assignments::default(), "released with the deletion");
+}
+
+#[test]
+fn a_status_decides_where_nobody_writes_it() {
+    let mut ipam = ipam();
+    assert_eq!(said(&mut ipam, &written("a", &["203.0.113.1"])), "203.0.113.1");
+    assert_eq!(said(&mut ipam, &service("b")), "203.0.113.2");
+    let elsewhere = turn(&mut ipam, &written("c", &["192.0.2.77"]));
+    assert_eq!(elsewhere, Assigned::default(), "not ours to give, nor to take away");
+}
+
+#[test]
+fn the_leader_takes_the_status_for_its_earlier_decision() {
+    let mut lead = leading(&pools());
+    assert_eq!(said(&mut lead, &written("a", &["203.0.113.2"])), "203.0.113.2");
+    assert!(
+        said(&mut lead, &written("b", &["192.0.2.77"]))
+            .starts_with("192.0.2.77 192.0.2.77 is in no pool any more")
+    );
+    assert_eq!(said(&mut lead, &service("c")), "", "nothing before our finalizer is on it");
+    assert_eq!(said(&mut lead, &written("c", &[])), "203.0.113.1");
+    let moved = Service { asks: asking("", "198.51.100.5", "", "").asks, ..written("a", &["203.0.113.2"]) };
+    assert_eq!(said(&mut lead, &moved), "198.51.100.5");
+    assert!(said(&mut lead, &written("d", &[])).contains("no free"), "a's status still names 203.0.113.2");
+    lead.take_hopeful();
+    said(&mut lead, &Service { ingress: written("a", &["198.51.100.5"]).ingress, ..moved });
+    assert_eq!(lead.take_hopeful(), [service("d").key]);
+    assert_eq!(said(&mut lead, &written("d", &[])), "203.0.113.2");
+}
+
+#[test]
+fn of_two_statuses_with_one_address_the_first_keeps_it() {
+    let mut lead = leading(&pools());
+    let (a, b) = (written("a", &["203.0.113.2"]), written("b", &["203.0.113.2"]));
+    lead.exists(&a);
+    lead.exists(&b);
+    assert_eq!(said(&mut lead, &b), "203.0.113.1");
+    assert_eq!(said(&mut lead, &a), "203.0.113.2");
+}
+
+#[test]
+fn a_follower_decides_nothing_and_a_new_leader_changes_nothing() {
+    let mut follower = ipam();
+    follower.set_allocation(Allocation::Follow);
+    assert_eq!(said(&mut follower, &written("a", &["203.0.113.2"])), "203.0.113.2");
+    assert_eq!(said(&mut follower, &written("b", &[])), "");
+    follower.set_allocation(Allocation::Lead);
+    assert_eq!(said(&mut follower, &written("a", &["203.0.113.2"])), "203.0.113.2");
+    assert_eq!(said(&mut follower, &written("b", &[])), "203.0.113.1");
+    follower.set_allocation(Allocation::Follow);
+    assert_eq!(said(&mut follower, &written("b", &[])), "", "what no status names is not decided");
+    assert_eq!(said(&mut follower, &written("b", &["203.0.113.9"])), "203.0.113.9");
+}
+
+/// A Service of the property: name, what it asks for, its sharing key and port.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    name: u8,
+    present: bool,
+    asks: u8,
+    key: u8,
+    port: u8,
+    local: bool,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    (0u8..5, proptest::bool::weighted(0.8), 0u8..6, 0u8..3, 0u8..3, any::<bool>())
+        .prop_map(|(name, present, asks, key, port, local)| Step { name, present, asks, key, port, local })
+}
+
+impl Step {
+    fn service(self) -> Service {
+        let ips =
+            ["", "", "203.0.113.1", "203.0.113.2", "2001:db8::1", "198.51.100.5"][usize::from(self.asks)];
+        let asked = asking(&self.name.to_string(), ips, "", ["", "k", "l"][usize::from(self.key)]);
+        let external_policy = if self.local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
+        let selector = Labels::from([("app".to_owned(), (self.name % 2).to_string())]);
+        let (families, ports) = (vec![Family::V4, Family::V6], vec![port(80 + u16::from(self.port))]);
+        let upkeep = Upkeep { finalizer: true, ..Upkeep::default() };
+        Service { external_policy, selector, families, ports, upkeep, ..asked }
+    }
+}
+
+/// The rule of sharing as the documentation has it, over plain lists.
+fn may_share(a: Step, b: Step) -> bool {
+    let selectors = !a.local || a.name % 2 == b.name % 2;
+    a.key != 0 && a.key == b.key && a.port != b.port && a.local == b.local && selectors
+}
+
+/// What everybody has, against the naive rules.
+fn check(ipam: &Ipam, present: &BTreeMap<u8, Step>) -> Result<(), TestCaseError> {
+    let given = ipam.assignments().0;
+    let mut rows: Vec<(Step, IpAddr)> = Vec::new();
+    for (key, addresses) in &given {
+        let step = present[&key.name.parse::<u8>().expect("a number")];
+        for address in addresses {
+            prop_assert!(pools().iter().any(|pool| pool.contains(*address)), "{address} is of a pool");
+            for (other, _) in rows.iter().filter(|(_, at)| at == address) {
+                prop_assert!(may_share(*other, step), "{other:?} and {step:?} on {address}");
+            }
+            rows.push((step, *address));
+        }
+        prop_assert!(addresses.iter().filter(|at| at.is_ipv4()).count() <= 1 && addresses.len() <= 2);
+    }
+    for pool in pools() {
+        let distinct = |v6: bool| -> BTreeSet<_> {
+            let of_pool = rows.iter().filter(|(_, at)| at.is_ipv6() == v6 && pool.contains(*at));
+            of_pool.map(|(_, at)| *at).collect()
+        };
+        let count = ipam.count_of(&pool.name).expect("in force").used;
+        prop_assert_eq!(count, [distinct(false).len() as u64, distinct(true).len() as u64]);
+    }
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn nobody_has_anothers_address(steps in proptest::collection::vec(step(), 0..40), lead: bool) {
+        let mut ipam = if lead { leading(&pools()) } else { ipam() };
+        let (mut present, mut statuses) = (BTreeMap::new(), BTreeMap::<u8, Vec<Ingress>>::new());
+        for step in steps {
+            if step.present {
+                present.insert(step.name, step);
+            } else {
+                present.remove(&step.name);
+                statuses.remove(&step.name);
+                ipam.release(&step.service().key);
+            }
+            let mut due = BTreeSet::from([step.name]);
+            // As long as somebody hears news: of what became free, or of its own new status.
+            for _ in 0..8 {
+                let waiting = ipam.take_hopeful();
+                let named = present.values().filter(|one| due.contains(&one.name) || waiting.contains(&one.service().key));
+                for one in named.copied().collect::<Vec<_>>() {
+                    due.remove(&one.name);
+                    let ingress = statuses.get(&one.name).filter(|_| lead).cloned().unwrap_or_default();
+                    let got = turn(&mut ipam, &Service { ingress, ..one.service() });
+                    let vip = |address: &IpAddr| Ingress { address: *address, mode: IpMode::Vip };
+                    let written: Vec<_> = got.addresses.iter().map(vip).collect();
+                    if statuses.insert(one.name, written.clone()) != Some(written) {
+                        due.insert(one.name);
+                    }
+                }
+            }
+            check(&ipam, &present)?;
+        }
+        // Nobody moves by a restart, in whatever order Services come, nor by being looked at again.
+        let before = ipam.assignments();
+        let mut after = if lead { leading(&pools()) } else { restarted(&ipam, &pools()) };
+        let service = |one: &Step| Service {
+            ingress: statuses.get(&one.name).filter(|_| lead).cloned().unwrap_or_default(),
+            ..one.service()
+        };
+        present.values().rev().for_each(|one| after.exists(&service(one)));
+        for one in present.values().rev() {
+            if before.0.contains_key(&service(one).key) {
+                turn(&mut after, &service(one));
+                turn(&mut ipam, &service(one));
+            }
+        }
+        prop_assert_eq!(&after.assignments(), &before);
+        prop_assert_eq!(&ipam.assignments(), &before);
+        present.values().for_each(|one| ipam.release(&one.service().key));
+        prop_assert_eq!(ipam.assignments(), Assignments::default());
+        prop_assert!(ipam.used.values().all(|used| *used == [0, 0]) && !ipam.holders.is_held("203.0.113.1".parse().unwrap()));
+    }
+}
