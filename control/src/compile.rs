@@ -255,7 +255,7 @@ impl Compiler {
             self.dirty.services.extend(affected.map(|(key, _)| key.clone()));
             self.cluster = cluster;
         }
-        let sources = cluster::sources(&self.model, &self.settings, &mut self.node_ids);
+        let sources = cluster::sources(&self.model, &self.settings, &self.network, &mut self.node_ids);
         if sources != self.sources {
             self.tables.sources =
                 Arc::new(Lpm::build(sources.iter().map(|(prefix, source)| (*prefix, *source))));
@@ -277,6 +277,8 @@ impl Compiler {
         if *ports != *self.tables.ports {
             self.tables.ports = ports.into();
             self.dirty.addresses.extend(self.vips.keys());
+            // Which clients are this Node itself depends on the ports' addresses.
+            self.dirty.cluster = true;
         }
         self.compile_own_addresses();
         let reserved = Reserved::new(&self.model, &self.settings, &self.network);

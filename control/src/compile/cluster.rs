@@ -10,6 +10,7 @@ use tables::{Lpm, NodeId, Prefix, Source};
 
 use super::Settings;
 use crate::model::{Model, Node};
+use crate::network::Network;
 
 /// The "Node" of pods in `kubernetes.podCIDRs`, whose Node nobody knows: no rule names it.
 const UNKNOWN_NODE: NodeId = NodeId(u32::MAX);
@@ -96,7 +97,12 @@ pub(super) fn internal_ip(node: &Node, family: Family) -> Option<IpAddr> {
 }
 
 /// The table of clients: podCIDRs and Node addresses (a cluster-wide detector).
-pub(super) fn sources(model: &Model, settings: &Settings, ids: &mut NodeIds) -> BTreeMap<Prefix, Source> {
+pub(super) fn sources(
+    model: &Model,
+    settings: &Settings,
+    network: &Network,
+    ids: &mut NodeIds,
+) -> BTreeMap<Prefix, Source> {
     let mut sources = BTreeMap::new();
     for net in &settings.pod_cidrs {
         sources.insert(prefix(*net), Source::Pod(UNKNOWN_NODE));
@@ -112,6 +118,12 @@ pub(super) fn sources(model: &Model, settings: &Settings, ids: &mut NodeIds) -> 
         for address in node.internal_ips.iter().chain(&node.external_ips) {
             sources.insert(Prefix::host(*address), Source::Node(id));
         }
+    }
+    // The Node that we are is every address of our ports, not only those that its status names.
+    if let Some(name) = &settings.node_name {
+        let id = ids.of(name);
+        let own = network.ports.iter().flat_map(|port| &port.addresses);
+        sources.extend(own.map(|net| (Prefix::host(net.addr()), Source::Node(id))));
     }
     sources
 }

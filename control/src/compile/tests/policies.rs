@@ -71,6 +71,27 @@ fn internal_local_without_any_endpoint_rejects() {
     }
 }
 
+/// kube-proxy asks the kernel which sources are local; the status names one address a family.
+#[test]
+fn on_node_every_own_address_is_the_node() {
+    let world = on(LOCAL_OUT, &["10.1.2.1 @n2"]);
+    for own in [NODE_1, "192.0.2.1", "10.0.0.1"] {
+        assert_eq!(world.tcp(own, VIP), "LoadBalancer snat 10.1.2.1", "{own}");
+    }
+    assert_eq!(world.tcp(NODE_2, VIP), "LoadBalancer drop NoLocalEndpoints");
+}
+
+#[test]
+fn on_node_an_address_that_a_port_gets_later_is_the_node_too() {
+    let mut world = on(LOCAL_OUT, &["10.1.2.1 @n2"]);
+    assert_eq!(world.tcp("192.0.2.9", VIP), "LoadBalancer drop NoLocalEndpoints");
+    let mut network = network();
+    network.ports[0].addresses.push("192.0.2.9/24".parse().expect("address"));
+    world.compiler.set_network(network);
+    world.tables = world.compiler.compile();
+    assert_eq!(world.tcp("192.0.2.9", VIP), "LoadBalancer snat 10.1.2.1");
+}
+
 #[test]
 fn on_node_internal_cluster_translates_everybody_but_pods() {
     let world = on("", &BOTH);
