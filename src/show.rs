@@ -241,9 +241,17 @@ fn pools(rows: Vec<view::Pool>, wide: bool) -> Columns {
 }
 
 fn sources(rows: Vec<view::Source>) -> Columns {
-    let mut columns = Columns::new(&["NAME", "STATE", "OBJECTS", "IGNORED", "ERROR"]);
+    let mut columns = Columns::new(&["NAME", "STATE", "OBJECTS", "IGNORED", "LAST-CONTACT", "ERROR"]);
     for row in rows {
-        columns.row(vec![row.name, row.state, row.objects.to_string(), row.ignored.to_string(), row.error]);
+        let contact = row.last_contact_seconds.map_or_else(String::new, |seconds| format!("{seconds}s"));
+        columns.row(vec![
+            row.name,
+            row.state,
+            row.objects.to_string(),
+            row.ignored.to_string(),
+            contact,
+            row.error,
+        ]);
     }
     columns
 }

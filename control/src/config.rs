@@ -170,6 +170,8 @@ pub struct KubernetesConfig {
     pub load_balancer_class: String,
     /// Whether MetalLB's annotations on Services are heard as our own are.
     pub metallb_annotations: bool,
+    /// Follow the Services that carry this value of `service.kubernetes.io/service-proxy-name`; none: those without it.
+    pub service_proxy_name: Option<String>,
 }
 
 /// How a Service's packets are rewritten unless the Service says otherwise.

@@ -1,6 +1,79 @@
-//! Cluster state from a Kubernetes API server.
-//! `client` reaches the server. No Kubernetes type leaves this module.
+//! Cluster state from a Kubernetes API server, followed through everything that can befall it.
+//! `client` reaches the server, `contact` knows whether it answers, `reflect` follows one kind by lists and watches
+//! (`request`, `pause`), `source` joins the kinds and keeps the last state in a file (`saved`). Objects are read by the
+//! same code as manifests. No Kubernetes type leaves this module.
 
 mod client;
+mod contact;
+mod counters;
+mod fault;
+mod json;
+mod kind;
+mod pause;
+mod reflect;
+mod request;
+mod saved;
+mod source;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
 
 pub use client::{Access, AccessError, ApiServer};
+pub use counters::{Counters, KubernetesCollector};
+
+use crate::apply::SourceEvent;
+use crate::state_dir::StateDir;
+use contact::Contact;
+use kind::Kind;
+use reflect::Reflector;
+use source::Source;
+
+/// Sightings that may wait; followers that are ahead then wait themselves, and the server with them.
+const SEEN_MAX: usize = 1024;
+
+/// Follows the API server until nobody listens to `events`; to be called within the runtime. Services are those for
+/// `proxy_name`, without one those for no proxy in particular.
+#[must_use]
+pub fn follow(
+    server: Arc<ApiServer>,
+    proxy_name: Option<&str>,
+    state: Arc<StateDir>,
+    events: mpsc::Sender<SourceEvent>,
+) -> Arc<Counters> {
+    let counters = Arc::new(Counters::new());
+    let name = Named { server: &server, proxy_name }.to_string();
+    let contact = Arc::new(Contact::new(server, Arc::clone(&counters)));
+    let (out, seen) = mpsc::channel(SEEN_MAX);
+    for kind in Kind::ALL {
+        let reflector =
+            Reflector::new(kind, Arc::clone(&contact), proxy_name.map(str::to_owned), out.clone());
+        tokio::spawn(reflector.run());
+    }
+    let heartbeat = tokio::spawn(contact.run());
+    let source = Source::new(Arc::clone(&counters), state, name, events);
+    tokio::spawn(async move {
+        source.run(seen).await;
+        heartbeat.abort();
+    });
+    counters
+}
+
+/// What a file of state is of.
+struct Named<'a> {
+    server: &'a ApiServer,
+    proxy_name: Option<&'a str>,
+}
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.server.access() {
+            Access::InCluster => f.write_str("inCluster")?,
+            Access::Kubeconfig(path) => write!(f, "kubeconfig {}", path.display())?,
+        }
+        self.proxy_name.map_or(Ok(()), |name| write!(f, " for {name}"))
+    }
+}

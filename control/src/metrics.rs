@@ -108,6 +108,11 @@ impl Metrics {
         Self { registry, control }
     }
 
+    /// Adds what only some appliances have.
+    pub fn add(&mut self, collector: Box<dyn Collector>) {
+        self.registry.register_collector(collector);
+    }
+
     /// The Prometheus text format, version 0.0.4.
     #[must_use]
     pub fn text(&self) -> String {

@@ -1,5 +1,7 @@
-//! Desired cluster state in our own words. Sources (manifests now) turn their objects into these values with the API
+//! Desired cluster state in our own words. Sources (manifests, the API server) turn their objects into these values with the API
 //! server's defaults filled in; nothing past this file knows Kubernetes types. Not here: what the state means (`compile`).
+
+mod serial;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,11 +10,12 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use packet::{Family, Protocol};
+use serde::{Deserialize, Serialize};
 
 use crate::pool::{Labels, Pool};
 
 /// Namespace and name of an object.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct ObjectKey {
     /// Namespace.
     pub namespace: String,
@@ -34,7 +37,7 @@ impl fmt::Display for ObjectKey {
 }
 
 /// `spec.type`.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub enum ServiceType {
     /// Cluster address only.
     #[default]
@@ -59,7 +62,7 @@ impl fmt::Display for ServiceType {
 }
 
 /// `internalTrafficPolicy` and `externalTrafficPolicy`.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub enum TrafficPolicy {
     /// Any usable endpoint.
     #[default]
@@ -69,7 +72,7 @@ pub enum TrafficPolicy {
 }
 
 /// `ipFamilyPolicy`.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub enum FamilyPolicy {
     /// One family.
     #[default]
@@ -81,7 +84,7 @@ pub enum FamilyPolicy {
 }
 
 /// `status.loadBalancer.ingress[].ipMode`.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub enum IpMode {
     /// Packets arrive with the address as destination.
     #[default]
@@ -91,7 +94,8 @@ pub enum IpMode {
 }
 
 /// A `Service`.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
 pub struct Service {
     /// Namespace and name.
     pub key: ObjectKey,
@@ -103,7 +107,7 @@ pub struct Service {
     pub selector: Labels,
     /// What the API server keeps about the object for those who write to it.
     pub upkeep: Upkeep,
-    /// Value of the label `service.kubernetes.io/service-proxy-name`, when there is one.
+    /// Value of the label `service.kubernetes.io/service-proxy-name`, when there is one and it is not ours.
     pub proxy_name: Option<String>,
     /// Value of the annotation `fairlead.dev/mode`, unchecked.
     pub mode: Option<String>,
@@ -116,6 +120,7 @@ pub struct Service {
     /// `spec.clusterIPs`, the first one first.
     pub cluster_ips: Vec<IpAddr>,
     /// `spec.ipFamilies`, or the families of the cluster addresses.
+    #[serde(with = "serial::families")]
     pub families: Vec<Family>,
     /// `spec.ports`.
     pub ports: Vec<ServicePort>,
@@ -146,7 +151,8 @@ pub struct Service {
 }
 
 /// What a Service asks of address pools by annotations, unchecked.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
 pub struct AddressRequest {
     /// Addresses, a comma list of at most one a family.
     pub ips: Option<String>,
@@ -157,7 +163,8 @@ pub struct AddressRequest {
 }
 
 /// What only whoever writes to the API server must know of an object; all of it is empty in a manifest.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
 pub struct Upkeep {
     /// `metadata.uid`.
     pub uid: String,
@@ -176,7 +183,7 @@ impl Default for ObjectKey {
 }
 
 /// One entry of `status.loadBalancer.ingress`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Ingress {
     /// The address.
     pub address: IpAddr,
@@ -185,11 +192,12 @@ pub struct Ingress {
 }
 
 /// One entry of `spec.ports`.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct ServicePort {
     /// Name; empty when unnamed.
     pub name: String,
     /// Protocol.
+    #[serde(with = "serial::protocol")]
     pub protocol: Protocol,
     /// Port of the service addresses.
     pub port: u16,
@@ -198,13 +206,14 @@ pub struct ServicePort {
 }
 
 /// An `EndpointSlice` of address type IPv4 or IPv6.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct EndpointSlice {
     /// Namespace and name.
     pub key: ObjectKey,
     /// The Service it belongs to, by the label `kubernetes.io/service-name`.
     pub service: ObjectKey,
     /// `addressType`.
+    #[serde(with = "serial::family")]
     pub family: Family,
     /// `ports` that have a number.
     pub ports: Vec<SlicePort>,
@@ -213,18 +222,19 @@ pub struct EndpointSlice {
 }
 
 /// One entry of an `EndpointSlice`'s `ports`.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct SlicePort {
     /// Name; empty when unnamed.
     pub name: String,
     /// Protocol.
+    #[serde(with = "serial::protocol")]
     pub protocol: Protocol,
     /// Number, not 0.
     pub port: u16,
 }
 
 /// One endpoint: its first address, its conditions with their defaults, its place and its hints.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Endpoint {
     /// First address.
     pub address: IpAddr,
@@ -235,15 +245,19 @@ pub struct Endpoint {
     /// `conditions.terminating`, false when absent.
     pub terminating: bool,
     /// `nodeName`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<Arc<str>>,
     /// `hints.forNodes`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hint_nodes: Vec<Arc<str>>,
     /// `hints.forZones`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hint_zones: Vec<Arc<str>>,
 }
 
 /// A `Node`.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
 pub struct Node {
     /// Name.
     pub name: String,
@@ -258,7 +272,8 @@ pub struct Node {
 }
 
 /// A `Namespace`.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
 pub struct Namespace {
     /// Name.
     pub name: String,
@@ -267,7 +282,8 @@ pub struct Namespace {
 }
 
 /// An `AddressPool` of `fairlead.dev/v1alpha1`.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
 pub struct AddressPool {
     /// `metadata.creationTimestamp`, as in [`Service::created`].
     pub created: String,
@@ -280,7 +296,8 @@ pub struct AddressPool {
 }
 
 /// A `ServiceCIDR`.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
 pub struct ServiceCidr {
     /// Name.
     pub name: String,

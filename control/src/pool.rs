@@ -9,12 +9,14 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 use packet::Family;
+use serde::{Deserialize, Serialize};
 
 /// Labels of an object.
 pub type Labels = BTreeMap<String, String>;
 
 /// Addresses and to whom they are given.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
 pub struct Pool {
     /// Unique name.
     pub name: String,
@@ -137,7 +139,8 @@ pub fn range(text: &str) -> Result<(IpAddr, IpAddr), String> {
 }
 
 /// A label selector: all labels and all requirements must fit.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default)]
 pub struct Selector {
     /// `matchLabels`.
     pub labels: Labels,
@@ -155,7 +158,7 @@ impl Selector {
 }
 
 /// One of `matchExpressions`.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Requirement {
     /// The label.
     pub key: String,
@@ -204,7 +207,7 @@ impl Requirement {
 }
 
 /// What a requirement asks of a label.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Operator {
     /// One of the values.
     In,

@@ -17,6 +17,10 @@ pub fn merge(running: &GatewayConfig, new: &GatewayConfig) -> (GatewayConfig, Re
         ("workers", running.workers != new.workers),
         ("dpdk", running.dpdk != new.dpdk),
         ("kubernetes source", running.kubernetes.source != new.kubernetes.source),
+        (
+            "kubernetes.serviceProxyName",
+            running.kubernetes.service_proxy_name != new.kubernetes.service_proxy_name,
+        ),
         ("forwarding.flowsPerWorker", running.forwarding.flows_per_worker != new.forwarding.flows_per_worker),
         (
             "forwarding.affinityClients",

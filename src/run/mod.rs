@@ -23,6 +23,7 @@ use control::admin::{
 use control::apply::{Applier, Control, Parts};
 use control::config::GatewayConfig;
 use control::http::{self, Health};
+use control::kube::KubernetesCollector;
 use control::metrics::Metrics;
 use control::mirror::PortRange;
 use control::state_dir::StateDir;
@@ -86,7 +87,7 @@ async fn serve(
     let metrics_socket = TcpListener::bind(config.metrics.listen)
         .await
         .with_context(|| format!("cannot listen on metrics.listen {}", config.metrics.listen))?;
-    let source = source::follow(&config)?;
+    let source = source::follow(&config, &state)?;
     let mirrored = config.ports.iter().any(|port| port.tap);
     let range = if mirrored {
         PortRange::narrow(&state).map(Some)
@@ -115,18 +116,22 @@ async fn appliance(
     file: &Path,
     state: &Arc<StateDir>,
     rig: Rig,
-    source: source::Events,
+    source: source::Followed,
     (admin_socket, metrics_socket): (tokio::net::UnixListener, TcpListener),
     signals: Signals,
 ) -> Result<()> {
     let names = config.ports.iter().map(|port| port.name.clone()).collect();
     let pump = rig.pump.counters();
-    let metrics = Arc::new(Metrics::new(rig.workers.counters(), names, Some(Arc::clone(pump))));
+    let mut metrics = Metrics::new(rig.workers.counters(), names, Some(Arc::clone(pump)));
+    if let Some(api) = source.api {
+        metrics.add(Box::new(KubernetesCollector(api)));
+    }
+    let metrics = Arc::new(metrics);
     let parts = Parts {
         config,
         config_file: file.to_owned(),
         publisher: rig.publisher,
-        source,
+        source: source.events,
         network: rig.network,
         resolver: rig.resolver,
         devices: rig.devices,

@@ -1,32 +1,51 @@
 //! The configured source of cluster state, as events for the applier.
 
-use anyhow::{Context, Result, bail};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
 use control::admin::view;
 use control::apply::SourceEvent;
 use control::config::{GatewayConfig, Source};
+use control::kube::{self, Access, ApiServer, Counters};
 use control::manifests::{FileReport, Manifests};
+use control::state_dir::StateDir;
 use tokio::sync::mpsc;
 
 /// Events that may wait; a source that is ahead waits for the applier.
 const EVENTS_MAX: usize = 64;
 
-/// What the applier reads.
-pub(super) type Events = mpsc::Receiver<SourceEvent>;
+/// A source that is followed.
+pub(super) struct Followed {
+    /// What the applier reads.
+    pub(super) events: mpsc::Receiver<SourceEvent>,
+    /// What is counted about the API server; none with manifests.
+    pub(super) api: Option<Arc<Counters>>,
+}
 
 /// Starts to follow the source; to be called within the runtime.
-pub(super) fn follow(config: &GatewayConfig) -> Result<Events> {
-    let Source::Manifests(root) = &config.kubernetes.source else {
-        bail!(
-            "kubernetes: this version follows a directory of `manifests` only; name one instead of an API server"
-        );
+pub(super) fn follow(config: &GatewayConfig, state: &Arc<StateDir>) -> Result<Followed> {
+    let (out, events) = mpsc::channel(EVENTS_MAX);
+    let api = match (&config.kubernetes.source, Access::of(&config.kubernetes.source)) {
+        (Source::Manifests(root), _) => {
+            follow_manifests(root, out)?;
+            None
+        }
+        (_, access) => access.map(|access| {
+            let proxy_name = config.kubernetes.service_proxy_name.as_deref();
+            kube::follow(Arc::new(ApiServer::new(access)), proxy_name, Arc::clone(state), out)
+        }),
     };
+    Ok(Followed { events, api })
+}
+
+fn follow_manifests(root: &Path, events: mpsc::Sender<SourceEvent>) -> Result<()> {
     let mut manifests = Manifests::new(root);
     manifests
         .follow()
         .context("cannot follow the manifests; is fs.inotify.max_user_instances large enough?")?;
-    let (events, inbox) = mpsc::channel(EVENTS_MAX);
     tokio::spawn(pump(manifests, events));
-    Ok(inbox)
+    Ok(())
 }
 
 /// Ends when the applier does, or when inotify fails; then the last state stays in force.
@@ -80,6 +99,7 @@ async fn report(
 fn source(report: FileReport) -> view::Source {
     let state = if report.good { view::Source::OK } else { view::Source::BROKEN };
     view::Source {
+        last_contact_seconds: None,
         name: report.file,
         state: state.into(),
         objects: report.objects as u64,

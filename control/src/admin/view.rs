@@ -218,12 +218,13 @@ pub struct Assignment {
     pub service: String,
 }
 
-/// One source of cluster state: a manifest file.
+/// One source of cluster state: a manifest file, or a kind of the API server's.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Source {
-    /// The file.
+    /// The file or the kind.
     pub name: String,
-    /// `Ok` or `Broken` (the last good content is in force).
+    /// `Ok`, `Broken` (a file; its last good content is in force), `Stale` (the last known state is in force) or `Waiting`
+    /// (nothing is known yet).
     pub state: String,
     /// Objects in force from it.
     pub objects: u64,
@@ -231,6 +232,9 @@ pub struct Source {
     pub ignored: u64,
     /// What is wrong; empty when nothing is.
     pub error: String,
+    /// Since the API server last confirmed the kind's state.
+    #[serde(default, rename = "lastContactSeconds", skip_serializing_if = "Option::is_none")]
+    pub last_contact_seconds: Option<u64>,
 }
 
 impl Source {
@@ -238,6 +242,10 @@ impl Source {
     pub const OK: &str = "Ok";
     /// `state` of a source whose last good content is in force because the present one is broken.
     pub const BROKEN: &str = "Broken";
+    /// `state` of a kind whose last known state is in force while the API server does not confirm it.
+    pub const STALE: &str = "Stale";
+    /// `state` of a kind that is not known yet.
+    pub const WAITING: &str = "Waiting";
 }
 
 /// What a reload did.

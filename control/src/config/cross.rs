@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use super::GatewayConfig;
+use super::{GatewayConfig, Source};
 use crate::yaml::{At, Errors};
 
 /// Lowest nodePort of the API server's default range; SNAT may cross it, because nodePorts in use are left out.
@@ -16,6 +16,18 @@ pub(super) fn check(at: &At<'_>, config: &GatewayConfig, errors: &Errors) {
     routes(at, config, errors);
     neighbors(at, config, errors);
     snat(at, config, errors);
+    proxy_name(at, config, errors);
+}
+
+/// Who writes manifests for the appliance leaves out what is not for it; only an API server is asked with a selector.
+fn proxy_name(at: &At<'_>, config: &GatewayConfig, errors: &Errors) {
+    let kubernetes = &config.kubernetes;
+    if let (Some(_), Source::Manifests(_), Some(section)) =
+        (&kubernetes.service_proxy_name, &kubernetes.source, at.field("kubernetes"))
+    {
+        let what = "manifests are followed whole";
+        note(&section, "serviceProxyName", errors, what.into(), "`kubeconfig` or `inCluster` beside it");
+    }
 }
 
 /// Runs `note` at every item of a list of the root.

@@ -8,7 +8,8 @@ use ipnet::IpNet;
 use packet::Family;
 
 use super::value::{
-    absolute, address, interface_address, netdev_name, network, nonempty, port_range, station, timeout,
+    absolute, address, interface_address, label_value, netdev_name, network, nonempty, port_range, station,
+    timeout,
 };
 use super::{
     AdminConfig, DpdkConfig, ForwardingConfig, GatewayConfig, Hugepages, Idle, KubernetesConfig,
@@ -173,6 +174,7 @@ fn kubernetes(root: &At<'_>, errors: &Errors) -> KubernetesConfig {
         "externalIPAllow",
         "loadBalancerClass",
         "metallbAnnotations",
+        "serviceProxyName",
     ];
     at.only(&known, errors);
     KubernetesConfig {
@@ -190,6 +192,7 @@ fn kubernetes(root: &At<'_>, errors: &Errors) -> KubernetesConfig {
             .field("metallbAnnotations")
             .and_then(|at| at.boolean(errors))
             .unwrap_or_default(),
+        service_proxy_name: at.field("serviceProxyName").and_then(|at| label_value(&at, errors)),
     }
 }
 
@@ -203,6 +206,7 @@ fn empty_kubernetes() -> KubernetesConfig {
         external_ip_allow: Vec::new(),
         load_balancer_class: String::new(),
         metallb_annotations: false,
+        service_proxy_name: None,
     }
 }
 

@@ -38,6 +38,21 @@ pub(super) fn nonempty(at: &At<'_>, errors: &Errors) -> Option<String> {
     Some(text.to_owned())
 }
 
+/// A label's value, not empty: it becomes part of a selector.
+pub(super) fn label_value(at: &At<'_>, errors: &Errors) -> Option<String> {
+    let text = nonempty(at, errors)?;
+    let ends = text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.ends_with(|c: char| c.is_ascii_alphanumeric());
+    let clean = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    if ends && clean && text.len() <= 63 {
+        return Some(text);
+    }
+    let expected =
+        "at most 63 letters, digits, `-`, `_` and `.`, with a letter or digit at both ends, are expected";
+    errors.add(at, format!("`{text}` is no label value"), expected);
+    None
+}
+
 pub(super) fn absolute(at: &At<'_>, errors: &Errors) -> Option<String> {
     let text = nonempty(at, errors)?;
     if !text.starts_with('/') {

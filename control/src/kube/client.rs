@@ -95,6 +95,12 @@ impl ApiServer {
         Self { access, made: Mutex::new(None) }
     }
 
+    /// The files it is reached by.
+    #[must_use]
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
     /// The client in use, or a new one from the files.
     ///
     /// # Errors

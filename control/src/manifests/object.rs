@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use packet::Protocol;
+use serde::{Deserialize, Serialize};
 
 use crate::model::{AddressPool, EndpointSlice, Namespace, Node, ObjectKey, Service, ServiceCidr};
 use crate::pool::{self as pools, Labels};
@@ -26,7 +27,7 @@ const LISTS_MAX: usize = 4;
 
 /// Kind and name: what an object is known by.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(super) enum Id {
+pub(crate) enum Id {
     AddressPool(String),
     EndpointSlice(ObjectKey),
     Namespace(String),
@@ -49,8 +50,8 @@ impl std::fmt::Display for Id {
 }
 
 /// An object of a kind that we follow.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Object {
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) enum Object {
     AddressPool(Arc<AddressPool>),
     EndpointSlice(Arc<EndpointSlice>),
     Namespace(Arc<Namespace>),
@@ -59,19 +60,87 @@ pub(super) enum Object {
     ServiceCidr(Arc<ServiceCidr>),
 }
 
+impl Object {
+    /// What it is known by.
+    pub(crate) fn id(&self) -> Id {
+        match self {
+            Self::AddressPool(it) => Id::AddressPool(it.pool.name.clone()),
+            Self::EndpointSlice(it) => Id::EndpointSlice(it.key.clone()),
+            Self::Namespace(it) => Id::Namespace(it.name.clone()),
+            Self::Node(it) => Id::Node(it.name.clone()),
+            Self::Service(it) => Id::Service(it.key.clone()),
+            Self::ServiceCidr(it) => Id::ServiceCidr(it.name.clone()),
+        }
+    }
+}
+
+/// One object that an API server gave.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) struct Reading {
+    /// What it is known by.
+    pub(crate) id: Id,
+    /// What it says; none: nothing to us, or nothing that makes sense (then there are problems).
+    pub(crate) object: Option<Object>,
+    /// What was passed over. A server has validated its objects, so these are values newer than this program: unlike in a
+    /// file they cost the field, not the object.
+    pub(crate) problems: Vec<Problem>,
+}
+
+/// Problems of one object that are told one by one.
+const PROBLEMS_MAX: usize = 8;
+
+/// Reads one object of a kind that is followed; none when it has no name.
+pub(crate) fn read_one(version: &str, kind: &str, node: &yaml::Node) -> Option<Reading> {
+    let at = At::root(node);
+    let id = id(kind, &at)?;
+    let errors = Errors::default();
+    let mut object = match read_object(version, kind, &at, &errors) {
+        Read::Object(object) => Some(object),
+        Read::Foreign | Read::Skipped => None,
+    };
+    let mut problems = errors.into_problems();
+    let left = problems.len().saturating_sub(PROBLEMS_MAX);
+    problems.truncate(PROBLEMS_MAX);
+    if left > 0 {
+        problems.push(Problem { line: 1, path: String::new(), message: format!("and {left} more") });
+    }
+    let told = problems.iter().map(ToString::to_string);
+    match &mut object {
+        Some(Object::Service(service)) => Arc::make_mut(service).notes.extend(told),
+        // Half a pool would give addresses that nobody meant.
+        Some(Object::AddressPool(pool)) => Arc::make_mut(pool).faults.extend(told),
+        _ => {}
+    }
+    Some(Reading { id, object, problems })
+}
+
+fn id(kind: &str, at: &At<'_>) -> Option<Id> {
+    // Whoever reads the whole object notes what is wrong with its name.
+    let unheard = Errors::default();
+    match kind {
+        "AddressPool" => name(at, &unheard).map(Id::AddressPool),
+        "EndpointSlice" => key(at, &unheard).map(Id::EndpointSlice),
+        "Namespace" => name(at, &unheard).map(Id::Namespace),
+        "Node" => name(at, &unheard).map(Id::Node),
+        "Service" => key(at, &unheard).map(Id::Service),
+        "ServiceCIDR" => name(at, &unheard).map(Id::ServiceCidr),
+        _ => None,
+    }
+}
+
 /// What a file holds.
 #[derive(Debug, Default)]
-pub(super) struct Content {
+pub(crate) struct Content {
     /// Objects with the line each starts on.
-    pub(super) objects: BTreeMap<Id, (usize, Object)>,
+    pub(crate) objects: BTreeMap<Id, (usize, Object)>,
     /// How many objects of kinds that we do not follow.
-    pub(super) ignored: BTreeMap<String, usize>,
+    pub(crate) ignored: BTreeMap<String, usize>,
     /// Every fault; with one, the file is broken.
-    pub(super) problems: Vec<Problem>,
+    pub(crate) problems: Vec<Problem>,
 }
 
 /// Reads a file's text.
-pub(super) fn read(text: &str) -> Content {
+pub(crate) fn read(text: &str) -> Content {
     let mut content = Content::default();
     match yaml::parse(text) {
         Ok(documents) => documents.iter().for_each(|document| content.add(&At::root(document), None, 0)),
@@ -102,7 +171,7 @@ impl Content {
         match read_object(&version, &name, at, &errors) {
             Read::Foreign => *self.ignored.entry(name.clone()).or_default() += 1,
             Read::Skipped => {}
-            Read::Object(id, object) => self.insert(at, id, object, &errors),
+            Read::Object(object) => self.insert(at, object, &errors),
         }
         self.problems.extend(errors.into_problems().into_iter().map(|problem| named(problem, &name, at)));
     }
@@ -118,7 +187,8 @@ impl Content {
         self.problems.extend(errors.into_problems());
     }
 
-    fn insert(&mut self, at: &At<'_>, id: Id, object: Object, errors: &Errors) {
+    fn insert(&mut self, at: &At<'_>, object: Object, errors: &Errors) {
+        let id = object.id();
         if let Some((line, _)) = self.objects.get(&id) {
             return errors.add(
                 at,
@@ -154,28 +224,26 @@ enum Read {
     Foreign,
     /// Followed, but meant for nobody here, or faulty.
     Skipped,
-    Object(Id, Object),
+    Object(Object),
 }
 
 fn read_object(version: &str, kind: &str, at: &At<'_>, errors: &Errors) -> Read {
     let read = match (version, kind) {
-        ("v1", "Service") => {
-            service(at, errors).map(|it| (Id::Service(it.key.clone()), Object::Service(it.into())))
-        }
+        ("v1", "Service") => service(at, errors).map(|it| Object::Service(it.into())),
         ("discovery.k8s.io/v1", "EndpointSlice") => {
-            slice(at, errors).map(|it| (Id::EndpointSlice(it.key.clone()), Object::EndpointSlice(it.into())))
+            slice(at, errors).map(|it| Object::EndpointSlice(it.into()))
         }
-        ("v1", "Namespace") => {
-            namespace(at, errors).map(|it| (Id::Namespace(it.name.clone()), Object::Namespace(it.into())))
+        ("v1", "Node") => node(at, errors).map(|it| Object::Node(it.into())),
+        ("networking.k8s.io/v1" | "networking.k8s.io/v1beta1", "ServiceCIDR") => {
+            service_cidr(at, errors).map(|it| Object::ServiceCidr(it.into()))
         }
-        ("fairlead.dev/v1alpha1", "AddressPool") => address_pool(at, errors)
-            .map(|it| (Id::AddressPool(it.pool.name.clone()), Object::AddressPool(it.into()))),
-        ("v1", "Node") => node(at, errors).map(|it| (Id::Node(it.name.clone()), Object::Node(it.into()))),
-        ("networking.k8s.io/v1" | "networking.k8s.io/v1beta1", "ServiceCIDR") => service_cidr(at, errors)
-            .map(|it| (Id::ServiceCidr(it.name.clone()), Object::ServiceCidr(it.into()))),
+        ("v1", "Namespace") => namespace(at, errors).map(|it| Object::Namespace(it.into())),
+        ("fairlead.dev/v1alpha1", "AddressPool") => {
+            address_pool(at, errors).map(|it| Object::AddressPool(it.into()))
+        }
         _ => return Read::Foreign,
     };
-    read.map_or(Read::Skipped, |(id, object)| Read::Object(id, object))
+    read.map_or(Read::Skipped, Read::Object)
 }
 
 fn name(at: &At<'_>, errors: &Errors) -> Option<String> {

@@ -154,7 +154,8 @@ fn whole_file(message: String) -> Problem {
     Problem { line: 1, path: String::new(), message }
 }
 
-fn change(id: &Id, object: Option<Object>) -> Change {
+/// An object as the model takes it in; none: it went.
+pub(crate) fn change(id: &Id, object: Option<Object>) -> Change {
     match id {
         Id::Service(key) => {
             let object = object.and_then(|it| if let Object::Service(it) = it { Some(it) } else { None });

@@ -12,7 +12,7 @@ pub(super) fn namespace(at: &At<'_>, errors: &Errors) -> Option<Namespace> {
     Some(Namespace { name, labels })
 }
 
-/// Faults are the file's, with their line, so that none is left here.
+/// Faults are the caller's: a file is refused with their line, an API server's object says them itself.
 pub(super) fn address_pool(at: &At<'_>, errors: &Errors) -> Option<AddressPool> {
     let name = name(at, errors)?;
     let Some(spec) = at.field("spec") else {
@@ -21,7 +21,10 @@ pub(super) fn address_pool(at: &At<'_>, errors: &Errors) -> Option<AddressPool> 
     };
     spec.only(&pool::read::KEYS, errors);
     let pool = Pool { name, ..pool::read::pool(&spec, errors) };
-    Some(AddressPool { created: created(at), pool, ..AddressPool::default() })
+    let metadata = at.field("metadata");
+    let generation = metadata.as_ref().and_then(|metadata| metadata.field("generation"));
+    let generation = generation.and_then(|at| at.number(0..=i64::MAX, errors)).unwrap_or_default();
+    Some(AddressPool { created: created(at), generation, pool, faults: Vec::new() })
 }
 
 #[cfg(test)]

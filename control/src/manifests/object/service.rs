@@ -1,5 +1,7 @@
 //! A Service with the API server's defaults. Source: k8s.io/api core/v1.
 
+use std::collections::HashSet;
+
 use packet::Family;
 
 use super::value::{address, ip, list, network};
@@ -145,7 +147,8 @@ fn service_port(at: &At<'_>, errors: &Errors) -> Option<ServicePort> {
 /// What the API server's validation keeps apart.
 fn ports_differ(ports: &[ServicePort], spec: &At<'_>, errors: &Errors) {
     let Some(at) = spec.field("ports") else { return };
-    for (index, port) in ports.iter().enumerate() {
+    let (mut names, mut numbers) = (HashSet::new(), HashSet::new());
+    for port in ports {
         if ports.len() > 1 && port.name.is_empty() {
             errors.add(
                 &at,
@@ -153,11 +156,10 @@ fn ports_differ(ports: &[ServicePort], spec: &At<'_>, errors: &Errors) {
                 "names for all of several ports are expected",
             );
         }
-        let earlier = &ports[..index];
-        if !port.name.is_empty() && earlier.iter().any(|other| other.name == port.name) {
+        if !port.name.is_empty() && !names.insert(&port.name) {
             errors.add(&at, format!("two ports are named `{}`", port.name), "unique names are expected");
         }
-        if earlier.iter().any(|other| (other.port, other.protocol) == (port.port, port.protocol)) {
+        if !numbers.insert((port.port, port.protocol)) {
             let what = format!("port {}/{} stands twice", port.port, port.protocol);
             errors.add(&at, what, "every port and protocol once is expected");
         }

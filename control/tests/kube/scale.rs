@@ -1,0 +1,215 @@
+//! 10,000 Services with 25 endpoints each: how long until everything is in the tables, and how fast a change is.
+//! Asked for by name, in release: `cargo test --release -p control --test kube -- --ignored --nocapture`.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use control::apply::{Applier, Control, Parts};
+use control::config::GatewayConfig;
+use control::kube::{Access, ApiServer, follow};
+use control::metrics::Metrics;
+use control::network::{Network, NetworkPort};
+use control::state_dir::StateDir;
+use control::workers::Workers;
+use hdrhistogram::Histogram;
+use packet::MacAddr;
+use serde_json::{Value, json};
+use tables::command::command_rings;
+use tables::counters::WorkerCounters;
+use tables::publish::mailboxes;
+use tables::{Generation, Tables};
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+
+use crate::server::{CIDRS, NODES, SERVICES, SLICES, Server};
+
+const SERVICES_N: u32 = 10_000;
+const ENDPOINTS: u32 = 25;
+const SINGLE_CHANGES: u32 = 500;
+const FLOOD_PER_SECOND: u32 = 1000;
+const FLOOD_SECONDS: u32 = 10;
+
+fn service(number: u32) -> Value {
+    let address = Ipv4Addr::from(0x0a60_0000 + number);
+    json!({"metadata": {"namespace": "scale", "name": format!("s{number}"), "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ipFamilies": ["IPv4"],
+            "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080}]}})
+}
+
+/// `turn` moves one endpoint, so that every version differs from the one before.
+fn slice(number: u32, turn: u32) -> Value {
+    let endpoint = |at: u32| {
+        let last = if at == 0 { turn % 200 } else { 200 };
+        let address = Ipv4Addr::from(0x0af4_0000 + (number * ENDPOINTS + at) % 0xffff + (last << 16));
+        json!({"addresses": [address], "conditions": {"ready": true, "serving": true, "terminating": false},
+            "nodeName": format!("node-{}", at % 50), "targetRef": {"kind": "Pod", "namespace": "scale",
+            "name": format!("pod-{number}-{at}"), "uid": "01234567-89ab-cdef-0123-456789abcdef"}})
+    };
+    json!({"metadata": {"namespace": "scale", "name": format!("s{number}-x"),
+            "labels": {"kubernetes.io/service-name": format!("s{number}")}},
+        "addressType": "IPv4", "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        "endpoints": (0..ENDPOINTS).map(endpoint).collect::<Vec<_>>()})
+}
+
+fn rss_mib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+}
+
+/// The applier with one worker that does nothing but take tables.
+struct Taker {
+    applier: Applier,
+    control: Control,
+    ready: watch::Receiver<bool>,
+    stop: Arc<AtomicBool>,
+    worker: thread::JoinHandle<()>,
+    _network: watch::Sender<Arc<Network>>,
+}
+
+fn start(folder: &std::path::Path, url: &str) -> Taker {
+    let kubeconfig = folder.join("kubeconfig");
+    let text = format!(
+        "current-context: c\ncontexts: [{{name: c, context: {{cluster: k}}}}]\nclusters: [{{name: k, cluster: {{server: '{url}'}}}}]\n"
+    );
+    fs::write(&kubeconfig, text).unwrap();
+    let file = folder.join("config.yaml");
+    let text = format!(
+        "apiVersion: fairlead.dev/v1alpha1\nkind: GatewayConfig\n\
+         ports: [{{name: outside, device: net_null0, addresses: [192.0.2.1/24], tap: false}}]\n\
+         kubernetes: {{kubeconfig: {}}}\nroutes: [{{to: 10.0.0.0/8, via: 192.0.2.9}}]\n",
+        kubeconfig.display()
+    );
+    fs::write(&file, text).unwrap();
+    let (publisher, mut subscribers) = mailboxes(1, Tables::empty(Generation(0)));
+    let mut subscriber = subscribers.remove(0);
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let worker = thread::spawn(move || {
+        while !stopped.load(Ordering::Relaxed) {
+            subscriber.take();
+            subscriber.sweep_completed();
+            thread::sleep(Duration::from_micros(50));
+        }
+    });
+    let (sender, _desk) = command_rings(1, 1);
+    let workers = Workers::new(vec![(Arc::new(WorkerCounters::new(1)), sender)]);
+    let metrics = Metrics::new(workers.counters(), vec!["outside".into()], None);
+    let port = NetworkPort {
+        index: 0,
+        name: "outside".into(),
+        mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        mtu: 1500,
+        addresses: vec!["192.0.2.1/24".parse().unwrap()],
+    };
+    let (network, seen) = watch::channel(Arc::new(Network { ports: vec![port], ..Network::default() }));
+    let state = Arc::new(StateDir::open(&folder.join("state")).unwrap());
+    let (out, source) = mpsc::channel(64);
+    let server = Arc::new(ApiServer::new(Access::Kubeconfig(kubeconfig)));
+    drop(follow(server, None, Arc::clone(&state), out));
+    let parts = Parts {
+        config: GatewayConfig::load(&file).unwrap(),
+        config_file: file,
+        publisher,
+        source,
+        network: seen,
+        resolver: None,
+        devices: None,
+        state,
+        workers,
+        metrics: metrics.control.clone(),
+        election: None,
+    };
+    let (applier, control, ready) = Applier::start(parts).unwrap();
+    Taker { applier, control, ready, stop, worker, _network: network }
+}
+
+/// Waits until the slice's moved endpoint is a backend in force; polls every 50 us.
+async fn in_force(control: &Control, number: u32, turn: u32) {
+    let address = Ipv4Addr::from(0x0af4_0000 + (number * ENDPOINTS) % 0xffff + ((turn % 200) << 16));
+    let key = control::model::ObjectKey::new("scale", format!("s{number}-x"));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let key = key.clone();
+        let seen = control
+            .look(move |look| {
+                let slice = look.compiler.model().slices().get(&key)?;
+                Some((slice.endpoints[0].address, look.compiler.is_dirty()))
+            })
+            .await
+            .unwrap();
+        if seen == Some((address.into(), false)) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "not in force: {number} {turn} {seen:?}");
+        sleep(Duration::from_micros(50)).await;
+    }
+}
+
+#[ignore = "measures; run in release, on an idle machine"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_services() {
+    let server = Server::start().await;
+    for number in 0..SERVICES_N {
+        server.put(SERVICES, service(number));
+        server.put(SLICES, slice(number, 0));
+    }
+    server.put(NODES, json!({"metadata": {"name": "node-0"}, "spec": {"podCIDRs": ["10.244.0.0/24"]}}));
+    server.put(CIDRS, json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/12"]}}));
+    server.forget_history();
+    let folder = tempfile::tempdir().unwrap();
+    let before = rss_mib();
+    let begun = Instant::now();
+    let mut taker = start(folder.path(), &server.url());
+    taker.ready.wait_for(|ready| *ready).await.unwrap();
+    let (total, served) = (begun.elapsed(), server.busy());
+    let own = total.saturating_sub(served);
+    println!("list to ready: {total:?}, of it the scripted server itself {served:?}, own work {own:?}");
+    println!("memory: {before} MiB with the scripted server, {} MiB at ready", rss_mib());
+
+    let mut single = Histogram::<u64>::new(3).unwrap();
+    for turn in 1..=SINGLE_CHANGES {
+        let number = turn * 7919 % SERVICES_N;
+        let sent = Instant::now();
+        server.put(SLICES, slice(number, turn));
+        in_force(&taker.control, number, turn).await;
+        single.record(u64::try_from(sent.elapsed().as_micros()).unwrap()).unwrap();
+        sleep(Duration::from_millis(2)).await;
+    }
+    print_row("one change, watch event to published", &single);
+
+    let mut flood = Histogram::<u64>::new(3).unwrap();
+    let begun = Instant::now();
+    for turn in 0..FLOOD_PER_SECOND * FLOOD_SECONDS {
+        let due = begun + Duration::from_micros(u64::from(turn) * 1_000_000 / u64::from(FLOOD_PER_SECOND));
+        sleep(due.saturating_duration_since(Instant::now())).await;
+        let number = turn % SERVICES_N;
+        let sent = Instant::now();
+        server.put(SLICES, slice(number, 1000 + turn));
+        if turn % 100 == 99 {
+            in_force(&taker.control, number, 1000 + turn).await;
+            flood.record(u64::try_from(sent.elapsed().as_micros()).unwrap()).unwrap();
+        }
+    }
+    let took = begun.elapsed();
+    print_row("the same while 1,000 others change a second", &flood);
+    println!("{} changes in {took:?}; memory {} MiB", FLOOD_PER_SECOND * FLOOD_SECONDS, rss_mib());
+
+    let stopped = taker.applier.stop().unwrap();
+    taker.stop.store(true, Ordering::Relaxed);
+    taker.worker.join().unwrap();
+    drop(stopped);
+    assert!(own < Duration::from_secs(2), "own work {own:?}");
+    assert!(single.value_at_quantile(0.99) < 5_000, "p99 {} us", single.value_at_quantile(0.99));
+    // A queue that grows would show here: ten seconds of arrears, not milliseconds.
+    assert!(flood.max() < 200_000 && took < Duration::from_secs(u64::from(FLOOD_SECONDS) + 1), "{took:?}");
+}
+
+fn print_row(what: &str, us: &Histogram<u64>) {
+    let at = |quantile| us.value_at_quantile(quantile);
+    println!("{what}: p50 {} us, p99 {} us, max {} us ({} samples)", at(0.5), at(0.99), us.max(), us.len());
+}
