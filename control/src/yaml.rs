@@ -15,6 +15,8 @@ use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput};
 const DEPTH_MAX: usize = 64;
 /// Nodes that all aliases of a stream may add together, so that a few lines cannot unfold into gigabytes.
 const ALIAS_NODES_MAX: usize = 100_000;
+/// Faults of one text that are told; the first few are enough to go on with.
+const FAULTS_MAX: usize = 1000;
 /// Keys of one map; the largest maps of Kubernetes objects are labels and annotations.
 const KEYS_MAX: usize = 4096;
 
@@ -73,27 +75,30 @@ impl fmt::Display for SyntaxError {
 
 impl std::error::Error for SyntaxError {}
 
-/// The documents of a stream that are not empty, in order.
-///
-/// # Errors
-/// At the first place where the text is not YAML, repeats a key or exceeds a limit.
-pub fn parse(text: &str) -> Result<Vec<Node>, SyntaxError> {
-    let mut builder =
-        Builder { text, events: Parser::new_from_str(text), anchors: HashMap::new(), alias_nodes: 0 };
+/// What a text holds, and what is wrong with it.
+#[derive(Debug, Default)]
+pub struct Parsed {
+    /// The documents of the stream that are not empty, in order, up to the first place that cannot be read.
+    pub documents: Vec<Node>,
+    /// Every key that stands twice (its first value counts), and the place that cannot be read.
+    pub faults: Vec<SyntaxError>,
+}
+
+/// Reads a stream of documents. With a fault its documents are still worth a look for other faults.
+#[must_use]
+pub fn parse(text: &str) -> Parsed {
+    let mut builder = Builder {
+        text,
+        events: Parser::new_from_str(text),
+        anchors: HashMap::new(),
+        alias_nodes: 0,
+        faults: Vec::new(),
+    };
     let mut documents = Vec::new();
-    while let Some((event, span)) = builder.next()? {
-        match event {
-            Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing => {}
-            Event::StreamEnd => break,
-            event => {
-                let node = builder.node(event, span, 0)?;
-                if node.value != Value::Null {
-                    documents.push(node);
-                }
-            }
-        }
+    if let Err(error) = builder.stream(&mut documents) {
+        builder.faults.push(error);
     }
-    Ok(documents)
+    Parsed { documents, faults: builder.faults }
 }
 
 struct Builder<'a> {
@@ -101,9 +106,26 @@ struct Builder<'a> {
     events: Parser<'a, StrInput<'a>>,
     anchors: HashMap<usize, Node>,
     alias_nodes: usize,
+    faults: Vec<SyntaxError>,
 }
 
 impl<'a> Builder<'a> {
+    fn stream(&mut self, documents: &mut Vec<Node>) -> Result<(), SyntaxError> {
+        while let Some((event, span)) = self.next()? {
+            match event {
+                Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing => {}
+                Event::StreamEnd => break,
+                event => {
+                    let node = self.node(event, span, 0)?;
+                    if node.value != Value::Null {
+                        documents.push(node);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn next(&mut self) -> Result<Option<(Event<'a>, Span)>, SyntaxError> {
         self.events.next_event().transpose().map_err(|error| scan_error(&error, self.text))
     }
@@ -152,10 +174,11 @@ impl<'a> Builder<'a> {
                     return Err(refuse(span.start.line(), "a key is no text; a plain key is expected"));
                 }
             };
-            if let Some(first) = entries.iter().find(|entry| entry.key == key) {
+            let first = entries.iter().find(|entry| entry.key == key).map(|entry| entry.line);
+            if let Some(first) = first {
                 let message =
-                    format!("key `{key}` stands here and on line {}; each key once is expected", first.line);
-                return Err(refuse(line, message));
+                    format!("key `{key}` stands here and on line {first}; each key once is expected");
+                self.note(refuse(line, message))?;
             }
             if entries.len() == KEYS_MAX {
                 return Err(refuse(line, format!("over {KEYS_MAX} keys in one map; fewer are expected")));
@@ -166,8 +189,19 @@ impl<'a> Builder<'a> {
                 // The parser puts an absent value where the next token starts; its key's line helps people more.
                 value.line = line;
             }
-            entries.push(Entry { key, line, value });
+            if first.is_none() {
+                entries.push(Entry { key, line, value });
+            }
         }
+    }
+
+    /// Notes a fault that reading can go on after.
+    fn note(&mut self, fault: SyntaxError) -> Result<(), SyntaxError> {
+        if self.faults.len() == FAULTS_MAX {
+            return Err(refuse(fault.line, format!("over {FAULTS_MAX} faults; the rest is not read")));
+        }
+        self.faults.push(fault);
+        Ok(())
     }
 
     fn alias(&mut self, anchor: usize, line: usize) -> Result<Node, SyntaxError> {
@@ -217,6 +251,12 @@ fn scan_error(error: &ScanError, text: &str) -> SyntaxError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The documents of a good text, or the first fault of a bad one.
+    fn parse(text: &str) -> Result<Vec<Node>, SyntaxError> {
+        let Parsed { documents, faults } = super::parse(text);
+        faults.into_iter().next().map_or(Ok(documents), Err)
+    }
 
     fn entry<'a>(node: &'a Node, key: &str) -> &'a Entry {
         let Value::Map(entries) = &node.value else { panic!("not a map: {node:?}") };
@@ -268,6 +308,19 @@ mod tests {
             assert_eq!((error.line, error.message.contains(word)), (line, true), "{text:?}: {error:?}");
         }
         assert!(parse(&"[".repeat(5000)).is_err());
+    }
+
+    #[test]
+    fn faults_do_not_hide_one_another() {
+        let Parsed { documents, faults } =
+            super::parse("a: 1\na: 2\nb: {c: 1, c: 2, d: 3}\n---\ne: 1\n---\nf: [\n");
+        assert_eq!(documents.len(), 2);
+        assert_eq!(entry(&documents[0], "a").value.value, Value::Scalar { text: "1".into(), plain: true });
+        assert_eq!(entry(&entry(&documents[0], "b").value, "d").line, 3);
+        assert_eq!(faults.iter().map(|fault| fault.line).collect::<Vec<_>>(), [2, 3, 8], "{faults:?}");
+        let flood = super::parse(&"a: 1\n".repeat(FAULTS_MAX + 100)).faults;
+        assert_eq!(flood.len(), FAULTS_MAX + 1);
+        assert!(flood.last().is_some_and(|last| last.message.contains("the rest is not read")));
     }
 
     #[test]

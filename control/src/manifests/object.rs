@@ -142,12 +142,10 @@ pub(crate) struct Content {
 /// Reads a file's text.
 pub(crate) fn read(text: &str) -> Content {
     let mut content = Content::default();
-    match yaml::parse(text) {
-        Ok(documents) => documents.iter().for_each(|document| content.add(&At::root(document), None, 0)),
-        Err(error) => {
-            content.problems.push(Problem { line: error.line, path: String::new(), message: error.message });
-        }
-    }
+    let yaml::Parsed { documents, faults } = yaml::parse(text);
+    documents.iter().for_each(|document| content.add(&At::root(document), None, 0));
+    content.problems.extend(faults.into_iter().map(Problem::from));
+    content.problems.sort_by_key(|problem| problem.line);
     content
 }
 

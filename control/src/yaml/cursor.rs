@@ -6,7 +6,7 @@ use std::fmt::{self, Write as _};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use super::{Node, Value};
+use super::{Node, SyntaxError, Value};
 
 /// One fault of a document.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -17,6 +17,12 @@ pub struct Problem {
     pub path: String,
     /// What is wrong; what is expected.
     pub message: String,
+}
+
+impl From<SyntaxError> for Problem {
+    fn from(SyntaxError { line, message }: SyntaxError) -> Self {
+        Self { line, path: String::new(), message }
+    }
 }
 
 impl fmt::Display for Problem {
@@ -37,6 +43,18 @@ impl Errors {
     pub fn add(&self, at: &At<'_>, what: impl fmt::Display, expected: impl fmt::Display) {
         let message = format!("{what}; {expected}");
         self.0.borrow_mut().push(Problem { line: at.line, path: at.path(), message });
+    }
+
+    /// Whether a fault was noted at a place or within it.
+    pub fn are_within(&self, at: &At<'_>) -> bool {
+        let path = at.path();
+        let within = |problem: &Problem| {
+            problem
+                .path
+                .strip_prefix(&path)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        self.0.borrow().iter().any(within)
     }
 
     /// How many faults were noted.
@@ -259,7 +277,7 @@ mod tests {
 
     #[test]
     fn faults_carry_path_and_line_and_reading_goes_on() {
-        let documents = parse("a:\n- b: 7\n  c: [x, 1]\n- z: yes\n").expect("good");
+        let documents = parse("a:\n- b: 7\n  c: [x, 1]\n- z: yes\n").documents;
         let errors = Errors::default();
         let root = At::root(&documents[0]);
         let list = root.field("a").expect("a");

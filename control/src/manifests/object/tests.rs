@@ -176,6 +176,13 @@ fn a_service_asks_for_addresses_in_two_vocabularies() {
 }
 
 #[test]
+fn a_key_that_stands_twice_does_not_end_the_report() {
+    let text = format!("{HEAD}spec:\n  type: A\n  type: B\n---\n{HEAD}spec: {{type: C}}\n---\nkind: [\n");
+    let lines: Vec<_> = read(&text).problems.iter().map(|problem| problem.line).collect();
+    assert_eq!(lines, [5, 6, 8, 11, 14], "{:?}", faults(&text));
+}
+
+#[test]
 fn an_object_twice_in_a_file_is_a_fault() {
     let text = format!("{HEAD}spec: {{}}\n---\n{HEAD}spec: {{}}\n");
     assert_eq!(
