@@ -76,6 +76,15 @@ impl TcpFlags {
         self.0 & (Self::SYN.0 | Self::ACK.0 | Self::FIN.0 | Self::RST.0) == Self::SYN.0
     }
 
+    /// A segment that a connection of which nobody knows can begin with: a client's SYN, or one from its middle. Not an
+    /// answer to a SYN, an end or a reset, nor what no sender sends (SYN with FIN, neither SYN nor ACK).
+    #[inline]
+    #[must_use]
+    pub const fn begins(self) -> bool {
+        let steering = self.0 & (Self::SYN.0 | Self::ACK.0 | Self::FIN.0 | Self::RST.0);
+        steering == Self::SYN.0 || steering == Self::ACK.0
+    }
+
     /// A segment that opens, ends or resets a connection: SYN, FIN or RST.
     #[inline]
     #[must_use]

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use packet::{Address, AnyKey, Body, FlowKey, MacAddr, Parsed};
+use packet::{Address, AnyKey, Body, FlowKey, MacAddr, Parsed, Protocol};
 use tables::{BackendId, DropReason, Millis, Tables, affinity::Affinity, flow::Direction};
 
 use super::{
@@ -85,6 +85,15 @@ pub(crate) fn is_martian(tables: &Tables, src: IpAddr) -> bool {
         || tables.ports.iter().any(|port| port.is_broadcast(src))
 }
 
+/// Whether a flow may begin with this packet. A lone RST or FIN, the answer to a SYN, and flags that no sender sets are
+/// refused, as nf_conntrack's state table has it; a segment from the middle of a connection is taken up.
+fn may_begin(parsed: &Parsed) -> bool {
+    match parsed.body {
+        Body::Flow { key, tcp_flags } if key.protocol() == Protocol::Tcp => tcp_flags.begins(),
+        _ => true,
+    }
+}
+
 impl<'a, P: PortIo> Pass<'a, P> {
     /// What the burst's new flows will be; asks for the lines of the flow table that they will want.
     #[inline(never)]
@@ -127,6 +136,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
         known: Option<&Intent<'a>>,
     ) {
         match known.copied().unwrap_or_else(|| self.intent(key)) {
+            Intent::Enter(_) if !may_begin(parsed) => self.drop(buf, DropReason::TcpWithoutFlow),
             Intent::Enter(_) if parsed.ttl <= 1 => self.ttl_exceeded(buf, parsed),
             Intent::Enter(course) => self.enter(buf, parsed, key, &course),
             Intent::Deliver => self.deliver(buf, parsed),

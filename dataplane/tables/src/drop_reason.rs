@@ -67,6 +67,7 @@ drop_reasons! {
     // Flows and translation.
     FlowTableFull: "the flow table is full of flows that saw a reply; raise forwarding.flowsPerWorker or add workers",
     FlowKeyTaken: "another flow already has these addresses and ports; the client may retry from another source port",
+    TcpWithoutFlow: "TCP segment of a Service that belongs to no flow and can begin none (RST, FIN or SYN-ACK); late, a scan, or flows lost by a restart",
     SnatExhausted: "no free source port towards this backend; add forwarding.snatAddresses or widen forwarding.snatPorts",
     SnatNoAddress: "no address of this family to translate to; give the port towards the backend an address of the family",
     SnatPortUnowned: "packet to a translated port that no flow holds; late replies or a scan",
@@ -80,7 +81,7 @@ drop_reasons! {
     Blackhole: "a blackhole, unreachable or prohibit route covers the destination; remove it if that is not meant",
     NeighborUnresolved: "the next hop does not answer ARP or ND; check that it is up and on that segment",
     HoldFull: "too many packets wait for the same next hop to answer; check that it is up and on that segment",
-    TooBig: "packet exceeds the MTU of the way out and may not be fragmented; the sender was told by ICMP",
+    TooBig: "packet exceeds the MTU of the way out and may not be fragmented; the sender is told by ICMP",
 
     // Queues and devices.
     PuntRingFull: "the ring to the kernel was full; the control thread is behind, or somebody floods our own addresses",

@@ -89,6 +89,42 @@ fn replies_that_never_come_back_are_noticed_once_a_flow() {
 }
 
 #[test]
+fn a_flow_begins_with_a_syn_or_in_its_middle_and_with_nothing_else() {
+    const SYN: TcpFlags = TcpFlags::SYN;
+    const ACK: TcpFlags = TcpFlags::ACK;
+    const FIN: TcpFlags = TcpFlags::FIN;
+    const RST: TcpFlags = TcpFlags::RST;
+    for world in &WORLDS {
+        for (begins, flags) in [
+            (true, SYN),
+            (true, ACK),
+            (true, ACK | TcpFlags::PSH),
+            (true, SYN | TcpFlags(0xc0)),
+            (false, SYN | ACK),
+            (false, RST),
+            (false, RST | ACK),
+            (false, FIN),
+            (false, FIN | ACK),
+            (false, SYN | FIN),
+            (false, TcpFlags::NONE),
+        ] {
+            let mut rig = rig(&mut served(world));
+            for port in [80, 81] {
+                let to_service = key(Protocol::Tcp, at(world.client, 900), at(world.lb, port));
+                let segment = arriving(OUTSIDE, PacketBuilder::flow(to_service).flags(flags));
+                if begins {
+                    one(rig.exchange(OUTSIDE, &segment), &flags.to_string());
+                } else {
+                    let name = flags.to_string();
+                    expect_drop(&mut rig, OUTSIDE, &segment, DropReason::TcpWithoutFlow, &name);
+                }
+            }
+            assert_eq!(rig.counts().flows.created, if begins { 2 } else { 0 }, "{flags}");
+        }
+    }
+}
+
+#[test]
 fn full_tables_refuse_and_exhausted_ports_are_told() {
     let world = &WORLDS[0];
     let config = RigConfig { flows: 8, ..RigConfig::default() };
