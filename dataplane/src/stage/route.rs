@@ -139,10 +139,7 @@ impl<P: PortIo> Pass<'_, P> {
         for _ in 0..self.state.hold.len() {
             let Some(held) = self.state.hold.pop() else { break };
             match self.way(held.dst) {
-                Egress::Ready { port, mac, .. } => {
-                    let bytes = held.buf.total_len();
-                    self.send(held.buf, port, mac, bytes);
-                }
+                Egress::Ready { port, mac, mtu } => self.send_held(held, (port, mac, mtu)),
                 Egress::Wait { target, .. } => {
                     if let Err(held) = self.state.hold.push(Held { target, ..held }) {
                         self.drop(held.buf, DropReason::HoldFull);
@@ -152,6 +149,16 @@ impl<P: PortIo> Pass<'_, P> {
                 Egress::Lost(reason) => self.drop(held.buf, reason),
             }
         }
+    }
+
+    /// Sends what was held, unless its way has become too narrow for it: it is no longer what its sender sent, so that
+    /// one learns of it by its next packet.
+    fn send_held(&mut self, held: Held<P::Buf>, (port, mac, mtu): (PortId, MacAddr, u16)) {
+        let bytes = held.buf.total_len();
+        if bytes > usize::from(mtu) + ether::HEADER_LEN {
+            return self.drop(held.buf, DropReason::TooBig);
+        }
+        self.send(held.buf, port, mac, bytes);
     }
 
     /// Drops what was held too long.

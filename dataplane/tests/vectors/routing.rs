@@ -143,6 +143,29 @@ fn packets_wait_for_their_neighbour_within_bounds() {
 }
 
 #[test]
+fn a_held_packet_meets_the_mtu_of_the_tables_that_release_it() {
+    for world in &WORLDS {
+        let mut fixture = served(world);
+        fixture.set_neighbor(INSIDE, world.node, AdjacencyState::Incomplete);
+        let mut rig = rig(&mut fixture);
+        let headers = if world.family == Family::V4 { 28 } else { 48 };
+        for (sport, ip_len) in [(900, 1_400), (901, 1_401)] {
+            let to_service = key(Protocol::Udp, at(world.client, sport), at(world.lb, 80));
+            let packet = PacketBuilder::flow(to_service).payload(&vec![7; ip_len - headers]);
+            assert!(rig.exchange(OUTSIDE, &arriving(OUTSIDE, packet)).is_empty());
+        }
+        let mut ports = fixture.tables.ports.to_vec();
+        ports[1].mtu = 1_400;
+        fixture.tables.ports = ports.into();
+        fixture.neighbor(INSIDE, world.node, 11);
+        rig.publish(fixture.tables());
+        let (port, frame) = one(rig.all_sent(), "the one that fits");
+        assert_eq!((port, frame.len()), (INSIDE, 14 + 1_400));
+        assert_eq!((rig.counts().packets.held, rig.dropped(DropReason::TooBig)), (0, 1));
+    }
+}
+
+#[test]
 fn a_scan_of_silent_addresses_keeps_no_neighbour_from_being_asked_for() {
     let mut rig = rig(&mut Fixture::data_centre());
     let mut knock = |last: u8| {
