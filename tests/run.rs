@@ -149,6 +149,80 @@ fn a_port_without_link_is_named_in_one_sentence() {
     assert!(matches!(sentences[..], [line] if line.contains("has no link after 5 s")), "{said}");
 }
 
+/// Everything is taken back when the mirror cannot be made; in a network namespace of its own.
+#[test]
+fn a_mirror_that_cannot_be_made_leaves_the_kernel_as_it_was() {
+    let world = World::new();
+    let config = world.config("gw", "net_null0,no-rx=1", world.metrics);
+    let text = fs::read_to_string(&config)
+        .unwrap()
+        .replace("tap: false}]", "tap: true}, {name: inside, device: \"net_null1,no-rx=1\", tap: true}]");
+    fs::write(&config, text).unwrap();
+    let script = "ip link set lo up && ip link add inside type veth peer name far && before=$(cat /proc/sys/net/ipv4/ip_local_port_range)
+        \"$@\"; code=$?
+        [ \"$before\" = \"$(cat /proc/sys/net/ipv4/ip_local_port_range)\" ] || echo 'the port range stays'
+        ip link show outside 2>/dev/null && echo 'a TAP stays'
+        exit $code";
+    let output = Command::new("unshare")
+        .args(["--net", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_fairlead"), "run", "--config"])
+        .arg(&config)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    if said.contains("unshare failed") {
+        eprintln!("skipped: a network namespace needs root");
+        return;
+    }
+    assert_eq!(
+        (output.status.code(), String::from_utf8(output.stdout).unwrap().as_str()),
+        (Some(1), ""),
+        "{said}"
+    );
+    let last = said.lines().last().unwrap();
+    assert!(
+        last.starts_with("port inside: cannot make its TAP") && last.contains("the name must be free"),
+        "{said}"
+    );
+    assert!(!world.path("gw.sock").exists(), "the socket is left behind");
+}
+
+#[test]
+fn a_failure_after_the_workers_started_ends_them_in_order() {
+    let world = World::new();
+    let config = world.config("gw", "net_null0,no-rx=1", world.metrics);
+    fs::create_dir(world.path("gw-state")).unwrap();
+    fs::write(world.path("gw-state/addresses"), "nonsense\n").unwrap();
+    let asked = Instant::now();
+    let (code, said) = refused(&config);
+    assert!(code == Some(1) && asked.elapsed() < START, "{code:?} {said}");
+    let last = said.lines().last().unwrap();
+    assert!(last.starts_with("addresses in the stateDir is damaged: line 1"), "{said}");
+    assert!(!world.path("gw.sock").exists(), "the socket is left behind");
+    fs::remove_file(world.path("gw-state/addresses")).unwrap();
+    drop(world.start(&config));
+}
+
+#[test]
+fn a_worker_without_memory_says_so() {
+    let world = World::new();
+    let config = world.config("gw", "net_null0,no-rx=1", world.metrics);
+    let text =
+        fs::read_to_string(&config).unwrap().replace("flowsPerWorker: 4096", "flowsPerWorker: 134217728");
+    fs::write(&config, text).unwrap();
+    // Less address space than the 12.9 GB of the table, so that nothing is reserved in vain.
+    let limited = "ulimit -v 12000000; exec \"$@\"";
+    let output = Command::new("sh")
+        .args(["-c", limited, "sh", env!("CARGO_BIN_EXE_fairlead"), "run", "--config"])
+        .arg(&config)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.lines().last().unwrap().contains("no memory for its flow table"), "{said}");
+}
+
 #[test]
 fn what_is_missing_is_named_in_one_sentence() {
     let world = World::new();

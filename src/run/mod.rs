@@ -12,7 +12,7 @@ mod notify;
 mod rig;
 mod source;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
@@ -84,6 +84,7 @@ async fn serve(
     let signals = Signals::new()?;
     let admin_socket = bind(&config.admin.socket)
         .with_context(|| format!("cannot listen on admin.socket {}", config.admin.socket.display()))?;
+    let _socket_file = SocketFile(config.admin.socket.clone());
     let metrics_socket = TcpListener::bind(config.metrics.listen)
         .await
         .with_context(|| format!("cannot listen on metrics.listen {}", config.metrics.listen))?;
@@ -97,18 +98,23 @@ async fn serve(
     let range = range.context("cannot set net.ipv4.ip_local_port_range")?;
     let result = async {
         let rig = Rig::assemble(&config, engine, crowded).await?;
-        let socket_path = config.admin.socket.clone();
-        let ended =
-            appliance(config, file, &state, rig, source, (admin_socket, metrics_socket), signals).await;
-        // A socket nobody listens on would only confuse.
-        let _ = std::fs::remove_file(socket_path);
-        ended
+        appliance(config, file, &state, rig, source, (admin_socket, metrics_socket), signals).await
     }
     .await;
     if let Some(range) = range {
         range.restore(&state).context("cannot put net.ipv4.ip_local_port_range back")?;
     }
     result
+}
+
+/// The admin socket's file: gone with whoever listened on it, since a socket nobody listens on would only confuse.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // It may be gone already; nobody needs it any more.
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 async fn appliance(
@@ -156,7 +162,8 @@ async fn appliance(
     drop(rig.pump);
     let stopped = applier.stop().map_err(|_| anyhow!("the control thread had failed"))?;
     drop(stopped);
-    ended.and(joined)
+    // A worker that ended by itself says why.
+    joined.and(ended)
 }
 
 /// Answers `fairlead trace --live`: one question, or a list of them.

@@ -59,10 +59,11 @@ impl Rig {
             let links = WorkerLinks { tables, counters, punt, inject, commands };
             starts.push((worker_config(config, id, crowded), links));
         }
-        let running = engine.launch(starts)?;
         let mirrored = devices.as_ref().map(Devices::all).unwrap_or_default();
         let pump =
             Pump::start(mirrored, rings, resolver.clone()).context("cannot start the mirror's thread")?;
+        // Last of all that can fail here: from now on packets flow.
+        let running = engine.launch(starts)?;
         Ok(Self { publisher, workers: Workers::new(handles), running, pump, devices, resolver, network })
     }
 }

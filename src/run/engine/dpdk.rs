@@ -37,20 +37,39 @@ const LINK_WAIT: Duration = Duration::from_secs(5);
 /// Between two looks at links and workers.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Open and started ports, no workers yet.
+/// Open and started ports, no workers yet. Dropped, it closes them.
 pub(crate) struct Engine {
     macs: Vec<MacAddr>,
+    // Before the thread: its end is what the thread waits for.
     starts: Sender<Start>,
-    thread: JoinHandle<Result<()>>,
-    stop: Arc<AtomicBool>,
+    life: Life,
     ended: watch::Receiver<bool>,
 }
 
-/// Workers at work.
+/// Workers at work. Dropped, it stops them and closes the ports.
 pub(crate) struct Running {
-    thread: JoinHandle<Result<()>>,
-    stop: Arc<AtomicBool>,
+    life: Life,
     ended: watch::Receiver<bool>,
+}
+
+/// The environment's thread, which ends in order however its owner ends.
+struct Life {
+    thread: Option<JoinHandle<Result<()>>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Life {
+    fn end(&mut self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().map_or(Ok(()), joined)
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        // Whoever drops it has a failure of its own to tell.
+        let _ = self.end();
+    }
 }
 
 /// Workers to launch, and where to say whether it worked.
@@ -72,7 +91,7 @@ impl Engine {
             result
         })?;
         match answer.recv() {
-            Ok(macs) => Ok(Self { macs, starts, thread, stop, ended }),
+            Ok(macs) => Ok(Self { macs, starts, life: Life { thread: Some(thread), stop }, ended }),
             // It ended without an answer: its result says why.
             Err(_) => Err(joined(thread).err().unwrap_or_else(|| anyhow!("DPDK ended"))),
         }
@@ -89,7 +108,7 @@ impl Engine {
         let lost = || anyhow!("DPDK's thread has ended");
         self.starts.send((starts, answer)).map_err(|_| lost())?;
         launched.recv().map_err(|_| lost())??;
-        Ok(Running { thread: self.thread, stop: self.stop, ended: self.ended })
+        Ok(Running { life: self.life, ended: self.ended })
     }
 }
 
@@ -104,9 +123,11 @@ impl Running {
     }
 
     /// Has every worker finish its turn, then stops the ports.
-    pub(crate) fn stop(self) -> Result<()> {
-        self.stop.store(true, Ordering::Relaxed);
-        joined(self.thread)
+    ///
+    /// # Errors
+    /// Why a worker ended before.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        self.life.end()
     }
 }
 
@@ -233,7 +254,7 @@ fn launch(
     let handoffs = handoff_rings(u16::try_from(workers.len()).unwrap_or(u16::MAX));
     let mut running = Vec::new();
     for (((config, links), ports), handoff) in workers.into_iter().zip(queues).zip(handoffs) {
-        let stop = Arc::clone(stop);
+        let stopping = Arc::clone(stop);
         let job = move || -> Result<()> {
             // Made here, so that its memory lies near its core.
             let mut worker = Worker::new(&config, links, ports).with_context(|| {
@@ -243,13 +264,28 @@ fn launch(
                 )
             })?;
             worker.connect(handoff);
-            worker.run(&clock, &stop);
+            worker.run(&clock, &stopping);
             Ok(())
         };
         // Lcore 0 is the main one.
-        running.push(eal.launch(config.id.0 + 1, job)?);
+        match eal.launch(config.id.0 + 1, job) {
+            Ok(job) => running.push(job),
+            Err(error) => {
+                stop_all(running, stop);
+                return Err(error).with_context(|| format!("worker {} cannot start", config.id.0));
+            }
+        }
     }
     Ok(running)
+}
+
+/// Ends workers that run in vain: their ports and memory must outlive them.
+fn stop_all(running: Vec<Work>, stop: &AtomicBool) {
+    stop.store(true, Ordering::Relaxed);
+    for job in running {
+        // The failure that stops them is told, not theirs.
+        let _ = job.join();
+    }
 }
 
 /// Waits for the end of all workers; one that ends by itself takes the others along.
@@ -267,4 +303,59 @@ fn watch_over(running: Vec<Work>, stop: &AtomicBool) -> Result<()> {
         result = result.and(ended);
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use tables::counters::WorkerCounters;
+    use tables::flow::FlowTableConfig;
+    use tables::publish::mailboxes;
+    use tables::tcp_state::Timeouts;
+    use tables::{Generation, PortSet, Tables, WorkerId};
+
+    use super::*;
+
+    const CONFIG: &str = "
+apiVersion: fairlead.dev/v1alpha1
+kind: GatewayConfig
+ports: [{name: outside, device: \"net_null0,no-rx=1\", addresses: [192.0.2.1/24], tap: false}]
+workers: {count: 2, idle: sleep}
+dpdk: {memoryMiB: 64, hugepages: never}
+kubernetes: {manifests: /nowhere}
+";
+
+    fn starts(counters: &Arc<WorkerCounters>) -> Vec<(WorkerConfig, WorkerLinks)> {
+        let (_, subscribers) = mailboxes(2, Tables::empty(Generation(0)));
+        let start = |(id, tables)| {
+            let timeouts = Timeouts::default();
+            let flows = FlowTableConfig { flows: 1024, ipv6: false, secret: 7, timeouts };
+            let idle = dataplane::idle::IdleMode::Sleep;
+            let config = WorkerConfig { id: WorkerId(id), flows, mirrored: PortSet::NONE, idle };
+            let links = WorkerLinks {
+                tables,
+                counters: Arc::clone(counters),
+                punt: tables::punt::frame_ring(0).0,
+                inject: tables::punt::frame_ring(0).1,
+                commands: tables::command::command_rings(1, 1).1,
+            };
+            (config, links)
+        };
+        (0..).zip(subscribers).map(start).collect()
+    }
+
+    /// One lcore for two workers. DPDK starts once a process: the only test here that starts it.
+    #[test]
+    fn workers_that_run_are_ended_when_another_cannot_start() {
+        let config = GatewayConfig::parse("test.yaml", CONFIG).expect("good");
+        let eal =
+            EalConfig { cores: vec![0, 0], memory_mib: 64, hugepages: HugePages::Never, args: Vec::new() };
+        let eal = Eal::init(&eal).expect("DPDK starts");
+        let (ports, queues) = open_ports(&eal, &config).expect("the null device");
+        let (counters, stop) = (Arc::new(WorkerCounters::new(1)), Arc::new(AtomicBool::new(false)));
+        let Err(error) = launch(&eal, starts(&counters), queues, &stop) else { panic!("no lcore 2") };
+        assert_eq!(format!("{error:#}"), "worker 1 cannot start: there is no worker lcore 2");
+        assert!(stop.load(Ordering::Relaxed));
+        assert_eq!(Arc::strong_count(&counters), 1, "every worker is gone, and may not outlive the ports");
+        drop(ports);
+    }
 }
