@@ -324,9 +324,13 @@ impl Compiler {
         }
     }
 
+    /// The API server's whole range of nodePorts is left out, not only those in use: so a nodePort that appears never
+    /// takes a port from a translated flow, whose replies would then belong to another worker.
     fn compile_snat(&mut self) {
         let (first, last) = self.settings.snat_ports;
-        let reserved = self.claims.node_ports().chain(self.settings.listeners.iter().copied());
+        let (low, high) = self.settings.node_port_range;
+        let reserved =
+            self.claims.node_ports().chain(self.settings.listeners.iter().copied()).chain(low..=high);
         let snat = SnatConfig {
             addresses: self.settings.snat_addresses.clone().into(),
             ports: SnatRange::new(first, last, reserved),

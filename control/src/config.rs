@@ -164,6 +164,8 @@ pub struct KubernetesConfig {
     pub service_cidrs: Vec<IpNet>,
     /// Addresses that serve nodePorts; a family without an entry here serves on all its port addresses.
     pub node_port_addresses: Vec<IpNet>,
+    /// First and last nodePort that the API server gives out: flows are never translated to a port in between.
+    pub node_port_range: (u16, u16),
     /// Where a Service's externalIPs may lie; empty: nowhere.
     pub external_ip_allow: Vec<IpNet>,
     /// The `loadBalancerClass` that is ours; empty: Services without a class.
@@ -173,6 +175,9 @@ pub struct KubernetesConfig {
     /// Follow the Services that carry this value of `service.kubernetes.io/service-proxy-name`; none: those without it.
     pub service_proxy_name: Option<String>,
 }
+
+/// The API server's own default of `--service-node-port-range`.
+pub const NODE_PORT_RANGE: (u16, u16) = (30_000, 32_767);
 
 /// How a Service's packets are rewritten unless the Service says otherwise.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -351,7 +356,7 @@ impl GatewayConfig {
 #[must_use]
 pub fn line_of(path: &Path, keys: [&str; 2]) -> usize {
     let text = read_bounded(path).unwrap_or_default();
-    let documents = yaml::parse(&text).unwrap_or_default();
+    let documents = yaml::parse(&text).documents;
     let root = documents.first().map(At::root);
     let outer = root.as_ref().and_then(|root| root.field(keys[0]));
     outer.as_ref().and_then(|outer| outer.field(keys[1])).map_or(1, |at| at.line())
@@ -375,18 +380,21 @@ fn document_problem(what: impl fmt::Display, expected: &str) -> Problem {
 }
 
 fn read_document(text: &str) -> Result<GatewayConfig, Vec<Problem>> {
-    let documents = yaml::parse(text)
-        .map_err(|error| vec![Problem { line: error.line, path: String::new(), message: error.message }])?;
+    let yaml::Parsed { documents, faults } = yaml::parse(text);
+    let mut problems: Vec<_> = faults.into_iter().map(Problem::from).collect();
     let [document] = documents.as_slice() else {
-        let what = format!("{} documents", documents.len());
-        return Err(vec![document_problem(what, "exactly one document is expected")]);
+        if problems.is_empty() {
+            let what = format!("{} documents", documents.len());
+            problems.push(document_problem(what, "exactly one document is expected"));
+        }
+        return Err(problems);
     };
     let errors = Errors::default();
     let root = At::root(document);
     let config = read::document(&root, &errors);
-    if errors.count() == 0 {
-        cross::check(&root, &config, &errors);
-    }
-    let problems = errors.into_problems();
+    let between = cross::check(&root, &config, &errors);
+    problems.extend(errors.into_problems());
+    problems.extend(between.into_problems());
+    problems.sort_by_key(|problem| problem.line);
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }

@@ -8,7 +8,7 @@ use tables::Tables;
 
 use crate::apply::ASSIGNMENTS;
 use crate::compile::{Compiler, Settings};
-use crate::config::{ForwardingConfig, GatewayConfig};
+use crate::config::{ForwardingConfig, GatewayConfig, NODE_PORT_RANGE};
 use crate::ipam::Assignments;
 use crate::manifests::Manifests;
 use crate::network::{Network, NetworkPort};
@@ -35,7 +35,8 @@ pub fn compile(config: Option<&GatewayConfig>, manifests: &Path) -> Offline {
 
 fn default_settings() -> Settings {
     let forwarding = ForwardingConfig::default();
-    Settings { snat_ports: forwarding.snat_ports, workers: 1, ..Settings::default() }
+    let (snat_ports, node_port_range) = (forwarding.snat_ports, NODE_PORT_RANGE);
+    Settings { snat_ports, node_port_range, workers: 1, ..Settings::default() }
 }
 
 /// The addresses that an appliance on this machine gave, where it has run: the same question gets the same answer.

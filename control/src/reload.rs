@@ -50,6 +50,7 @@ fn live(merged: &mut GatewayConfig, new: &GatewayConfig, applied: &mut Vec<Strin
         "kubernetes.nodePortAddresses",
         set(&mut kubernetes.node_port_addresses, &new_kubernetes.node_port_addresses),
     );
+    take("kubernetes.nodePortRange", set(&mut kubernetes.node_port_range, &new_kubernetes.node_port_range));
     take(
         "kubernetes.externalIPAllow",
         set(&mut kubernetes.external_ip_allow, &new_kubernetes.external_ip_allow),

@@ -182,6 +182,7 @@ impl Compiler {
             claims.push(claim);
         }
         if let Some(node_port) = port.node_port {
+            compiled.problems.extend(self.stray_node_port(node_port));
             let claim = Claim::NodePort(work.family, port.protocol, node_port);
             self.claim(claim, FrontendKind::NodePort, &rank, id);
             claims.push(claim);
@@ -195,6 +196,18 @@ impl Compiler {
             claims,
             rank,
         });
+    }
+
+    /// A nodePort that translated flows may be using: harmless to one worker, which finds the flow first.
+    fn stray_node_port(&self, port: u16) -> Option<String> {
+        let (low, high) = self.settings.node_port_range;
+        let (first, last) = self.settings.snat_ports;
+        let stray = !(low..=high).contains(&port) && (first..=last).contains(&port);
+        (stray && self.settings.workers > 1).then(|| {
+            format!(
+                "nodePort {port} lies outside kubernetes.nodePortRange {low}-{high} and within forwarding.snatPorts: translated flows that use the port now are cut off; give the API server's range"
+            )
+        })
     }
 
     fn claim(&mut self, claim: Claim, kind: FrontendKind, rank: &Rank, id: ServiceId) {

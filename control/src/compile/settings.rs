@@ -18,6 +18,8 @@ pub struct Settings {
     pub service_cidrs: Vec<IpNet>,
     /// Which of the ports' addresses serve nodePorts; a family without an entry serves on all.
     pub node_port_addresses: Vec<IpNet>,
+    /// First and last nodePort that the API server gives out; (0, 0): not known.
+    pub node_port_range: (u16, u16),
     /// Where externalIPs may lie.
     pub external_ip_allow: Vec<IpNet>,
     /// The load balancer class that is ours; empty: Services without a class.
@@ -55,6 +57,7 @@ impl From<&GatewayConfig> for Settings {
             pod_cidrs: kubernetes.pod_cidrs.clone(),
             service_cidrs: kubernetes.service_cidrs.clone(),
             node_port_addresses: kubernetes.node_port_addresses.clone(),
+            node_port_range: kubernetes.node_port_range,
             external_ip_allow: kubernetes.external_ip_allow.clone(),
             load_balancer_class: kubernetes.load_balancer_class.clone(),
             metallb_annotations: kubernetes.metallb_annotations,

@@ -79,6 +79,7 @@ pub(super) fn settings() -> Settings {
             "2001:db8:99::/64".parse().expect("CIDR"),
         ],
         snat_ports: (1024, 60_999),
+        node_port_range: (30_000, 32_767),
         workers: 1,
         ..Settings::default()
     }

@@ -1,4 +1,5 @@
-//! What only several keys together can get wrong: duplicates, overlaps, routes that lead nowhere.
+//! What only several keys together can get wrong: duplicates, overlaps, routes that lead nowhere. A key with a fault of its
+//! own takes no part, and neither does what depends on it; the other keys are compared all the same.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -6,85 +7,117 @@ use std::net::IpAddr;
 use super::{GatewayConfig, Source};
 use crate::yaml::{At, Errors};
 
-/// Lowest nodePort of the API server's default range; SNAT may cross it, because nodePorts in use are left out.
+/// The last port below those that SNAT may use.
 const PRIVILEGED_PORTS_END: u16 = 1023;
+/// Fewest ports of SNAT; fewer would exhaust at once.
+const SNAT_PORTS_MIN: usize = 1024;
 
-/// Notes every fault between keys. Called only when each key alone is good, so that lists and document match by index.
-pub(super) fn check(at: &At<'_>, config: &GatewayConfig, errors: &Errors) {
-    ports(at, config, errors);
-    pools(at, config, errors);
-    routes(at, config, errors);
-    neighbors(at, config, errors);
-    snat(at, config, errors);
-    proxy_name(at, config, errors);
+/// Every fault between keys; `single` are those of single keys.
+pub(super) fn check(at: &At<'_>, config: &GatewayConfig, single: &Errors) -> Errors {
+    let notes = Notes { single, found: Errors::default() };
+    ports(at, config, &notes);
+    pools(at, config, &notes);
+    routes(at, config, &notes);
+    neighbors(at, config, &notes);
+    snat_addresses(at, config, &notes);
+    snat_ports(at, config, &notes);
+    proxy_name(at, config, &notes);
+    notes.found
+}
+
+struct Notes<'a> {
+    /// Faults of single keys.
+    single: &'a Errors,
+    /// Those found here, which do not make a key one to be left out.
+    found: Errors,
 }
 
 /// Who writes manifests for the appliance leaves out what is not for it; only an API server is asked with a selector.
-fn proxy_name(at: &At<'_>, config: &GatewayConfig, errors: &Errors) {
+fn proxy_name(at: &At<'_>, config: &GatewayConfig, notes: &Notes<'_>) {
     let kubernetes = &config.kubernetes;
     if let (Some(_), Source::Manifests(_), Some(section)) =
         (&kubernetes.service_proxy_name, &kubernetes.source, at.field("kubernetes"))
     {
         let what = "manifests are followed whole";
-        note(&section, "serviceProxyName", errors, what.into(), "`kubeconfig` or `inCluster` beside it");
+        note(&section, "serviceProxyName", notes, what.into(), "`kubeconfig` or `inCluster` beside it");
     }
 }
 
 /// Runs `note` at every item of a list of the root.
-fn each(at: &At<'_>, key: &str, errors: &Errors, mut note: impl FnMut(usize, &At<'_>)) {
-    let Some(list) = at.field(key) else { return };
-    for (index, item) in list.items(errors).enumerate() {
+fn each(at: &At<'_>, key: &str, notes: &Notes<'_>, mut note: impl FnMut(usize, &At<'_>)) {
+    let Some(list) = at.field(key).filter(At::is_list) else { return };
+    for (index, item) in list.items(&notes.found).enumerate() {
         note(index, &item);
     }
 }
 
-fn ports(at: &At<'_>, config: &GatewayConfig, errors: &Errors) {
-    if config.ports.is_empty() {
-        errors.add(&at.field("ports").unwrap_or(*at), "no port", "at least one port is expected");
+/// Whether a key is there and good.
+fn has(item: &At<'_>, key: &str, notes: &Notes<'_>) -> bool {
+    item.field(key).is_some_and(|field| !notes.single.are_within(&field))
+}
+
+/// Whether the same key of every port is good, or absent where it may be: then it is known what the ports have.
+fn ports_have(at: &At<'_>, key: &str, optional: bool, notes: &Notes<'_>) -> bool {
+    let mut all = at.field("ports").is_some_and(|ports| ports.is_list());
+    each(at, "ports", notes, |_, port| {
+        all &= has(port, key, notes) || optional && port.field(key).is_none();
+    });
+    all
+}
+
+fn ports(at: &At<'_>, config: &GatewayConfig, notes: &Notes<'_>) {
+    if let Some(list) = at.field("ports").filter(|list| list.is_list() && config.ports.is_empty()) {
+        notes.found.add(&list, "no port", "at least one port is expected");
     }
     let (mut names, mut devices, mut addresses) = (HashMap::new(), HashMap::new(), HashMap::new());
-    each(at, "ports", errors, |index, item| {
+    each(at, "ports", notes, |index, item| {
         let port = &config.ports[index];
-        if let Some(first) = names.insert(port.name.as_str(), index) {
+        if has(item, "name", notes)
+            && let Some(first) = names.insert(port.name.as_str(), index)
+        {
             note(
                 item,
                 "name",
-                errors,
+                notes,
                 format!("`{}` is the name of ports[{first}] too", port.name),
-                "unique names",
+                "a unique name",
             );
         }
-        if let Some(first) = devices.insert(port.device.as_str(), index) {
-            note(item, "device", errors, format!("ports[{first}] has this device too"), "one port a device");
+        if has(item, "device", notes)
+            && let Some(first) = devices.insert(port.device.as_str(), index)
+        {
+            note(item, "device", notes, format!("ports[{first}] has this device too"), "one port a device");
         }
         for net in &port.addresses {
             if let Some(first) = addresses.insert(net.addr(), index) {
                 let what = format!("{} is an address of ports[{first}] too", net.addr());
-                note(item, "addresses", errors, what, "every address once");
+                note(item, "addresses", notes, what, "every address once");
             }
         }
     });
 }
 
 /// A fault at a key of an item.
-fn note(item: &At<'_>, key: &str, errors: &Errors, what: String, expected: &str) {
+fn note(item: &At<'_>, key: &str, notes: &Notes<'_>, what: String, expected: &str) {
     let expected = format!("{expected} is expected");
     match item.field(key) {
-        Some(field) => errors.add(&field, what, expected),
-        None => errors.add(item, what, expected),
+        Some(field) => notes.found.add(&field, what, expected),
+        None => notes.found.add(item, what, expected),
     }
 }
 
-fn pools(at: &At<'_>, config: &GatewayConfig, errors: &Errors) {
+fn pools(at: &At<'_>, config: &GatewayConfig, notes: &Notes<'_>) {
     let mut names = HashMap::new();
     let mut ranges: Vec<(IpAddr, IpAddr, usize)> = Vec::new();
-    each(at, "pools", errors, |index, item| {
+    each(at, "pools", notes, |index, item| {
         let pool = &config.pools[index];
-        if let Some(first) = names.insert(pool.name.as_str(), index) {
+        if has(item, "name", notes)
+            && let Some(first) = names.insert(pool.name.as_str(), index)
+        {
             note(
                 item,
                 "name",
-                errors,
+                notes,
                 format!("`{}` is the name of pools[{first}] too", pool.name),
                 "a unique name",
             );
@@ -95,14 +128,13 @@ fn pools(at: &At<'_>, config: &GatewayConfig, errors: &Errors) {
                 .find(|(other_first, other_last, _)| first <= *other_last && *other_first <= last)
             {
                 let what = format!("{first}-{last} overlaps {other_first}-{other_last} of pools[{other}]");
-                errors.add(item, what, "every address in one pool only is expected");
+                notes.found.add(item, what, "every address in one pool only is expected");
             }
             ranges.push((first, last, index));
-            for own in config.ports.iter().flat_map(|port| &port.addresses) {
-                if (first..=last).contains(&own.addr()) {
-                    let what = format!("{first}-{last} holds {}, an address of a port", own.addr());
-                    errors.add(item, what, "addresses that nobody has are expected");
-                }
+            let mut own = config.ports.iter().flat_map(|port| &port.addresses);
+            if let Some(own) = own.find(|own| (first..=last).contains(&own.addr())) {
+                let what = format!("{first}-{last} holds {}, an address of a port", own.addr());
+                notes.found.add(item, what, "addresses that nobody has are expected");
             }
         }
     });
@@ -113,27 +145,29 @@ fn is_connected(config: &GatewayConfig, address: IpAddr) -> bool {
     config.ports.iter().flat_map(|port| &port.addresses).any(|net| net.contains(&address))
 }
 
-fn routes(at: &At<'_>, config: &GatewayConfig, errors: &Errors) {
+fn routes(at: &At<'_>, config: &GatewayConfig, notes: &Notes<'_>) {
     let mut seen = HashMap::new();
-    each(at, "routes", errors, |index, item| {
+    let addresses_known = ports_have(at, "addresses", true, notes);
+    each(at, "routes", notes, |index, item| {
         let route = &config.routes[index];
-        if route.to.addr().is_ipv4() != route.via.is_ipv4() {
+        let (to, via) = (has(item, "to", notes), has(item, "via", notes));
+        if to && via && route.to.addr().is_ipv4() != route.via.is_ipv4() {
             note(
                 item,
                 "via",
-                errors,
+                notes,
                 format!("{} and {} differ in family", route.to, route.via),
                 "one family",
             );
-        } else if !is_connected(config, route.via) {
+        } else if via && addresses_known && !is_connected(config, route.via) {
             let what = format!("{} is in no subnet of a port", route.via);
-            note(item, "via", errors, what, "a neighbour of the appliance");
+            note(item, "via", notes, what, "a neighbour of the appliance");
         }
-        if let Some(first) = seen.insert(route.to, index) {
+        if to && let Some(first) = seen.insert(route.to, index) {
             note(
                 item,
                 "to",
-                errors,
+                notes,
                 format!("routes[{first}] is for {} too", route.to),
                 "one route a destination",
             );
@@ -141,59 +175,63 @@ fn routes(at: &At<'_>, config: &GatewayConfig, errors: &Errors) {
     });
 }
 
-fn neighbors(at: &At<'_>, config: &GatewayConfig, errors: &Errors) {
+fn neighbors(at: &At<'_>, config: &GatewayConfig, notes: &Notes<'_>) {
     let mut seen = HashMap::new();
-    each(at, "neighbors", errors, |index, item| {
+    let names_known = ports_have(at, "name", false, notes);
+    each(at, "neighbors", notes, |index, item| {
         let neighbor = &config.neighbors[index];
-        if !config.ports.iter().any(|port| port.name == neighbor.port) {
+        let (address, port) = (has(item, "address", notes), has(item, "port", notes));
+        if port && names_known && !config.ports.iter().any(|port| port.name == neighbor.port) {
             let names: Vec<_> = config.ports.iter().map(|port| port.name.as_str()).collect();
             let what = format!("there is no port `{}`", neighbor.port);
-            note(item, "port", errors, what, &format!("one of {}", names.join(", ")));
+            note(item, "port", notes, what, &format!("one of {}", names.join(", ")));
         }
-        if let Some(first) = seen.insert((neighbor.address, neighbor.port.as_str()), index) {
+        if address
+            && port
+            && let Some(first) = seen.insert((neighbor.address, neighbor.port.as_str()), index)
+        {
             let what = format!("neighbors[{first}] is {} too", neighbor.address);
-            note(item, "address", errors, what, "every address once");
+            note(item, "address", notes, what, "every address once");
         }
     });
 }
 
-fn snat(at: &At<'_>, config: &GatewayConfig, errors: &Errors) {
-    let listen = config.metrics.listen;
-    let (first, last) = config.forwarding.snat_ports;
-    debug_assert!(first > PRIVILEGED_PORTS_END, "the range's reader refuses them");
-    if let Some(forwarding) = at.field("forwarding") {
-        let mut seen = Vec::new();
-        for address in &config.forwarding.snat_addresses {
-            if seen.contains(&address) {
-                note(
-                    &forwarding,
-                    "snatAddresses",
-                    errors,
-                    format!("{address} stands twice"),
-                    "every address once",
-                );
-            }
-            seen.push(address);
-            let pooled =
-                config.pools.iter().any(|pool| pool.ranges.iter().any(|(a, b)| (a..=b).contains(&address)));
-            if pooled {
-                note(
-                    &forwarding,
-                    "snatAddresses",
-                    errors,
-                    format!("{address} lies in a pool"),
-                    "an address of its own",
-                );
-            }
+fn snat_addresses(at: &At<'_>, config: &GatewayConfig, notes: &Notes<'_>) {
+    let Some(forwarding) = at.field("forwarding") else { return };
+    let mut seen = Vec::new();
+    for address in &config.forwarding.snat_addresses {
+        if seen.contains(&address) {
+            let what = format!("{address} stands twice");
+            note(&forwarding, "snatAddresses", notes, what, "every address once");
+        }
+        seen.push(address);
+        let mut ranges = config.pools.iter().flat_map(|pool| &pool.ranges);
+        if ranges.any(|(first, last)| (first..=last).contains(&address)) {
+            let what = format!("{address} lies in a pool");
+            note(&forwarding, "snatAddresses", notes, what, "an address of its own");
         }
     }
+}
+
+fn snat_ports(at: &At<'_>, config: &GatewayConfig, notes: &Notes<'_>) {
+    let (first, last) = config.forwarding.snat_ports;
+    debug_assert!(first > PRIVILEGED_PORTS_END, "the range's reader refuses them");
+    let place = at.field("forwarding").unwrap_or(*at);
+    let good = |section: &str, key: &str| {
+        let faulty = |section: At<'_>| section.field(key).is_some_and(|at| notes.single.are_within(&at));
+        !at.field(section).is_some_and(faulty)
+    };
+    let (low, high) = config.kubernetes.node_port_range;
+    let left = (first..=last).filter(|port| !(low..=high).contains(port)).count();
+    if left < SNAT_PORTS_MIN && good("forwarding", "snatPorts") && good("kubernetes", "nodePortRange") {
+        let what =
+            format!("{first}-{last} without kubernetes.nodePortRange {low}-{high} leaves {left} ports");
+        let expected = "at least 1,024 ports for snatPorts are expected";
+        notes.found.add(&place, what, expected);
+    }
     // 60999 is the default end; the kernel's own range starts after it, and a listener inside is left out of SNAT.
-    if last > 60_999 && config.ports.iter().any(|port| port.tap) && listen.port() >= 61_000 {
+    if last > 60_999 && config.ports.iter().any(|port| port.tap) && config.metrics.listen.port() >= 61_000 {
         let what = format!("snatPorts reach {last}, where the kernel takes its own ports from 61000 on");
-        errors.add(
-            &at.field("forwarding").unwrap_or(*at),
-            what,
-            "an end of at most 60999 with `tap: true` is expected",
-        );
+        notes.found.add(&place, what, "an end of at most 60999 with `tap: true` is expected");
     }
 }

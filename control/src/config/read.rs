@@ -1,20 +1,21 @@
 //! The configuration's keys, one function a section. Each notes every fault it sees and goes on; a value whose key is
-//! faulty is replaced by its default, which is never used because the whole document is then refused.
+//! faulty is replaced by its default, or by one that stands for nothing, which is never used because the whole document
+//! is then refused. So an item of the document's lists has the same place here, for faults between keys (`cross`).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use packet::Family;
+use packet::{Family, MacAddr};
 
 use super::value::{
-    absolute, address, interface_address, label_value, netdev_name, network, nonempty, port_range, station,
-    timeout,
+    absolute, address, interface_address, label_value, netdev_name, network, node_port_range, nonempty,
+    port_range, station, timeout,
 };
 use super::{
     AdminConfig, DpdkConfig, ForwardingConfig, GatewayConfig, Hugepages, Idle, KubernetesConfig,
-    MetricsConfig, Mode, NeighborConfig, Placement, PortConfig, RouteConfig, Source, Target, Timeouts,
-    Workers,
+    MetricsConfig, Mode, NODE_PORT_RANGE, NeighborConfig, Placement, PortConfig, RouteConfig, Source, Target,
+    Timeouts, Workers,
 };
 use crate::pool::{self, Pool};
 use crate::yaml::{At, Errors};
@@ -28,6 +29,8 @@ const FLOWS_MIN: u32 = 1024;
 const AFFINITY_CLIENTS_MIN: u32 = 1024;
 const AFFINITY_CLIENTS_MAX: u32 = 1 << 24;
 const FLOWS_MAX: u32 = 1 << 27;
+/// In place of an address that could not be read.
+const NO_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// Reads the whole document.
 pub(super) fn document(at: &At<'_>, errors: &Errors) -> GatewayConfig {
@@ -103,7 +106,8 @@ fn port(at: &At<'_>, errors: &Errors) -> Option<PortConfig> {
     let addresses = list(at, "addresses", errors, interface_address);
     let mtu = at.field("mtu").and_then(|at| mtu(&at, &addresses, errors)).unwrap_or(1500);
     let tap = at.field("tap").and_then(|at| at.boolean(errors)).unwrap_or(true);
-    Some(PortConfig { name: name?, device: device?, addresses, mtu, tap })
+    let (name, device) = (name.unwrap_or_default(), device.unwrap_or_default());
+    Some(PortConfig { name, device, addresses, mtu, tap })
 }
 
 fn mtu(at: &At<'_>, addresses: &[IpNet], errors: &Errors) -> Option<u16> {
@@ -171,6 +175,7 @@ fn kubernetes(root: &At<'_>, errors: &Errors) -> KubernetesConfig {
         "podCIDRs",
         "serviceCIDRs",
         "nodePortAddresses",
+        "nodePortRange",
         "externalIPAllow",
         "loadBalancerClass",
         "metallbAnnotations",
@@ -183,6 +188,10 @@ fn kubernetes(root: &At<'_>, errors: &Errors) -> KubernetesConfig {
         pod_cidrs: list(&at, "podCIDRs", errors, network),
         service_cidrs: list(&at, "serviceCIDRs", errors, network),
         node_port_addresses: list(&at, "nodePortAddresses", errors, network),
+        node_port_range: at
+            .field("nodePortRange")
+            .and_then(|at| node_port_range(&at, errors))
+            .unwrap_or(NODE_PORT_RANGE),
         external_ip_allow: list(&at, "externalIPAllow", errors, network),
         load_balancer_class: at
             .field("loadBalancerClass")
@@ -203,6 +212,7 @@ fn empty_kubernetes() -> KubernetesConfig {
         pod_cidrs: Vec::new(),
         service_cidrs: Vec::new(),
         node_port_addresses: Vec::new(),
+        node_port_range: NODE_PORT_RANGE,
         external_ip_allow: Vec::new(),
         load_balancer_class: String::new(),
         metallb_annotations: false,
@@ -230,7 +240,7 @@ fn pool(at: &At<'_>, errors: &Errors) -> Option<Pool> {
     at.only(&known, errors);
     let name = required(at, "name", errors, |at| nonempty(at, errors));
     let pool = pool::read::pool(at, errors);
-    Some(Pool { name: name?, ..pool })
+    Some(Pool { name: name.unwrap_or_default(), ..pool })
 }
 
 fn forwarding(at: &At<'_>, errors: &Errors) -> ForwardingConfig {
@@ -277,7 +287,7 @@ fn route(at: &At<'_>, errors: &Errors) -> Option<RouteConfig> {
     at.only(&["to", "via"], errors);
     let to = required(at, "to", errors, |at| network(at, errors));
     let via = required(at, "via", errors, |at| address(at, errors));
-    Some(RouteConfig { to: to?, via: via? })
+    Some(RouteConfig { to: to.unwrap_or_default(), via: via.unwrap_or(NO_ADDRESS) })
 }
 
 fn neighbor(at: &At<'_>, errors: &Errors) -> Option<NeighborConfig> {
@@ -285,7 +295,11 @@ fn neighbor(at: &At<'_>, errors: &Errors) -> Option<NeighborConfig> {
     let address = required(at, "address", errors, |at| address(at, errors));
     let mac = required(at, "mac", errors, |at| station(at, errors));
     let port = required(at, "port", errors, |at| nonempty(at, errors));
-    Some(NeighborConfig { address: address?, mac: mac?, port: port? })
+    Some(NeighborConfig {
+        address: address.unwrap_or(NO_ADDRESS),
+        mac: mac.unwrap_or(MacAddr::ZERO),
+        port: port.unwrap_or_default(),
+    })
 }
 
 fn admin(at: &At<'_>, errors: &Errors) -> Option<AdminConfig> {

@@ -112,6 +112,10 @@ fn faults_between_keys_are_found() {
             "f.yaml:9: pools[0]: 192.0.2.0-192.0.2.3 holds 192.0.2.1, an address of a port; addresses that nobody has are expected",
         ),
         (
+            "forwarding: {snatPorts: 30000-33000}",
+            "f.yaml:9: forwarding: 30000-33000 without kubernetes.nodePortRange 30000-32767 leaves 233 ports; at least 1,024 ports for snatPorts are expected",
+        ),
+        (
             "workers: {count: 2, cores: [1]}",
             "f.yaml:9: workers.cores: `count` and `cores` together; one of them is expected",
         ),
@@ -122,6 +126,49 @@ fn faults_between_keys_are_found() {
     ] {
         assert_eq!(faults(&format!("{SMALL}{added}\n")), [want], "{added}");
     }
+}
+
+#[test]
+fn a_bad_key_hides_no_fault_between_the_others() {
+    let text = "\
+apiVersion: fairlead.dev/v1alpha1
+kind: GatewayConfig
+kind: GatewayConfig
+ports:
+- {name: a, device: net_null0, mtu: 9, addresses: [192.0.2.1/24]}
+- {name: a, device: net_null0}
+- {device: net_null0, addresses: [192.0.2.1/24]}
+kubernetes: {manifests: /m}
+pools:
+- {cidrs: [192.0.2.0/30]}
+- {name: p, ranges: [192.0.2.2-192.0.2.9, bad]}
+routes:
+- {to: 10.9.0.0/16, via: 10.0.0.1}
+- {to: 10.9.0.0/16, via: nowhere}
+- {via: 10.0.0.1}
+neighbors:
+- {address: 192.0.2.9, mac: \"02:00:00:00:00:0b\", port: b}
+";
+    let got = faults(text);
+    let want = [
+        "f.yaml:3: key `kind` stands here and on line 2; each key once is expected",
+        "f.yaml:5: ports[0].mtu: `9` is not valid; a number from 576 to 9600 is expected",
+        "f.yaml:6: ports[1].name: `a` is the name of ports[0] too; a unique name is expected",
+        "f.yaml:6: ports[1].device: ports[0] has this device too; one port a device is expected",
+        "f.yaml:7: ports[2]: `name` is missing; a value is expected",
+        "f.yaml:7: ports[2].device: ports[1] has this device too; one port a device is expected",
+        "f.yaml:7: ports[2].addresses: 192.0.2.1 is an address of ports[0] too; every address once is expected",
+        "f.yaml:10: pools[0]: `name` is missing; a value is expected",
+        "f.yaml:10: pools[0]: 192.0.2.0-192.0.2.3 holds 192.0.2.1, an address of a port; addresses that nobody has are expected",
+        "f.yaml:11: pools[1].ranges[1]: `bad` is not a range; first and last address of one family such as 192.0.2.100-192.0.2.199 are expected",
+        "f.yaml:11: pools[1]: 192.0.2.2-192.0.2.9 overlaps 192.0.2.0-192.0.2.3 of pools[0]; every address in one pool only is expected",
+        "f.yaml:13: routes[0].via: 10.0.0.1 is in no subnet of a port; a neighbour of the appliance is expected",
+        "f.yaml:14: routes[1].via: `nowhere` is not valid; an address such as 192.0.2.1 or 2001:db8::1 is expected",
+        "f.yaml:14: routes[1].to: routes[0] is for 10.9.0.0/16 too; one route a destination is expected",
+        "f.yaml:15: routes[2]: `to` is missing; a value is expected",
+        "f.yaml:15: routes[2].via: 10.0.0.1 is in no subnet of a port; a neighbour of the appliance is expected",
+    ];
+    assert_eq!(got, want, "a port without a name may be `b`, so neighbors[0] is not judged");
 }
 
 #[test]
@@ -152,6 +199,22 @@ fn a_broken_document_names_its_line() {
 fn an_unreadable_file_is_one_clear_sentence() {
     let refused = GatewayConfig::load(Path::new("/nonexistent/f.yaml")).expect_err("refused");
     assert!(refused.to_string().starts_with("/nonexistent/f.yaml:1: No such file"), "{refused}");
+}
+
+#[test]
+fn the_range_of_node_ports_is_the_api_servers() {
+    let parse = |range: &str| {
+        let text = SMALL.replace("manifests: /etc", &format!("nodePortRange: {range}\n  manifests: /etc"));
+        GatewayConfig::parse("f.yaml", &text).map(|config| config.kubernetes.node_port_range)
+    };
+    assert_eq!(
+        GatewayConfig::parse("f.yaml", SMALL).expect("good").kubernetes.node_port_range,
+        NODE_PORT_RANGE
+    );
+    assert_eq!(parse("20000-22767"), Ok((20_000, 22_767)));
+    for bad in ["0-10", "9-8", "many", "[1, 2]"] {
+        assert!(parse(bad).is_err(), "{bad}");
+    }
 }
 
 #[test]

@@ -125,6 +125,20 @@ pub(super) fn port_range(at: &At<'_>, errors: &Errors) -> Option<(u16, u16)> {
     }
 }
 
+/// As the API server takes it with `--service-node-port-range`, but for its other spellings.
+pub(super) fn node_port_range(at: &At<'_>, errors: &Errors) -> Option<(u16, u16)> {
+    let text = at.scalar().unwrap_or_default();
+    let ends = text.split_once('-').and_then(|(first, last)| {
+        Some((first.trim().parse::<u16>().ok()?, last.trim().parse::<u16>().ok()?))
+    });
+    let good = ends.filter(|(first, last)| *first > 0 && first <= last);
+    if good.is_none() {
+        let expected = "first and last nodePort such as 30000-32767, as in the API server's --service-node-port-range, are expected";
+        errors.add(at, format!("`{text}` is not a range of ports"), expected);
+    }
+    good
+}
+
 pub(super) fn timeout(at: &At<'_>, errors: &Errors) -> Option<Duration> {
     let text = at.scalar().unwrap_or_default();
     let value = duration::parse(text).filter(|value| (Duration::from_secs(1)..=TIMEOUT_MAX).contains(value));

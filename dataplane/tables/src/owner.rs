@@ -3,7 +3,8 @@
 //! Invariant: both directions of a flow, ICMP errors about it, and its fragments' first stop are decided without the
 //! flow. Not here: how a packet gets to its owner.
 //!
-//! A reply to a SNAT address names the worker by its port (`snat`). Everything else goes by the client's end, which is
+//! A reply to a SNAT address names the worker by its port (`snat`); so a port that flows are translated to must not become
+//! a nodePort while they live (the compiler leaves the whole range of nodePorts out of `SnatConfig`). Everything else goes by the client's end, which is
 //! the source on the way to a Service and the destination on the way back. The client's port takes part only where
 //! the reply cannot need it: on the way to a Service port that translates the source and has no affinity. A dnat
 //! reply names no Service, so it goes by the client's address alone, and so must the packets that it answers.
