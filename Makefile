@@ -12,7 +12,7 @@ LAB := $(TARGET)/release/lab
 DPDK_CRATES := -p dpdk-sys -p dpdk
 SETUP := deploy/setup.sh
 
-.PHONY: help build demo demo-down test unit dpdk-test e2e test-long bench bench-wire lint layers doc fuzz clean setup setup-build systemd-test cluster
+.PHONY: help build demo demo-down test setup-test unit dpdk-test e2e test-long bench bench-wire lint layers doc fuzz clean setup setup-build systemd-test cluster
 
 help: ## This list.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r t d; do printf '  make %-12s %s\n' "$$t" "$$d"; done
@@ -33,8 +33,11 @@ demo: setup ## A small data centre in namespaces, walked with real traffic. KEEP
 demo-down: ## End a demo that was kept.
 	@$(LAB) down demo
 
-test: setup lint unit dpdk-test layers doc e2e systemd-test ## Every test there is.
+test: setup setup-test lint unit dpdk-test layers doc e2e systemd-test ## Every test there is.
 	@echo "make test: all green"
+
+setup-test: ## deploy/setup.sh where Rust is missing, too old, or cannot be had.
+	@tests/setup.sh
 
 unit: ## Tests that need neither DPDK, root nor a NIC.
 	$(CARGO) test -q

@@ -75,10 +75,11 @@ rust() {
             rustup toolchain install stable --profile minimal --component clippy --component rustfmt >/dev/null &&
                 rustup default stable >/dev/null || no_rust
         else
-            curl --proto '=https' --tlsv1.2 -sSf --max-time 300 https://sh.rustup.rs >/tmp/fairlead-rustup.sh || no_rust
-            sh /tmp/fairlead-rustup.sh -y --no-modify-path --profile minimal --default-toolchain stable \
+            installer=$(mktemp)
+            curl --proto '=https' --tlsv1.2 -sSf --max-time 300 https://sh.rustup.rs >"$installer" || no_rust
+            sh "$installer" -y --no-modify-path --profile minimal --default-toolchain stable \
                 -c clippy -c rustfmt >/dev/null || no_rust
-            rm -f /tmp/fairlead-rustup.sh
+            rm -f "$installer"
         fi
         rust_is_enough || no_rust
     fi
