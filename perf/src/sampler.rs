@@ -83,13 +83,25 @@ impl Sampler {
 
     /// Measures single runs of something slow, `runs` of them: microseconds a run.
     pub fn runs(&mut self, case: &str, runs: u32, mut run: impl FnMut()) {
+        self.prepared_runs(case, runs, || (), |()| run());
+    }
+
+    /// The same for runs that each need something made before, which is not measured.
+    pub fn prepared_runs<T>(
+        &mut self,
+        case: &str,
+        runs: u32,
+        mut prepare: impl FnMut() -> T,
+        mut run: impl FnMut(T),
+    ) {
         if !self.options.wants(case) {
             return;
         }
         let mut cycles = histogram();
         for _ in 0..runs {
+            let prepared = prepare();
             let before = tsc();
-            run();
+            run(prepared);
             cycles.saturating_record(tsc().wrapping_sub(before));
         }
         let us = |cycles: u64| self.clock.cycles_to_ns(cycles) as f64 / 1000.0;
