@@ -5,6 +5,7 @@
 //! given to Services are written down before anybody is told of them. Not here: where changes come from.
 
 mod ask;
+mod bypass;
 mod engine;
 
 use std::path::PathBuf;
@@ -20,10 +21,11 @@ use tokio::sync::{mpsc, watch};
 pub use ask::{Control, Ended, Look};
 
 use crate::admin::view;
+use crate::compile::HealthChecks;
 use crate::config::GatewayConfig;
 use crate::ipam::Assignments;
 use crate::metrics::ControlMetrics;
-use crate::mirror::Devices;
+use crate::mirror::{Bypass, Devices};
 use crate::model::Change;
 use crate::netlink::Resolver;
 use crate::network::Network;
@@ -64,6 +66,10 @@ pub struct Parts {
     pub resolver: Option<Resolver>,
     /// The mirror's devices; none without a mirror.
     pub devices: Option<Devices>,
+    /// Services whose replies take another way, as workers tell.
+    pub bypasses: mpsc::Receiver<Bypass>,
+    /// Where healthCheckNodePorts are told of.
+    pub health_checks: watch::Sender<HealthChecks>,
     /// What survives a restart.
     pub state: Arc<StateDir>,
     /// Counters and commands.

@@ -8,6 +8,7 @@ mod claims;
 mod cluster;
 mod endpoints;
 mod frontends;
+mod health;
 mod pools;
 mod report;
 mod routes;
@@ -26,6 +27,7 @@ use tables::{
     SlotAllocator, SnatConfig, SnatRange, Source, Tables,
 };
 
+pub use health::{HealthCheck, HealthChecks};
 pub use report::{BackendReport, ServiceReport};
 pub use routes::{Origin, Way};
 pub use settings::Settings;
@@ -69,6 +71,9 @@ pub struct Compiler {
     /// What each Service port wants to be known by at an address.
     vips: HashMap<IpAddr, BTreeMap<ServiceId, (AddressKind, bool)>>,
     own: BTreeMap<IpAddr, AddressInfo>,
+    health: HealthChecks,
+    /// Whether anybody must be told of them.
+    health_changed: bool,
     dirty: Dirty,
     touched: Touched,
 }
@@ -111,6 +116,8 @@ impl Compiler {
             compiled: BTreeMap::new(),
             vips: HashMap::new(),
             own: BTreeMap::new(),
+            health: HealthChecks::default(),
+            health_changed: false,
             dirty,
             touched: Touched::default(),
         }
@@ -329,8 +336,10 @@ impl Compiler {
     fn compile_snat(&mut self) {
         let (first, last) = self.settings.snat_ports;
         let (low, high) = self.settings.node_port_range;
-        let reserved =
-            self.claims.node_ports().chain(self.settings.listeners.iter().copied()).chain(low..=high);
+        let reserved = (self.claims.node_ports())
+            .chain(self.health.services.values().map(|check| check.port))
+            .chain(self.settings.listeners.iter().copied())
+            .chain(low..=high);
         let snat = SnatConfig {
             addresses: self.settings.snat_addresses.clone().into(),
             ports: SnatRange::new(first, last, reserved),

@@ -10,14 +10,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, prometheus_text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, prometheus_text};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use tables::ServiceInfo;
 use tables::counters::{
     AffinityCounts, Counts, FlowCounts, LoopCounts, PacketCounts, PortCounts, WorkerCounters,
 };
@@ -49,12 +50,34 @@ pub struct ControlMetrics {
     pub services: Gauge<u64, AtomicU64>,
     /// Backends in force.
     pub backends: Gauge<u64, AtomicU64>,
+    /// Listeners of healthCheckNodePorts that are open.
+    pub health_listeners: Gauge<u64, AtomicU64>,
+    /// Those that cannot be opened.
+    pub health_refused: Gauge<u64, AtomicU64>,
     /// Source files that are broken; their last good content serves.
     pub broken_files: Gauge<u64, AtomicU64>,
     pool_used: Family<PoolLabels, Gauge<u64, AtomicU64>>,
     pool_size: Family<PoolLabels, Gauge<u64, AtomicU64>>,
+    bypassed: Family<ServiceLabels, Counter>,
     latency: Histogram,
     compile: Histogram,
+}
+
+/// Names a Service port; empty ones stand for all that are not told apart.
+#[derive(Clone, Debug, Default, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct ServiceLabels {
+    namespace: String,
+    service: String,
+    port: String,
+}
+
+impl ServiceLabels {
+    /// The name of the port, or its number when it has none.
+    #[must_use]
+    pub fn of(info: &ServiceInfo) -> Self {
+        let port = if info.port_name.is_empty() { info.port.to_string() } else { info.port_name.clone() };
+        Self { namespace: info.namespace.clone(), service: info.name.clone(), port }
+    }
 }
 
 /// Which addresses of which pool.
@@ -81,6 +104,16 @@ impl ControlMetrics {
                 self.pool_size.get_or_create(&labels).set(size);
             }
         }
+    }
+
+    /// Flows of a Service port whose replies take another way.
+    pub fn bypassed(&self, of: &ServiceLabels) -> Counter {
+        self.bypassed.get_or_create_owned(of)
+    }
+
+    /// The Service port is gone.
+    pub fn forget_bypassed(&self, of: &ServiceLabels) {
+        self.bypassed.remove(of);
     }
 
     /// Tables took this long to compile.
@@ -139,7 +172,14 @@ impl ControlMetrics {
             registry.register(name, help, histogram.clone());
             histogram
         };
+        let bypassed = Family::default();
+        registry.register(
+            "service_bypassed_flows",
+            "Flows found to have replies that never pass here, by Service port; without a name: of all beyond the first 128",
+            bypassed.clone(),
+        );
         Self {
+            bypassed,
             published: gauge(registry, "tables_generation", "Generation of the tables published last"),
             programmed: gauge(
                 registry,
@@ -149,6 +189,16 @@ impl ControlMetrics {
             kept: gauge(registry, "tables_versions", "Versions of the tables in memory"),
             services: gauge(registry, "service_ports", "Service ports in force"),
             backends: gauge(registry, "backends", "Backends in force"),
+            health_listeners: gauge(
+                registry,
+                "service_health_listeners",
+                "Listeners for the healthCheckNodePorts of Services",
+            ),
+            health_refused: gauge(
+                registry,
+                "service_health_listeners_refused",
+                "Listeners for healthCheckNodePorts that cannot be opened; the log says why",
+            ),
             broken_files: gauge(
                 registry,
                 "source_broken_files",

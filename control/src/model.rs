@@ -140,6 +140,8 @@ pub struct Service {
     pub asks: AddressRequest,
     /// What MetalLB's annotations ask for; heard where the configuration says so.
     pub asks_metallb: AddressRequest,
+    /// `spec.healthCheckNodePort`; none when not allocated.
+    pub health_check_node_port: Option<u16>,
     /// `spec.loadBalancerClass`.
     pub load_balancer_class: Option<String>,
     /// `spec.loadBalancerSourceRanges` that parse.

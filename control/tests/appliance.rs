@@ -11,9 +11,10 @@ use std::time::Duration;
 use control::admin::server::{Admin, bind, router};
 use control::admin::{client, view};
 use control::apply::{Applier, Control, Parts, SourceEvent};
-use control::compile::ServiceReport;
+use control::compile::{HealthChecks, ServiceReport};
 use control::config::GatewayConfig;
 use control::metrics::Metrics;
+use control::mirror::Bypass;
 use control::model::{
     Change, Endpoint, EndpointSlice, ObjectKey, Service, ServicePort, ServiceType, SlicePort,
 };
@@ -44,6 +45,7 @@ struct Appliance {
     applier: Applier,
     control: Control,
     source: mpsc::Sender<SourceEvent>,
+    bypasses: mpsc::Sender<Bypass>,
     ready: watch::Receiver<bool>,
     metrics: Metrics,
     workers: Workers,
@@ -82,6 +84,7 @@ impl Appliance {
         let workers = Workers::new(vec![(Arc::new(WorkerCounters::new(1)), sender)]);
         let metrics = Metrics::new(workers.counters(), vec!["outside".into()], None);
         let (source, events) = mpsc::channel(16);
+        let (bypasses, told) = mpsc::channel(16);
         let (network, seen) = watch::channel(Arc::new(network()));
         let parts = Parts {
             config: GatewayConfig::load(&file).unwrap(),
@@ -91,13 +94,15 @@ impl Appliance {
             network: seen,
             resolver: None,
             devices: None,
+            health_checks: watch::channel(HealthChecks::default()).0,
+            bypasses: told,
             state: Arc::new(StateDir::open(&folder.join("state")).unwrap()),
             workers: workers.clone(),
             metrics: metrics.control.clone(),
             election: None,
         };
         let (applier, control, ready) = Applier::start(parts).unwrap();
-        Self { applier, control, source, ready, metrics, workers, stop, worker, _network: network }
+        Self { applier, control, source, bypasses, ready, metrics, workers, stop, worker, _network: network }
     }
 
     async fn ready(&mut self) {
@@ -250,6 +255,20 @@ async fn the_admin_api_answers_over_its_socket() {
     );
     let none: Vec<view::Service> = client::get(&socket, "/v1/services?namespace=other").await.unwrap();
     assert_eq!(none, []);
+
+    let id = appliance.services().await[0].ids[0];
+    appliance.bypasses.send((id, 3)).await.unwrap();
+    // Answered after what came before it.
+    appliance.services().await;
+    let services: Vec<view::Service> = client::get(&socket, "/v1/services").await.unwrap();
+    let [problem] = &services[0].problems[..] else { panic!("{services:?}") };
+    assert!(
+        problem.starts_with("3 flows saw no reply") && problem.contains("fairlead.dev/mode: snat"),
+        "{problem}"
+    );
+    let series =
+        "fairlead_service_bypassed_flows_total{namespace=\"default\",service=\"web\",port=\"http\"} 3";
+    assert!(appliance.metrics.text().contains(series), "{}", appliance.metrics.text());
 
     let pools: Vec<view::Pool> = client::get(&socket, "/v1/pools").await.unwrap();
     assert_eq!((pools[0].addresses, pools[0].used), (8, 1));

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use control::mirror::{Device, Devices, MirrorPort, Pump, Statics, WorkerRings};
+use control::mirror::{Device, Devices, Listeners, MirrorPort, Pump, Statics, WorkerRings};
 use control::netlink::{self, Link, Resolver};
 use control::network::{Network, NetworkPort, RouteHop};
 use nix::sched::{CloneFlags, unshare};
@@ -233,7 +233,8 @@ fn frames_and_requests_pass_between_rings_and_tap() {
         let devices = Devices::create(&[port()]).await.unwrap();
         let (resolver, mut network) = follow(devices.all()[0].link).await;
         let (mut punt, mut injected, rings) = rings();
-        let _pump = Pump::start(devices.all(), vec![rings], Some(resolver)).unwrap();
+        let listeners = Listeners { resolver: Some(resolver), bypasses: tokio::sync::mpsc::channel(1).0 };
+        let _pump = Pump::start(devices.all(), vec![rings], listeners).unwrap();
         punt.resolve(PortId(0), HOST).unwrap();
         let mut buffer = [0; FRAME_LEN_MAX];
         let asked = async {

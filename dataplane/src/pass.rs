@@ -22,6 +22,7 @@ use crate::{
     lane::Lane,
     stage::{
         begin::Intent,
+        bypass::Bypasses,
         checksum::fault,
         hold::{Hold, Target},
         limit::Limit,
@@ -36,6 +37,8 @@ pub(crate) struct State<B> {
     pub(crate) affinity: Affinity,
     pub(crate) counts: Counts,
     pub(crate) hold: Hold<B>,
+    /// Flows whose replies pass us by, until control is told.
+    pub(crate) bypasses: Bypasses,
     /// Bounds the packets made here.
     pub(crate) limit: Limit,
     /// To the kernel, by way of control.

@@ -30,7 +30,7 @@ use crate::{
     io::PortIo,
     lane::Lane,
     pass::{Pass, Scratch, State},
-    stage::{announce::Announcer, hold::Hold, limit::Limit},
+    stage::{announce::Announcer, bypass::Bypasses, hold::Hold, limit::Limit},
 };
 
 /// Flow records that a turn with work visits for expiry, and for a command of control.
@@ -98,6 +98,7 @@ impl<P: PortIo> Worker<P> {
             affinity: Affinity::new(config.affinity_clients, config.flows.secret),
             counts: Counts::new(ports.len()),
             hold: Hold::new(),
+            bypasses: Bypasses::new(Millis(0)),
             limit: Limit::new(Millis(0)),
             kernel: links.punt,
             handoff: Handoff::none(),
@@ -156,6 +157,7 @@ impl<P: PortIo> Worker<P> {
         work += pass.inject(&mut self.inject, &mut self.frame);
         pass.announce(&mut self.announcer);
         pass.expire_held();
+        pass.report_bypasses();
         pass.flush();
         let records = if work > 0 { RECORDS_BUSY } else { RECORDS_IDLE };
         work += usize::from(self.commands.step(&mut self.state.flows, records, now));

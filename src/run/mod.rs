@@ -21,11 +21,13 @@ use control::admin::{
     server::{Admin, bind},
 };
 use control::apply::{Applier, Control, Parts};
+use control::compile::HealthChecks;
 use control::config::GatewayConfig;
 use control::http::{self, Health};
 use control::kube::KubernetesCollector;
 use control::metrics::Metrics;
 use control::mirror::PortRange;
+use control::service_health;
 use control::state_dir::StateDir;
 use tables::Tables;
 use tokio::net::TcpListener;
@@ -133,6 +135,8 @@ async fn appliance(
         metrics.add(Box::new(KubernetesCollector(api)));
     }
     let metrics = Arc::new(metrics);
+    let (health_checks, wanted_checks) = watch::channel(HealthChecks::default());
+    let service_metrics = metrics.control.clone();
     let parts = Parts {
         config,
         config_file: file.to_owned(),
@@ -141,6 +145,8 @@ async fn appliance(
         network: rig.network,
         resolver: rig.resolver,
         devices: rig.devices,
+        bypasses: rig.bypasses,
+        health_checks,
         state: Arc::clone(state),
         workers: rig.workers.clone(),
         metrics: metrics.control.clone(),
@@ -152,6 +158,7 @@ async fn appliance(
     let servers = [
         tokio::spawn(admin::server::serve(admin_socket, admin)),
         tokio::spawn(http::serve(metrics_socket, metrics, Arc::clone(&health))),
+        tokio::spawn(service_health::serve(wanted_checks, Arc::clone(&health), service_metrics)),
         tokio::spawn(notify::watchdog(health)),
     ];
     let ended = until_the_end(signals, &control, ready, rig.running.ended()).await;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use control::apply::flow_timeouts;
 use control::config::{GatewayConfig, PortConfig};
-use control::mirror::{Devices, MirrorPort, Pump, WorkerRings};
+use control::mirror::{Bypass, Devices, Listeners, MirrorPort, Pump, WorkerRings};
 use control::netlink::{self, Link, Resolver};
 use control::network::{Network, NetworkPort};
 use control::workers::Workers;
@@ -18,7 +18,7 @@ use tables::flow::FlowTableConfig;
 use tables::publish::{Publisher, mailboxes};
 use tables::punt::frame_ring;
 use tables::{Generation, PortId, PortSet, Tables, WorkerId};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::cores;
 use super::engine::{Engine, Running};
@@ -28,6 +28,8 @@ const FRAME_RING_BYTES: usize = 1 << 20;
 /// Commands and answers that may wait.
 const COMMANDS: usize = 16;
 const ANSWERS: usize = 4096;
+/// Reports of replies that take another way that may wait; a worker sends at most 160 a second.
+const BYPASSES: usize = 1024;
 
 /// Everything that runs, before the applier has its share.
 pub(super) struct Rig {
@@ -37,6 +39,7 @@ pub(super) struct Rig {
     pub(super) pump: Pump,
     pub(super) devices: Option<Devices>,
     pub(super) resolver: Option<Resolver>,
+    pub(super) bypasses: mpsc::Receiver<Bypass>,
     pub(super) network: watch::Receiver<Arc<Network>>,
 }
 
@@ -60,11 +63,13 @@ impl Rig {
             starts.push((worker_config(config, id, crowded), links));
         }
         let mirrored = devices.as_ref().map(Devices::all).unwrap_or_default();
-        let pump =
-            Pump::start(mirrored, rings, resolver.clone()).context("cannot start the mirror's thread")?;
+        let (told, bypasses) = mpsc::channel(BYPASSES);
+        let listeners = Listeners { resolver: resolver.clone(), bypasses: told };
+        let pump = Pump::start(mirrored, rings, listeners).context("cannot start the mirror's thread")?;
         // Last of all that can fail here: from now on packets flow.
         let running = engine.launch(starts)?;
-        Ok(Self { publisher, workers: Workers::new(handles), running, pump, devices, resolver, network })
+        let workers = Workers::new(handles);
+        Ok(Self { publisher, workers, running, pump, devices, resolver, bypasses, network })
     }
 }
 

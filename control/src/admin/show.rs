@@ -22,6 +22,7 @@ pub(super) fn services(look: &Look<'_>, namespace: Option<&str>) -> Vec<view::Se
         weight: backend.weight,
     };
     let row = |report: ServiceReport| view::Service {
+        problems: problems(look, &report),
         backends: report.backends.iter().map(backend).collect(),
         namespace: report.namespace,
         name: report.name,
@@ -34,9 +35,14 @@ pub(super) fn services(look: &Look<'_>, namespace: Option<&str>) -> Vec<view::Se
         external_ips: report.external_ips,
         load_balancer_ips: report.load_balancer_ips,
         node_port: report.node_port.unwrap_or(0),
-        problems: report.problems,
     };
     reports(look, namespace).map(row).collect()
+}
+
+/// What the compiler and the workers found.
+fn problems(look: &Look<'_>, report: &ServiceReport) -> Vec<String> {
+    let seen = look.bypassed.problem(&report.ids, look.now);
+    report.problems.iter().cloned().chain(seen).collect()
 }
 
 /// Every backend of every service port, or those of one namespace.

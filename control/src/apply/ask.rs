@@ -2,7 +2,9 @@
 
 use tables::Tables;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
+use super::bypass::Bypassed;
 use crate::admin::view;
 use crate::compile::Compiler;
 use crate::config::GatewayConfig;
@@ -31,6 +33,10 @@ pub struct Look<'a> {
     pub network: &'a Network,
     /// How the sources are.
     pub sources: &'a [view::Source],
+    /// Services whose replies take another way.
+    pub(crate) bypassed: &'a Bypassed,
+    /// When this look is.
+    pub(crate) now: Instant,
 }
 
 /// What to do with the state in force.

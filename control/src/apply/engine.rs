@@ -11,12 +11,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::ask::{Look, Request};
+use super::bypass::Bypassed;
 use super::{ASSIGNMENTS, Election, Parts, SourceEvent, Stopped, flow_timeouts};
 use crate::admin::view;
 use crate::compile::{Compiler, Origin, Settings, Way};
 use crate::config::GatewayConfig;
 use crate::ipam::{Allocation, Assignments};
-use crate::mirror::{PodRoutes, Statics};
+use crate::mirror::{Bypass, PodRoutes, Statics};
 use crate::outcome::Batch;
 use crate::reload;
 
@@ -32,6 +33,7 @@ pub(super) struct Engine {
     parts: Parts,
     compiler: Compiler,
     sources: Vec<view::Source>,
+    bypassed: Bypassed,
     /// What the file of addresses holds.
     saved: String,
     /// Whether addresses may differ from what the file holds.
@@ -73,6 +75,7 @@ impl Engine {
             parts,
             compiler,
             sources: Vec::new(),
+            bypassed: Bypassed::default(),
             saved,
             unsaved: true,
             synced: false,
@@ -108,6 +111,7 @@ impl Engine {
                 Ok(()) = self.parts.network.changed() => self.take_network(),
                 Ok(()) = lead_changed(self.parts.election.as_mut()) => self.set_allocation(),
                 Some(request) = inbox.recv() => self.serve(request).await,
+                Some(bypass) = self.parts.bypasses.recv() => self.note_bypass(bypass),
                 _ = programmed.tick(), if !self.unprogrammed.is_empty() => self.check_programmed(),
                 _ = housekeeping.tick() => self.keep_house(),
             }
@@ -168,6 +172,9 @@ impl Engine {
         self.parts.metrics.published.set(generation.0);
         self.parts.publisher.publish(tables);
         self.published = Instant::now();
+        if let Some(checks) = self.compiler.take_health_checks() {
+            self.parts.health_checks.send_replace(checks);
+        }
         if self.synced {
             self.first_full.get_or_insert(generation);
         }
@@ -225,6 +232,12 @@ impl Engine {
         let kept = self.parts.publisher.reclaim();
         self.parts.metrics.kept.set(kept as u64);
         self.compiler.swept(self.parts.publisher.swept());
+        self.bypassed.forget_gone(self.parts.publisher.newest(), &self.parts.metrics);
+    }
+
+    fn note_bypass(&mut self, bypass: Bypass) {
+        let tables = self.parts.publisher.newest();
+        self.bypassed.note(bypass, tables, &self.parts.metrics, Instant::now());
     }
 
     async fn serve(&mut self, request: Request) {
@@ -237,6 +250,8 @@ impl Engine {
                     compiler: &self.compiler,
                     network: &network,
                     sources: &self.sources,
+                    bypassed: &self.bypassed,
+                    now: Instant::now(),
                 });
             }
             Request::Reload(answer) => {

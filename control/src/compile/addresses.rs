@@ -33,6 +33,10 @@ impl Compiler {
         for (address, info) in &own {
             self.tables.addresses.insert(*address, *info);
         }
+        let by_kernel = |info: &AddressInfo| info.answer_arp == PortSet::NONE && info.node_ports;
+        self.set_health_addresses(
+            own.iter().filter(|(_, info)| by_kernel(info)).map(|(at, _)| *at).collect(),
+        );
         self.own = own;
     }
 

@@ -118,6 +118,12 @@ impl<'a> Candidates<'a> {
         self.list.iter().any(|candidate| candidate.ready() || candidate.fallback())
     }
 
+    /// Addresses of ready endpoints on a Node; none: on any, for an appliance that goes straight to pods.
+    pub(super) fn ready_on(&self, node: Option<&str>) -> impl Iterator<Item = IpAddr> {
+        let ready = self.list.iter().filter(|at| at.ready());
+        ready.filter(move |at| node.is_none_or(|node| at.on(node))).map(|at| at.at.ip())
+    }
+
     /// The Cluster set as seen from a place; none: from outside, where hints mean nothing.
     pub(super) fn cluster(&self, place: Option<&Place>) -> Set {
         let ready = self.positions(Candidate::ready);

@@ -1,7 +1,7 @@
 //! One Service: its ports in each family with their backends, rules, pools and frontends, put into the tables in place
 //! of what it had there before. Ports and backends that stay keep their slots.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -35,6 +35,8 @@ pub(super) struct Compiled {
     pub(super) problems: Vec<String>,
     /// Whether Nodes and zones shape its rules.
     pub(super) needs_places: bool,
+    /// Where its ready endpoints are that policy Local may choose here.
+    ready_here: BTreeSet<IpAddr>,
 }
 
 /// What a Service port of one family has in the tables.
@@ -60,6 +62,7 @@ impl Compiler {
         }
         let Some(service) = self.model.services().get(key).cloned() else {
             self.ipam.release(key);
+            self.settle_health(key, None, 0);
             old.ports.into_iter().for_each(|port| self.retire(port));
             return;
         };
@@ -105,6 +108,7 @@ impl Compiler {
                 .push("not served: spec.clusterIP is empty; give it an address of the service CIDR".into());
         }
         kept.into_iter().for_each(|port| self.retire(port));
+        self.settle_health(key, Some(&service), compiled.ready_here.len());
         compiled.problems.sort_unstable();
         compiled.problems.dedup();
         self.compiled.insert(key.clone(), compiled);
@@ -169,6 +173,7 @@ impl Compiler {
         }
         let backends = self.place_backends(&candidates, known, &mut compiled.problems);
         let usable = candidates.any();
+        compiled.ready_here.extend(candidates.ready_on(self.settings.node_name.as_deref()));
         let service = self.service_port(work, id, rules, &candidates, &backends);
         self.tables.services.insert(Arc::new(service));
         let rank = Rank::new(work.service, work.position);

@@ -3,6 +3,7 @@
 mod allocation;
 mod endpoints;
 mod frontends;
+mod health;
 mod history;
 mod policies;
 mod routes;

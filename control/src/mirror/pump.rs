@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use tables::PortId;
 use tables::punt::{FRAME_LEN_MAX, FrameReceiver, FrameSender, Message};
+use tables::{PortId, ServiceId};
+use tokio::sync::mpsc;
 
 use super::Device;
 use crate::netlink::Resolver;
@@ -24,6 +25,17 @@ const NAP_IDLE: Duration = Duration::from_millis(1);
 const IDLE_AFTER: Duration = Duration::from_millis(100);
 /// Messages taken from one worker before the next has its turn.
 const TURN: usize = 64;
+
+/// Flows of a Service port whose replies take another way, as a worker told.
+pub type Bypass = (ServiceId, u32);
+
+/// Where the workers' messages go that are not frames.
+pub struct Listeners {
+    /// Asks the kernel for next hops; none without a mirror.
+    pub resolver: Option<Resolver>,
+    /// Learns of replies that take another way.
+    pub bypasses: mpsc::Sender<Bypass>,
+}
 
 /// Control's ends of one worker's rings.
 pub struct WorkerRings {
@@ -59,11 +71,7 @@ impl Pump {
     ///
     /// # Errors
     /// When no thread can be made.
-    pub fn start(
-        devices: &[Device],
-        rings: Vec<WorkerRings>,
-        resolver: Option<Resolver>,
-    ) -> io::Result<Self> {
+    pub fn start(devices: &[Device], rings: Vec<WorkerRings>, listeners: Listeners) -> io::Result<Self> {
         let counters = Arc::new(PumpCounters::default());
         let stop = Arc::new(AtomicBool::new(false));
         let (receivers, senders): (Vec<_>, Vec<_>) =
@@ -76,7 +84,7 @@ impl Pump {
         let punter = Punter {
             receivers,
             devices: devices.iter().map(|device| (PortId(device.link.port), device.clone())).collect(),
-            resolver,
+            listeners,
             counters: Arc::clone(&counters),
         };
         let stopped = Arc::clone(&stop);
@@ -105,7 +113,7 @@ impl Drop for Pump {
 struct Punter {
     receivers: Vec<FrameReceiver>,
     devices: BTreeMap<PortId, Device>,
-    resolver: Option<Resolver>,
+    listeners: Listeners,
     counters: Arc<PumpCounters>,
 }
 
@@ -146,9 +154,15 @@ impl Punter {
                 counter.fetch_add(1, Ordering::Relaxed);
             }
             Message::Resolve { port, address } => {
-                if let Some(resolver) = self.resolver.as_ref().filter(|_| self.devices.contains_key(&port)) {
+                if let Some(resolver) =
+                    self.listeners.resolver.as_ref().filter(|_| self.devices.contains_key(&port))
+                {
                     resolver.resolve(port.0, address);
                 }
+            }
+            Message::ReplyBypass { service, flows } => {
+                // When the applier is that far behind, the worker's own total still tells.
+                let _ = self.listeners.bypasses.try_send((service, flows));
             }
         }
     }

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use control::apply::{Applier, Control, Parts};
+use control::compile::HealthChecks;
 use control::config::GatewayConfig;
 use control::kube::{Access, ApiServer, follow};
 use control::metrics::Metrics;
@@ -119,6 +120,8 @@ fn start(folder: &std::path::Path, url: &str) -> Taker {
         network: seen,
         resolver: None,
         devices: None,
+        bypasses: mpsc::channel(1).1,
+        health_checks: watch::channel(HealthChecks::default()).0,
         state,
         workers,
         metrics: metrics.control.clone(),

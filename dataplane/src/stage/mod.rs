@@ -3,12 +3,14 @@
 //! `translate` finds a packet's flow; the first packet of one goes by `begin`: `classify` says what it wants, `balance`
 //! which backend it gets and `admit` enters the flow; `checksum` and `rewrite` change the packet, `route` sends it. Beside
 //! the way: `local` answers for our addresses, `error` brings ICMP errors to their flow's sender, `reject` tells a refused one, `hold` keeps what waits for a
-//! neighbour, `announce` speaks for new VIPs, `limit` bounds what we send unasked.
+//! neighbour, `announce` speaks for new VIPs, `bypass` tells of replies that take another way, `limit` bounds what we
+//! send unasked.
 
 pub(crate) mod admit;
 pub(crate) mod announce;
 pub(crate) mod balance;
 pub(crate) mod begin;
+pub mod bypass;
 pub(crate) mod checksum;
 pub(crate) mod classify;
 pub(crate) mod error;

@@ -36,7 +36,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
             return self.ttl_exceeded(buf, parsed);
         }
         if self.state.flows.touch(flow, direction, flags, self.now) == Touch::ReplyBypass {
-            self.state.counts.flows.bypassed += 1;
+            self.bypassed(self.state.flows.ids(flow).0);
         }
         self.forward::<A>(buf, parsed, flow, direction);
     }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use rtrb::{Consumer, Producer, RingBuffer, chunks::ChunkError};
 
-use crate::PortId;
+use crate::{PortId, ServiceId};
 
 /// Longest frame that fits a ring, in bytes: a jumbo frame of MTU 9,000 with its Ethernet header and two tags, rounded up.
 pub const FRAME_LEN_MAX: usize = 9_216;
@@ -16,6 +16,7 @@ pub const FRAME_LEN_MAX: usize = 9_216;
 const HEADER_LEN: usize = 5;
 const KIND_FRAME: u8 = 0;
 const KIND_RESOLVE: u8 = 1;
+const KIND_BYPASS: u8 = 2;
 
 /// Why a message was not taken.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -42,6 +43,13 @@ pub enum Message {
         port: PortId,
         /// The next hop.
         address: IpAddr,
+    },
+    /// So many flows of a Service port go on although no packet of their backends was seen.
+    ReplyBypass {
+        /// The Service port.
+        service: ServiceId,
+        /// Flows since the last such message.
+        flows: u32,
     },
 }
 
@@ -94,6 +102,15 @@ impl FrameSender {
         }
     }
 
+    /// Tells of flows whose replies take another way.
+    ///
+    /// # Errors
+    /// [`PuntError::Full`].
+    pub fn reply_bypass(&mut self, service: ServiceId, flows: u32) -> Result<(), PuntError> {
+        let parts = [service.to_bits().to_be_bytes(), flows.to_be_bytes()];
+        self.record(KIND_BYPASS, PortId(0), 8, parts.iter().map(<[u8; 4]>::as_slice))
+    }
+
     /// True when the reading end is gone.
     #[must_use]
     pub fn is_abandoned(&self) -> bool {
@@ -138,6 +155,7 @@ impl FrameReceiver {
         self.ring.pop_entire_slice(body).ok()?;
         match kind {
             KIND_FRAME => Some(Message::Frame { port, len }),
+            KIND_BYPASS => bypass_of(body),
             _ => address_of(body).map(|address| Message::Resolve { port, address }),
         }
     }
@@ -172,6 +190,13 @@ fn address_of(body: &[u8]) -> Option<IpAddr> {
     v4.or_else(|_| <[u8; 16]>::try_from(body).map(IpAddr::from)).ok()
 }
 
+/// What [`FrameSender::reply_bypass`] wrote.
+fn bypass_of(body: &[u8]) -> Option<Message> {
+    let (service, flows) = body.split_first_chunk::<4>()?;
+    let (service, flows) = (u32::from_be_bytes(*service), u32::from_be_bytes(flows.try_into().ok()?));
+    Some(Message::ReplyBypass { service: ServiceId::from_bits(service), flows })
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
@@ -184,6 +209,7 @@ mod tests {
     enum Step {
         Frame(u16, Vec<u8>, usize),
         Resolve(u16, IpAddr),
+        Bypass(u32, u32),
         Receive,
     }
 
@@ -192,6 +218,7 @@ mod tests {
             (any::<u16>(), prop::collection::vec(any::<u8>(), 0..3_000), 0_usize..3_000)
                 .prop_map(|(port, bytes, cut)| Step::Frame(port, bytes, cut)),
             (any::<u16>(), any::<IpAddr>()).prop_map(|(port, address)| Step::Resolve(port, address)),
+            (0..1000u32, any::<u32>()).prop_map(|(slot, flows)| Step::Bypass(slot, flows)),
             Just(Step::Receive),
         ]
     }
@@ -223,11 +250,17 @@ mod tests {
                             twin.push_back((Message::Resolve { port: PortId(port), address }, octets));
                         }
                     }
+                    Step::Bypass(slot, flows) => {
+                        let service = ServiceId::new(slot, 3).unwrap();
+                        if sender.reply_bypass(service, flows).is_ok() {
+                            twin.push_back((Message::ReplyBypass { service, flows }, vec![0; 8]));
+                        }
+                    }
                     Step::Receive => {
                         let got = receiver.receive(&mut buffer);
                         let want = twin.pop_front();
                         prop_assert_eq!(got, want.as_ref().map(|(message, _)| *message));
-                        if let Some((_, bytes)) = want {
+                        if let Some((Message::Frame { .. } | Message::Resolve { .. }, bytes)) = want {
                             prop_assert_eq!(&buffer[..bytes.len()], &bytes[..]);
                         }
                     }

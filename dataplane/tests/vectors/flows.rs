@@ -1,11 +1,11 @@
 //! Flows over time: tables that change, limits, what control sees.
 
-use dataplane::testkit::{Fixture, INSIDE, OUTSIDE, RigConfig};
+use dataplane::testkit::{Fixture, INSIDE, OUTSIDE, Rig, RigConfig};
 use packet::{
     Protocol, TcpFlags,
     testkit::{PacketBuilder, flow_of},
 };
-use tables::{Action, Choice, DropReason, FrontendKind, Millis, NatMode, Rule};
+use tables::{Action, Choice, DropReason, FrontendKind, Millis, NatMode, Rule, punt::Message};
 
 use crate::world::*;
 
@@ -86,6 +86,27 @@ fn replies_that_never_come_back_are_noticed_once_a_flow() {
     assert_eq!(rig.counts().flows.bypassed, 1);
     rig.exchange(OUTSIDE, &arriving(OUTSIDE, PacketBuilder::flow(to_service)));
     assert_eq!(rig.counts().flows.bypassed, 1);
+}
+
+#[test]
+fn control_is_told_which_services_replies_take_another_way() {
+    for world in &WORLDS {
+        let mut rig = rig(&mut served(world));
+        let again = |rig: &mut Rig, sport, port| {
+            let to_service = key(Protocol::Tcp, at(world.client, sport), at(world.lb, port));
+            rig.exchange(OUTSIDE, &arriving(OUTSIDE, first(to_service)));
+            rig.exchange(OUTSIDE, &arriving(OUTSIDE, first(to_service)));
+        };
+        (900..903).for_each(|sport| again(&mut rig, sport, 81));
+        again(&mut rig, 903, 80);
+        rig.now = rig.now.plus(100);
+        rig.settle();
+        let told: Vec<_> = rig.punted().into_iter().map(|(message, _)| message).collect();
+        let vip = rig.publisher.newest().index.vip(ip(world.lb), Protocol::Tcp, 81).unwrap();
+        // Of the dnat Service: replies to translated addresses cannot go astray. The first flow is told at once.
+        let tell = |flows| Message::ReplyBypass { service: vip.service, flows };
+        assert_eq!((told, rig.counts().flows.bypassed), (vec![tell(1), tell(2)], 3));
+    }
 }
 
 #[test]

@@ -330,7 +330,8 @@ kubernetes: {manifests: /nowhere}
             let timeouts = Timeouts::default();
             let flows = FlowTableConfig { flows: 1024, ipv6: false, secret: 7, timeouts };
             let idle = dataplane::idle::IdleMode::Sleep;
-            let config = WorkerConfig { id: WorkerId(id), flows, mirrored: PortSet::NONE, idle };
+            let config =
+                WorkerConfig { id: WorkerId(id), flows, affinity_clients: 64, mirrored: PortSet::NONE, idle };
             let links = WorkerLinks {
                 tables,
                 counters: Arc::clone(counters),

@@ -82,6 +82,8 @@ fn service_spec(service: &mut Service, spec: &At<'_>, errors: &Errors) {
     let policy = |key: &str| spec.field(key).and_then(|at| at.choice(&policies, errors)).unwrap_or_default();
     service.internal_policy = policy("internalTrafficPolicy");
     service.external_policy = policy("externalTrafficPolicy");
+    let health_check = spec.field("healthCheckNodePort").and_then(|at| at.number(0..=u16::MAX, errors));
+    service.health_check_node_port = health_check.filter(|port| *port != 0);
     service.affinity_timeout_s = affinity(spec, errors);
     service.requested_ip =
         spec.field("loadBalancerIP").filter(|at| at.scalar() != Some("")).and_then(|at| address(&at, errors));
