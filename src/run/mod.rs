@@ -65,8 +65,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
 
 fn log_to_stderr() {
     use std::io::IsTerminal;
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_env("FAIRLEAD_LOG").unwrap_or_else(|_| "info".into());
+    // The API client's library writes a line for every failed request; what fails is told once, by who asked.
+    let filter = tracing_subscriber::EnvFilter::try_from_env("FAIRLEAD_LOG")
+        .unwrap_or_else(|_| "info,kube_client=off".into());
     let stderr = std::io::stderr;
     tracing_subscriber::fmt()
         .with_env_filter(filter)

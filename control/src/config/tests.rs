@@ -229,3 +229,25 @@ fn a_pool_says_who_may_have_its_addresses_and_which() {
         assert_eq!((pool.auto_assign, pool.avoid_buggy_ips), want, "{keys}");
     }
 }
+
+#[test]
+fn a_proxy_name_is_a_labels_value_and_needs_an_api_server() {
+    let with = |source: &str, name: &str| {
+        SMALL.replace("manifests: /etc/fairlead/manifests", &format!("{source}\n  serviceProxyName: {name}"))
+    };
+    let config = GatewayConfig::parse("f.yaml", &with("inCluster: true", "fair-lead.1")).expect("good");
+    assert_eq!(config.kubernetes.service_proxy_name.as_deref(), Some("fair-lead.1"));
+    assert_eq!(
+        faults(&with("manifests: /m", "fairlead")),
+        [
+            "f.yaml:9: kubernetes.serviceProxyName: manifests are followed whole; `kubeconfig` or `inCluster` beside it is expected"
+        ]
+    );
+    for bad in ["a,b", "-a", "'a=b'", "\"\""] {
+        let faults = faults(&with("inCluster: true", bad));
+        assert!(
+            matches!(&faults[..], [one] if one.starts_with("f.yaml:9: kubernetes.serviceProxyName: ")),
+            "{faults:?}"
+        );
+    }
+}

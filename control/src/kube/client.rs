@@ -128,8 +128,9 @@ impl ApiServer {
         }
     }
 
-    /// The server was not reached: if the files say something else now, the next client is a new one.
-    pub async fn unreached(&self) {
+    /// The server was not reached, or takes us for somebody else (a token file that is empty for a moment makes us nobody):
+    /// if the files say something else now, the next client is a new one.
+    pub async fn doubted(&self) {
         let mut made = self.made.lock().await;
         if made.as_ref().is_some_and(|made| self.access.files() != made.files) {
             *made = None;
@@ -326,17 +327,17 @@ users: [{name: u, user: {tokenFile: token}}]
         };
         let first = made_at().await;
         server.refused().await;
-        server.unreached().await;
+        server.doubted().await;
         assert_eq!(made_at().await, first, "refused at once, and the files are the same");
         tokio::time::advance(RENEW_INTERVAL).await;
-        server.unreached().await;
+        server.doubted().await;
         assert_eq!(made_at().await, first);
         server.refused().await;
         let second = made_at().await;
         assert_ne!(second, first);
         tokio::time::advance(RENEW_INTERVAL).await;
         fs::write(folder.path().join("token"), "two").expect("written");
-        server.unreached().await;
+        server.doubted().await;
         assert_ne!(made_at().await, second);
     }
 

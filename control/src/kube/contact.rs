@@ -85,7 +85,7 @@ impl Contact {
         match result {
             Err(fault) if fault.kind == FaultKind::Unauthorized => self.server.refused().await,
             Err(fault) => {
-                self.server.unreached().await;
+                self.server.doubted().await;
                 return Err(fault);
             }
             Ok(()) => {}

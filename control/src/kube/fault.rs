@@ -88,6 +88,16 @@ impl FaultKind {
         }
     }
 
+    /// Whether there is no server to ask.
+    pub(crate) fn is_absence(self) -> bool {
+        matches!(self, Self::Access | Self::Unreachable)
+    }
+
+    /// Whether a server that works, and knows us, said no.
+    pub(crate) fn is_refusal(self) -> bool {
+        matches!(self, Self::Forbidden | Self::Gone | Self::NotServed | Self::Refused | Self::Throttled)
+    }
+
     fn of_status(code: u16) -> Self {
         match code {
             401 => Self::Unauthorized,

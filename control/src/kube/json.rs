@@ -1,14 +1,14 @@
 //! JSON of the API server to the tree that manifests are read from, so that both sources share every rule of reading.
-//! `managedFields` is left out while parsing: it is as large as the object and says nothing to us. Not here: what keys mean.
+//! Subtrees that nobody here reads are left out while parsing: they are more than half of an object. Not here: what keys mean.
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::yaml::{Entry, Node, Value};
 
-/// The key that is as large as all others together.
-const BOOKKEEPING: &str = "managedFields";
+/// Keys whose lists and maps are left out. A text under such a key stays: it could be a label's.
+const UNREAD: [&str; 4] = ["images", "managedFields", "ownerReferences", "targetRef"];
 
 /// A value of any shape; everything stands on line 1.
 #[derive(Debug)]
@@ -68,14 +68,68 @@ impl<'de> Visitor<'de> for Tree {
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
         let mut entries = Vec::new();
         while let Some(key) = fields.next_key::<String>()? {
-            if key == BOOKKEEPING {
-                fields.next_value::<IgnoredAny>()?;
+            if UNREAD.contains(&key.as_str()) {
+                let text = fields.next_value::<Text>()?.0;
+                entries.extend(text.map(|value| Entry { key, line: 1, value: Node { line: 1, value } }));
                 continue;
             }
             let Json(value) = fields.next_value()?;
             entries.push(Entry { key, line: 1, value });
         }
         Ok(Value::Map(entries))
+    }
+}
+
+/// A text, or none for anything else.
+struct Text(Option<Value>);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextOnly).map(Self)
+    }
+}
+
+struct TextOnly;
+
+impl<'de> Visitor<'de> for TextOnly {
+    type Value = Option<Value>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Option<Value>, E> {
+        Tree.visit_str(text).map(Some)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Option<Value>, E> {
+        Ok(None)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Option<Value>, E> {
+        Ok(None)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Option<Value>, E> {
+        Ok(None)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Option<Value>, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E>(self) -> Result<Option<Value>, E> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Option<Value>, A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Option<Value>, A::Error> {
+        while fields.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(None)
     }
 }
 
@@ -110,10 +164,12 @@ mod tests {
     }
 
     #[test]
-    fn bookkeeping_is_left_out_and_nesting_is_bounded() {
-        let text = r#"{"metadata": {"managedFields": [{"fieldsV1": {"f:x": {}}}], "name": "n"}}"#;
+    fn what_nobody_reads_is_left_out_and_nesting_is_bounded() {
+        let text = r#"{"metadata": {"managedFields": [{"fieldsV1": {"f:x": {}}}], "name": "n", "labels": {"images": "all"}},
+            "endpoints": [{"targetRef": {"kind": "Pod"}, "addresses": []}], "status": {"images": [{}]}, "targetRef": 7}"#;
         let Json(tree) = serde_json::from_str(text).expect("JSON");
-        let Json(want) = serde_json::from_str(r#"{"metadata": {"name": "n"}}"#).expect("JSON");
+        let want = r#"{"metadata": {"name": "n", "labels": {"images": "all"}}, "endpoints": [{"addresses": []}], "status": {}}"#;
+        let Json(want) = serde_json::from_str(want).expect("JSON");
         assert_eq!(tree, want);
         let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
         assert!(serde_json::from_str::<Json>(&deep).is_err());

@@ -241,6 +241,7 @@ impl Reflector {
     async fn adapt(&mut self, fault: &Fault) -> Adapted {
         match fault.kind {
             FaultKind::Gone | FaultKind::Malformed => self.version = None,
+            FaultKind::Forbidden => self.contact.server.doubted().await,
             FaultKind::Unauthorized => self.contact.server.refused().await,
             FaultKind::Cut | FaultKind::Server | FaultKind::Unreachable => self.contact.doubt(),
             FaultKind::TooLarge if self.page > 1 => {

@@ -104,13 +104,13 @@ pub(super) async fn watch(client: &Client, query: &Query, version: &str) -> Resu
     Ok(Watch { body, buffer: Vec::new(), searched: 0 })
 }
 
-/// Any answer of the server at all within `patience`; one that says it fails is none.
+/// Whether the server answers within `patience`, be it with a refusal. One that says it fails does not, and neither does
+/// one that does not know us: that is for the caller to mend.
 pub(super) async fn is_there(client: &Client, patience: Duration) -> Result<(), Fault> {
     let request = Request::get("/version").body(Vec::new()).map_err(refused)?;
     match send(client, request, patience).await {
-        Err(fault) if matches!(fault.kind, FaultKind::Unreachable | FaultKind::Server) => Err(fault),
-        Err(fault) if fault.kind == FaultKind::Unauthorized => Err(fault),
-        _ => Ok(()),
+        Err(fault) if fault.kind.is_refusal() => Ok(()),
+        answer => answer.map(drop),
     }
 }
 

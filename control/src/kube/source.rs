@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::counters::Counters;
-use super::fault::Fault;
+use super::fault::{Fault, FaultKind};
 use super::kind::Kind;
 use super::reflect::Seen;
 use super::saved;
@@ -48,6 +48,8 @@ struct Known {
     problems: BTreeMap<Id, Vec<Problem>>,
     /// Why it is not followed now.
     failing: Option<Fault>,
+    /// What of that is in the log.
+    logged: Option<FaultKind>,
     /// When it last was as the server has it.
     current: Option<Instant>,
 }
@@ -138,7 +140,9 @@ impl Source {
         if !self.synced && self.known.iter().all(|known| known.listed) {
             self.sync().await?;
         }
-        if !self.synced && self.known.iter().any(|known| known.failing.is_some()) {
+        // A server that answers may give everything in a moment; one that is not there will not.
+        let mut failing = self.known.iter().filter_map(|known| known.failing.as_ref());
+        if !self.synced && failing.any(|fault| fault.kind.is_absence()) {
             self.fall_back().await?;
         }
         if status { self.tell_status().await } else { Ok(()) }
@@ -333,14 +337,17 @@ impl Known {
     }
 
     fn fail(&mut self, kind: Kind, fault: Fault) {
-        if self.failing.as_ref().is_none_or(|known| known.kind != fault.kind) {
+        // A stream that ends, or a version that is forgotten, is no news: the next request mends it, or says what is.
+        let is_news = !matches!(fault.kind, FaultKind::Cut | FaultKind::Gone);
+        if is_news && self.logged.replace(fault.kind) != Some(fault.kind) {
             tracing::warn!(kind = kind.name(), %fault, "not followed; what is known stays in force");
         }
         self.failing = Some(fault);
     }
 
     fn watch(&mut self, kind: Kind) {
-        if self.failing.take().is_some() {
+        self.failing = None;
+        if self.logged.take().is_some() {
             tracing::info!(kind = kind.name(), "followed again");
         }
     }

@@ -376,8 +376,14 @@ async fn a_rotated_token_is_taken_without_a_restart() {
     follower
         .until("refused", |it| it.rows.iter().any(|row| row.error.contains("credentials are not accepted")))
         .await;
-    std::fs::write(follower.folder.path().join("token"), "second").expect("written");
+    // Whoever writes it may empty it first.
+    let token = follower.folder.path().join("token");
+    std::fs::write(&token, "").expect("written");
+    follower.until("nobody", |it| it.rows.iter().any(|row| row.error.contains("system:anonymous"))).await;
+    std::fs::write(&token, "second").expect("written");
+    let written = Instant::now();
     follower.until_seen("svc shop/new").await;
+    assert!(written.elapsed() < Duration::from_secs(15), "{:?}", written.elapsed());
 }
 
 #[tokio::test]
@@ -463,8 +469,16 @@ async fn a_restart_without_the_server_serves_the_last_state_and_corrects_it_late
     second.until("followed", |it| it.rows.iter().all(|row| row.state == "Ok")).await;
     assert_eq!(second.synced, 1);
 
+    // A server that stumbles at the start is still asked before the file.
+    server.delete(SERVICES, "shop", "new");
+    server.instead(NODES, false, Instead::Status(500, None, "not yet".into()));
+    let mut third = Follower::with(&url, None, second.end().await);
+    third.until_synced().await;
+    let gone = ["+svc shop/new", "+svc shop/old"];
+    assert!(!third.told.iter().any(|told| gone.contains(&told.as_str())), "{:?}", third.told);
+
     // A file of another source is not used.
-    let folder = second.end().await;
+    let folder = third.end().await;
     server.go_away().await;
     let mut other = Follower::with(&url, Some("fairlead"), folder);
     other.listen(1500).await;
@@ -502,6 +516,19 @@ async fn a_missing_kubeconfig_is_waited_for() {
         .await;
     std::fs::rename(&aside, &kubeconfig).expect("renamed");
     follower.until_synced().await;
+}
+
+#[tokio::test]
+async fn a_page_that_is_too_large_is_asked_for_in_smaller_ones() {
+    let server = small_world().await;
+    server.instead(SLICES, false, Instead::Text(" ".repeat(65 << 20)));
+    let mut follower = Follower::new(&server.url());
+    follower.until_synced().await;
+    let asked = server.asked();
+    let lists = asked.iter().filter(|asked| asked.starts_with(SLICES) && !asked.contains("watch"));
+    let limits: Vec<_> =
+        lists.map(|asked| asked.contains("limit=250&") || asked.ends_with("limit=250")).collect();
+    assert_eq!(limits, [false, true]);
 }
 
 #[tokio::test]
