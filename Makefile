@@ -12,7 +12,7 @@ LAB := $(TARGET)/release/lab
 DPDK_CRATES := -p dpdk-sys -p dpdk
 SETUP := deploy/setup.sh
 
-.PHONY: help build demo demo-down test setup-test unit dpdk-test e2e test-long bench bench-wire lint layers doc fuzz clean setup setup-build systemd-test cluster
+.PHONY: help build demo demo-down test setup-test unit dpdk-test e2e test-long bench bench-wire lint layers doc fuzz clean setup setup-build systemd-test cluster kube-proxy
 
 help: ## This list.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r t d; do printf '  make %-12s %s\n' "$$t" "$$d"; done
@@ -33,7 +33,7 @@ demo: setup ## A small data centre in namespaces, walked with real traffic. KEEP
 demo-down: ## End a demo that was kept.
 	@$(LAB) down demo
 
-test: setup setup-test lint unit dpdk-test layers doc e2e systemd-test ## Every test there is.
+test: setup setup-test lint unit dpdk-test layers doc e2e systemd-test kube-proxy ## Every test there is.
 	@echo "make test: all green"
 
 setup-test: ## deploy/setup.sh where Rust is missing, too old, or cannot be had.
@@ -56,10 +56,14 @@ systemd-test: setup ## The systemd unit as shipped, under a systemd in namespace
 cluster: ## Kubernetes' control plane for tests and demo, built from source and kept (Go 1.26). Minutes, once.
 	@tests/cluster/build.sh
 
+kube-proxy: setup ## Random cluster states, the real kube-proxy and Fairlead compared (root). STATES=100 SEED=1.
+	FAIRLEAD_DIFF_STATES=$(or $(STATES),100) FAIRLEAD_DIFF_SEED=$(or $(SEED),1) $(CARGO) test -q --test kube_proxy
+
 test-long: setup ## Soaks and big seed counts: an hour or so.
 	PROPTEST_CASES=20000 $(CARGO) test --release -q
 	PROPTEST_CASES=20000 $(CARGO) test --release -q -- --ignored
 	LAB_SOAK_SECONDS=1200 $(MAKE) --no-print-directory e2e
+	$(MAKE) --no-print-directory kube-proxy STATES=3000 SEED=$$(date +%s)
 	for round in 2 3 4 5; do $(MAKE) --no-print-directory e2e || exit 1; done
 
 bench: setup-build ## Benches of the packet path, a table each, put together in docs/performance.md. QUICK=1 is short.
