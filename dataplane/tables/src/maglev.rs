@@ -4,7 +4,7 @@
 //! Source: Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016, section 3.4.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -150,6 +150,24 @@ impl Walker {
     }
 }
 
+/// Members of one weight: they have their turns at the same moments.
+struct Group {
+    /// Time from one turn to the next.
+    pace: u64,
+    /// Their ranks, lowest first.
+    ranks: Vec<u16>,
+}
+
+impl Group {
+    fn of_all(walkers: &[Walker]) -> Vec<Self> {
+        let mut by_weight = BTreeMap::<u16, Vec<u16>>::new();
+        for (walker, rank) in walkers.iter().zip(0..) {
+            by_weight.entry(walker.weight).or_default().push(rank);
+        }
+        by_weight.into_iter().map(|(weight, ranks)| Self { pace: TURN / u64::from(weight), ranks }).collect()
+    }
+}
+
 /// A table being filled. The bit set answers "taken?" from 82 KB where the slots themselves would take 1.3 MB.
 struct Filling {
     slots: Vec<u16>,
@@ -178,15 +196,27 @@ impl Filling {
     /// Turns come as often as the weight says; at the same moment, in the order of names. With equal weights this
     /// is `fill_evenly`.
     fn fill_by_weight(&mut self, walkers: &mut [Walker]) {
-        let pace = |walker: &Walker| TURN / u64::from(walker.weight);
-        let first_turns = walkers.iter().enumerate().map(|(rank, walker)| Reverse((pace(walker), rank)));
+        let groups = Group::of_all(walkers);
+        let first_turns = groups.iter().enumerate().map(|(at, group)| Reverse((group.pace, at)));
         let mut agenda: BinaryHeap<_> = first_turns.collect();
+        let mut turns = Vec::with_capacity(walkers.len());
         while self.left > 0 {
-            let mut next = agenda.peek_mut().expect("build refuses an empty set, and nobody leaves");
-            let Reverse((due, rank)) = *next;
-            self.claim_next(&mut walkers[rank]);
-            // Dropping the guard sifts the entry down to its new place.
-            *next = Reverse((due + pace(&walkers[rank]), rank));
+            let Some(&Reverse((now, first))) = agenda.peek() else { return };
+            turns.clear();
+            while let Some(mut next) = agenda.peek_mut()
+                && next.0.0 == now
+            {
+                let group = &groups[next.0.1];
+                turns.extend_from_slice(&group.ranks);
+                // Dropping the guard sifts the entry down to its new place.
+                next.0.0 += group.pace;
+            }
+            if turns.len() > groups[first].ranks.len() {
+                turns.sort_unstable();
+            }
+            for &rank in turns.iter().take(self.left as usize) {
+                self.claim_next(&mut walkers[usize::from(rank)]);
+            }
         }
     }
 
@@ -207,6 +237,46 @@ impl Filling {
                 self.left -= 1;
                 return;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The naive twin: of all members, whose turn is due first, and whose name is lowest among those?
+    fn one_by_one(members: &[Member]) -> Vec<u16> {
+        let ranked = rank(members).unwrap();
+        let size = size_for(ranked.len());
+        let mut filling = Filling::new(size);
+        let mut walkers: Vec<_> =
+            ranked.iter().map(|&(member, index)| Walker::new(member, index, size)).collect();
+        let pace = |weight: u16| TURN / u64::from(weight);
+        let mut due: Vec<_> = walkers.iter().map(|walker| pace(walker.weight)).collect();
+        while filling.left > 0 {
+            let next = (0..due.len()).min_by_key(|&rank| (due[rank], rank)).unwrap();
+            filling.claim_next(&mut walkers[next]);
+            due[next] += pace(walkers[next].weight);
+        }
+        filling.slots
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Weights that are multiples of each other meet at the same moment; odd ones hardly ever do.
+        #[test]
+        fn turns_by_weight_are_those_of_a_search_for_the_next(
+            weights in prop::collection::vec(prop::sample::select(vec![0u16, 1, 2, 3, 4, 7, 8, 100, 65_535]), 1..12),
+        ) {
+            let member = |(n, &weight): (u64, &u16)| Member { name: n.wrapping_mul(0x9e37_79b9_7f4a_7c15), weight };
+            let members: Vec<_> = (0..).zip(&weights).map(member).collect();
+            prop_assume!(weights.iter().any(|weight| *weight > 0));
+            let table = Maglev::build(&members).unwrap();
+            prop_assert_eq!(table.slots(), one_by_one(&members));
         }
     }
 }
