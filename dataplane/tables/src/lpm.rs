@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use packet::Family;
 
-use crate::prefix::{Prefix, bits_of, mask};
+use crate::prefix::{Prefix, bits_of, mask, same_start};
 
 /// An immutable map from prefixes to values; the longest prefix that holds an address decides.
 #[derive(Clone, Debug)]
@@ -125,7 +125,7 @@ impl<T: Copy + PartialEq> Trie<T> {
     fn lookup(&self, bits: u128) -> Option<T> {
         let mut node = self.nodes.first()?;
         loop {
-            if (bits ^ node.bits) & mask(node.depth) != 0 {
+            if !same_start(bits, node.bits, node.depth) {
                 return self.answers[node.mismatch as usize];
             }
             let value = byte_at(bits, node.depth);

@@ -53,7 +53,7 @@ impl Prefix {
     #[must_use]
     pub fn contains(self, address: IpAddr) -> bool {
         Family::of(address) == self.family()
-            && (bits_of(address) ^ bits_of(self.address)) & mask(self.length) == 0
+            && same_start(bits_of(address), bits_of(self.address), self.length)
     }
 
     /// The network's bits at the top of a 128-bit word.
@@ -85,6 +85,12 @@ pub(crate) const fn mask(length: u8) -> u128 {
         0 => 0,
         length => u128::MAX << (128 - length as u32),
     }
+}
+
+/// True if the `length` leading bits of both are the same.
+#[inline]
+pub(crate) const fn same_start(a: u128, b: u128, length: u8) -> bool {
+    (a ^ b).leading_zeros() >= length as u32
 }
 
 impl fmt::Display for Prefix {
