@@ -211,7 +211,7 @@ impl FlowTable {
     #[inline]
     #[must_use]
     pub fn is_absent(&self, hash: FlowHash) -> bool {
-        self.index.find(hash, |_| true).is_none()
+        self.index.is_absent(hash)
     }
 
     /// For a burst of insertions: asks for the lines of the index that these keys will want, if one comes of them.

@@ -17,6 +17,7 @@ mod sealed {
     pub trait Sealed {}
     impl Sealed for u64 {}
     impl Sealed for [u64; 8] {}
+    impl Sealed for [[u32; 8]; 2] {}
     impl Sealed for super::Line {}
 }
 
@@ -36,6 +37,8 @@ pub unsafe trait Plain: Copy + sealed::Sealed {}
 unsafe impl Plain for u64 {}
 // SAFETY: an array of integers: every bit pattern is valid, no padding, 64 bytes.
 unsafe impl Plain for [u64; 8] {}
+// SAFETY: as above.
+unsafe impl Plain for [[u32; 8]; 2] {}
 // SAFETY: repr(C) over an array as large as its alignment, hence without padding: as above.
 unsafe impl Plain for Line {}
 

@@ -1,4 +1,4 @@
-//! Safe prefetch, timestamp counter, huge-page slices, thread affinity and bounded naps: the processor without DPDK.
+//! Safe prefetch, comparison of lanes, timestamp counter, huge-page slices, thread affinity and bounded naps: the processor without DPDK.
 //!
 //! Contract: nothing here can break memory safety whatever its arguments are; a function that the kernel may refuse
 //! says so in its result. `tables` and `dataplane` forbid `unsafe` and come here for it. Not here: threads, NUMA
@@ -8,9 +8,11 @@ pub mod affinity;
 mod clock;
 mod huge;
 mod idle;
+mod lanes;
 mod prefetch;
 
 pub use clock::{TscClock, tsc};
 pub use huge::{HugeSlice, Line, PageKind, Plain};
 pub use idle::{NAP_MAX, nap, pause, set_timer_slack};
+pub use lanes::equal_lanes;
 pub use prefetch::{prefetch_index, prefetch_read};

@@ -1,17 +1,19 @@
-//! Index of a flow table: 64-byte buckets of eight entries, each a 31-bit tag over direction and slot. A key may live
+//! Index of a flow table: 64-byte buckets of eight entries, each a 31-bit tag, and direction and slot. A key may live
 //! in two buckets, the second computable from the first and the tag alone, so that entries can be moved without their
 //! key. The first is preferred; at the load of one half that capacity gives, 2 % of the entries are in their second.
 //! Source: Pagh and Rodler's cuckoo hashing with buckets, kept to a single step of displacement.
 
-use cpu::HugeSlice;
+use cpu::{HugeSlice, equal_lanes};
 
 use super::Direction;
-use super::record::{join, upper};
+use super::record::upper;
 use crate::hash::{FlowHash, lower, scale};
 
 /// Entries of a bucket: what a cache line holds.
 const WIDTH: usize = 8;
-/// Set in every used entry, so that an empty one (0) matches no tag.
+/// The tags of its entries, then where those were entered: a tag is compared with eight neighbours at once.
+type Bucket = [[u32; WIDTH]; 2];
+/// Set in the tag of every used entry, so that an empty one (0) matches no tag.
 const USED: u32 = 1 << 31;
 /// Set in entries of the reply key.
 const REPLY: u32 = 1 << 31;
@@ -42,7 +44,7 @@ impl Place {
 }
 
 pub(super) struct Index {
-    buckets: HugeSlice<[u64; WIDTH]>,
+    buckets: HugeSlice<Bucket>,
 }
 
 impl Index {
@@ -69,9 +71,18 @@ impl Index {
     /// The first entry of the hash's first bucket that has its tag.
     #[inline]
     pub(super) fn candidate(&self, hash: FlowHash) -> Option<Place> {
-        let bucket = &self.buckets[self.first(hash)];
-        let matches = matches(bucket, tag(hash));
-        (matches != 0).then(|| Place::from_bits(lower(bucket[matches.trailing_zeros() as usize])))
+        let [tags, places] = &self.buckets[self.first(hash)];
+        let matches = equal_lanes(tags, tag(hash));
+        (matches != 0).then(|| Place::from_bits(places[first_of(matches)]))
+    }
+
+    /// True if neither bucket has an entry with the hash's tag: then no flow has the key.
+    #[inline]
+    pub(super) fn is_absent(&self, hash: FlowHash) -> bool {
+        let tag = tag(hash);
+        let first = self.first(hash);
+        let found = |bucket: usize| equal_lanes(&self.buckets[bucket][0], tag);
+        found(first) | found(self.second(first, tag)) == 0
     }
 
     /// The entry with the hash's tag, in either bucket, that `confirm` takes for its key's.
@@ -80,10 +91,10 @@ impl Index {
         let tag = tag(hash);
         let first = self.first(hash);
         for at in [first, self.second(first, tag)] {
-            let bucket = &self.buckets[at];
-            let mut matches = matches(bucket, tag);
+            let [tags, places] = &self.buckets[at];
+            let mut matches = equal_lanes(tags, tag);
             while matches != 0 {
-                let place = Place::from_bits(lower(bucket[matches.trailing_zeros() as usize]));
+                let place = Place::from_bits(places[first_of(matches)]);
                 if confirm(place) {
                     return Some(place);
                 }
@@ -98,19 +109,19 @@ impl Index {
         let tag = tag(hash);
         let first = self.first(hash);
         let second = self.second(first, tag);
-        let entry = join(tag, place.to_bits());
-        self.put(first, entry)
-            || self.put(second, entry)
-            || self.displace(first, entry)
-            || self.displace(second, entry)
+        let place = place.to_bits();
+        self.put(first, tag, place)
+            || self.put(second, tag, place)
+            || self.displace(first, tag, place)
+            || self.displace(second, tag, place)
     }
 
     /// Takes a key out; false if it is not there.
     pub(super) fn remove(&mut self, hash: FlowHash, place: Place) -> bool {
         let tag = tag(hash);
         let first = self.first(hash);
-        let entry = join(tag, place.to_bits());
-        self.replace(first, entry, 0) || self.replace(self.second(first, tag), entry, 0)
+        self.take_out(first, tag, place.to_bits())
+            || self.take_out(self.second(first, tag), tag, place.to_bits())
     }
 
     /// Bucket from the lower half of the hash, tag from the upper: the two are independent.
@@ -127,21 +138,36 @@ impl Index {
         if sum >= first { sum - first } else { sum + buckets - first }
     }
 
-    fn put(&mut self, bucket: usize, entry: u64) -> bool {
-        self.replace(bucket, 0, entry)
+    /// Into the first empty entry of a bucket, if it has one.
+    fn put(&mut self, bucket: usize, tag: u32, place: u32) -> bool {
+        let [tags, places] = &mut self.buckets[bucket];
+        let empty = equal_lanes(tags, 0);
+        if empty == 0 {
+            return false;
+        }
+        (tags[first_of(empty)], places[first_of(empty)]) = (tag, place);
+        true
     }
 
-    fn replace(&mut self, bucket: usize, old: u64, new: u64) -> bool {
-        let found = self.buckets[bucket].iter_mut().find(|entry| **entry == old);
-        found.map(|entry| *entry = new).is_some()
+    /// Empties the entry of a bucket with this tag and place, if it has one.
+    fn take_out(&mut self, bucket: usize, tag: u32, place: u32) -> bool {
+        let [tags, places] = &mut self.buckets[bucket];
+        let same = equal_lanes(tags, tag) & equal_lanes(places, place);
+        if same == 0 {
+            return false;
+        }
+        (tags[first_of(same)], places[first_of(same)]) = (0, 0);
+        true
     }
 
-    fn displace(&mut self, bucket: usize, entry: u64) -> bool {
+    fn displace(&mut self, bucket: usize, tag: u32, place: u32) -> bool {
         for at in 0..WIDTH {
-            let resident = self.buckets[bucket][at];
-            let other = self.second(bucket, upper(resident));
-            if other != bucket && self.put(other, resident) {
-                self.buckets[bucket][at] = entry;
+            let [tags, places] = &self.buckets[bucket];
+            let (resident, resident_place) = (tags[at], places[at]);
+            let other = self.second(bucket, resident);
+            if other != bucket && self.put(other, resident, resident_place) {
+                self.buckets[bucket][0][at] = tag;
+                self.buckets[bucket][1][at] = place;
                 return true;
             }
         }
@@ -150,7 +176,7 @@ impl Index {
 
     #[cfg(test)]
     pub(super) fn used(&self) -> usize {
-        self.buckets.as_flattened().iter().filter(|entry| **entry != 0).count()
+        self.buckets.iter().flat_map(|[tags, _]| tags).filter(|tag| **tag != 0).count()
     }
 }
 
@@ -159,14 +185,10 @@ const fn tag(hash: FlowHash) -> u32 {
     upper(hash.0) | USED
 }
 
-/// A bit for each entry with this tag. Written without branches, so that it becomes vector code.
+/// The position of the first match; there is one.
 #[inline]
-fn matches(bucket: &[u64; WIDTH], tag: u32) -> u32 {
-    let mut bits = 0;
-    for (at, entry) in bucket.iter().enumerate() {
-        bits |= u32::from(upper(*entry) == tag) << at;
-    }
-    bits
+const fn first_of(matches: u32) -> usize {
+    matches.trailing_zeros() as usize % WIDTH
 }
 
 #[cfg(test)]
