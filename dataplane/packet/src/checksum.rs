@@ -5,22 +5,19 @@
 mod l4;
 mod sum;
 
+pub(crate) use l4::is_pseudo_sum;
 pub use l4::{Field, is_right, is_unfinished, of_packet};
 pub use sum::{Sum, ipv4_header};
 
 use crate::Address;
 
-/// Folds a sum of 16-bit words to 16 bits.
+/// Folds a sum of 16-bit words to 16 bits: added to itself with its halves exchanged, each half gets the carry of the
+/// other.
 #[inline]
 #[must_use]
 pub const fn fold(sum: u64) -> u16 {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    #[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits above")]
-    let folded = sum as u16;
-    folded
+    let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
 /// Ones' complement addition: the carry comes in again at the bottom.

@@ -41,11 +41,19 @@ impl<A: Address> Rewrite<A> {
         let ports = Delta::of_u16(from.sport, to.sport).and(Delta::of_u16(from.dport, to.dport));
         Self { src: to.src, dst: to.dst, sport: to.sport, dport: to.dport, ip, l4: ip.and(ports) }
     }
+
+    /// The key that packets of this protocol have afterwards.
+    #[inline]
+    #[must_use]
+    pub const fn key(&self, protocol: Protocol) -> FlowKey<A> {
+        let Self { src, dst, sport, dport, .. } = *self;
+        FlowKey { src, dst, sport, dport, protocol }
+    }
 }
 
 impl Rewrite<Ipv4Addr> {
     /// Rewrites an IPv4 frame of the flow and takes one off its TTL (a TTL of 0 stays).
-    #[inline]
+    #[inline(always)]
     pub fn forward(&self, head: &mut [u8], parsed: &Parsed) {
         let Some(bytes) = chunk_mut(head, parsed.l3.into()) else { return };
         let mut ip = ipv4::Header(bytes);
@@ -73,7 +81,7 @@ impl Rewrite<Ipv4Addr> {
 
 impl Rewrite<Ipv6Addr> {
     /// Rewrites an IPv6 frame of the flow and takes one off its hop limit (0 stays).
-    #[inline]
+    #[inline(always)]
     pub fn forward(&self, head: &mut [u8], parsed: &Parsed) {
         decrement_ttl(head, parsed);
         self.apply(head, parsed);
@@ -111,8 +119,8 @@ pub fn decrement_ttl(head: &mut [u8], parsed: &Parsed) {
 /// Ports and checksum of the transport header of a flow's frame.
 #[inline(always)]
 fn rewrite_l4(head: &mut [u8], parsed: &Parsed, delta: Delta, sport: u16, dport: u16) {
-    let Body::Flow { key, .. } = parsed.body else { return };
-    let (l4, len) = (usize::from(parsed.l4), parsed.l4_len());
+    let Body::Flow { key, .. } = &parsed.body else { return };
+    let l4 = usize::from(parsed.l4);
     match key.protocol() {
         Protocol::Tcp => {
             let Some(bytes) = chunk_mut::<18>(head, l4) else { return };
@@ -128,7 +136,7 @@ fn rewrite_l4(head: &mut [u8], parsed: &Parsed, delta: Delta, sport: u16, dport:
         }
         Protocol::Sctp => {
             let Some(bytes) = chunk_mut(head, l4) else { return };
-            sctp::Header(bytes).set_ports(sport, dport, len);
+            sctp::Header(bytes).set_ports(sport, dport, parsed.l4_len());
         }
     }
 }

@@ -12,7 +12,7 @@ use self::plain::Link;
 use crate::{
     Arp, Body, Fragment, ParseError, Parsed, VlanTag, arp,
     bytes::{be16, chunk},
-    ether,
+    checksum, ether,
 };
 
 /// Reads the facts of a frame.
@@ -92,6 +92,8 @@ fn general(frame: Frame<'_>) -> Result<Parsed, ParseError> {
         ip_len: 0,
         ttl: 0,
         dont_fragment: false,
+        ip_checksum_right: true,
+        unfinished: false,
         fragment: Fragment::Whole,
         dst_mac: eth.dst(),
         src_mac: eth.src(),
@@ -104,6 +106,7 @@ fn general(frame: Frame<'_>) -> Result<Parsed, ParseError> {
         ether::VLAN | ether::SERVICE_VLAN | ether::OLD_STACKED_VLAN => return Err(ParseError::StackedVlan),
         _ => {}
     }
+    parsed.unfinished = checksum::is_unfinished(&parsed, frame.head);
     Ok(parsed)
 }
 

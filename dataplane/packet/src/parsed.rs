@@ -21,6 +21,11 @@ pub struct Parsed {
     pub ttl: u8,
     /// May not be fragmented on the way: the IPv4 DF bit, always so for IPv6.
     pub dont_fragment: bool,
+    /// The IPv4 header's checksum is right; so for all that has none.
+    pub ip_checksum_right: bool,
+    /// The sender seems to have left the transport checksum to hardware
+    /// ([`is_unfinished`](crate::checksum::is_unfinished)).
+    pub unfinished: bool,
     /// Whether this is a whole IP packet.
     pub fragment: Fragment,
     /// Ethernet destination.
@@ -166,6 +171,8 @@ impl Parsed {
         vlan: None,
         ttl: 0,
         dont_fragment: false,
+        ip_checksum_right: true,
+        unfinished: false,
         fragment: Fragment::Whole,
         dst_mac: MacAddr::ZERO,
         src_mac: MacAddr::ZERO,

@@ -22,10 +22,18 @@ pub(crate) fn fault<B: PacketBuf>(buf: &B, parsed: &Parsed) -> Option<DropReason
         ChecksumStatus::Good => None,
         ChecksumStatus::Bad => Some(DropReason::BadChecksum),
         ChecksumStatus::Unknown | ChecksumStatus::Partial => {
-            let header = buf.head().get(parsed.l3.into()..parsed.l4.into()).unwrap_or_default();
-            let is_v4 = header.first().is_some_and(|first| first >> 4 == 4);
-            (is_v4 && checksum::ipv4_header(header) != 0).then_some(DropReason::BadIpv4Checksum)
+            (!parsed.ip_checksum_right).then_some(DropReason::BadIpv4Checksum)
         }
+    }
+}
+
+/// Nothing is wrong with the checksums, and nothing left to finish.
+#[inline(always)]
+pub(crate) fn is_finished<B: PacketBuf>(buf: &B, parsed: &Parsed) -> bool {
+    match buf.rx_checksum() {
+        ChecksumStatus::Good => true,
+        ChecksumStatus::Bad | ChecksumStatus::Partial => false,
+        ChecksumStatus::Unknown => parsed.ip_checksum_right && !parsed.unfinished,
     }
 }
 
@@ -41,7 +49,7 @@ impl<P: PortIo> Pass<'_, P> {
     ) -> Option<TxChecksum> {
         match buf.rx_checksum() {
             ChecksumStatus::Good | ChecksumStatus::Bad => return None,
-            ChecksumStatus::Unknown if !checksum::is_unfinished(parsed, buf.head()) => return None,
+            ChecksumStatus::Unknown if !parsed.unfinished => return None,
             ChecksumStatus::Partial | ChecksumStatus::Unknown => {}
         }
         self.finish_now_or_later(buf, parsed, egress)

@@ -3,9 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use packet::{
-    Address, AnyAddrs, AnyKey, Body, FlowKey, Fragment, Icmp, Inner, MacAddr, Parsed, Protocol, TcpFlags,
-};
+use packet::{Address, AnyAddrs, AnyKey, Body, FlowKey, Fragment, Icmp, Inner, Parsed, Protocol, TcpFlags};
 use proptest::prelude::*;
 use tables::flow::{FlowTable, FlowTableConfig};
 use tables::owner::{of_key, owner};
@@ -61,18 +59,7 @@ fn tables(workers: u16) -> Tables {
 }
 
 fn parsed(fragment: Fragment, body: Body) -> Parsed {
-    Parsed {
-        l3: 14,
-        l4: 34,
-        ip_len: 40,
-        vlan: None,
-        ttl: 64,
-        dont_fragment: true,
-        fragment,
-        dst_mac: MacAddr([2; 6]),
-        src_mac: MacAddr([4; 6]),
-        body,
-    }
+    Parsed { l3: 14, l4: 34, ip_len: 60, ttl: 64, fragment, body, ..Parsed::NOTHING }
 }
 
 fn packet(key: AnyKey) -> Parsed {

@@ -4,7 +4,7 @@ use super::{Frame, icmp, nd};
 use crate::{
     AnyAddrs, AnyKey, Body, FlowKey, Fragment, ParseError, Parsed, Protocol, TcpFlags,
     bytes::{be16, chunk},
-    ipv4, ipv6, tcp,
+    checksum, ipv4, ipv6, tcp,
 };
 
 const ICMPV4: u8 = 1;
@@ -28,6 +28,8 @@ pub(super) fn v4(frame: Frame<'_>, l3: usize, parsed: &mut Parsed) -> Result<(),
         return Err(ParseError::SplitHeader);
     }
     parsed.l4 = offset(l4)?;
+    parsed.ip_checksum_right =
+        frame.head.get(l3..l4).is_some_and(|header| checksum::ipv4_header(header) == 0);
     parsed.ip_len = ip.total_len();
     parsed.ttl = ip.ttl();
     parsed.dont_fragment = ip.dont_fragment();

@@ -2,9 +2,9 @@
 //! headers. Anything else is nothing here, and goes the general way.
 
 use crate::{
-    AnyKey, Body, FlowKey, Fragment, Parsed, Protocol, TcpFlags, VlanTag,
+    Address, AnyKey, Body, FlowKey, Fragment, Parsed, Protocol, TcpFlags, VlanTag,
     bytes::{be16, chunk},
-    ether, ipv4, ipv6, tcp,
+    checksum, ether, ipv4, ipv6, tcp,
 };
 
 /// The part of a frame before the packet.
@@ -25,7 +25,7 @@ pub(super) fn v4(link: Link<'_>, bytes: &[u8], room: usize, out: &mut Parsed) ->
         return None;
     }
     let ip_len = ip.total_len();
-    let l4_len = usize::from(ip_len).checked_sub(ipv4::HEADER_LEN)?;
+    let l4_len = ip_len.checked_sub(20)?;
     if usize::from(ip_len) > room {
         return None;
     }
@@ -39,6 +39,8 @@ pub(super) fn v4(link: Link<'_>, bytes: &[u8], room: usize, out: &mut Parsed) ->
         vlan: link.vlan,
         ttl: ip.ttl(),
         dont_fragment: ip.dont_fragment(),
+        ip_checksum_right: checksum::ipv4_header(ip.0) == 0,
+        unfinished: l4.is_unfinished(&key),
         fragment: Fragment::Whole,
         dst_mac: ether::Header(link.eth).dst(),
         src_mac: ether::Header(link.eth).src(),
@@ -56,7 +58,7 @@ pub(super) fn v6(link: Link<'_>, bytes: &[u8], room: usize, out: &mut Parsed) ->
     if ip.version() != 6 || usize::from(ip_len) > room {
         return None;
     }
-    let l4 = transport(bytes, ipv6::HEADER_LEN, l4_len.into(), ip.next_header())?;
+    let l4 = transport(bytes, ipv6::HEADER_LEN, l4_len, ip.next_header())?;
     let key =
         FlowKey { src: ip.src(), dst: ip.dst(), sport: l4.sport, dport: l4.dport, protocol: l4.protocol };
     *out = Parsed {
@@ -66,6 +68,8 @@ pub(super) fn v6(link: Link<'_>, bytes: &[u8], room: usize, out: &mut Parsed) ->
         vlan: link.vlan,
         ttl: ip.hop_limit(),
         dont_fragment: true,
+        ip_checksum_right: true,
+        unfinished: l4.is_unfinished(&key),
         fragment: Fragment::Whole,
         dst_mac: ether::Header(link.eth).dst(),
         src_mac: ether::Header(link.eth).src(),
@@ -80,24 +84,48 @@ struct Transport {
     dport: u16,
     protocol: Protocol,
     flags: TcpFlags,
+    /// As stored.
+    checksum: u16,
+    /// Bytes that the checksum covers.
+    len: u16,
+}
+
+impl Transport {
+    #[inline(always)]
+    fn is_unfinished<A: Address>(&self, key: &FlowKey<A>) -> bool {
+        checksum::is_pseudo_sum(self.checksum, key, self.len)
+    }
 }
 
 /// The header at `at` of an IP payload of `len` bytes, if all of it is valid and at hand.
 #[inline(always)]
-fn transport(bytes: &[u8], at: usize, len: usize, protocol: u8) -> Option<Transport> {
-    let start: &[u8; 8] = chunk(bytes, at)?;
-    let (sport, dport) = (be16(start, 0), be16(start, 2));
+fn transport(bytes: &[u8], at: usize, len: u16, protocol: u8) -> Option<Transport> {
     match protocol {
         6 => {
-            let tcp = tcp::Header(chunk(bytes, at)?);
+            let header: &[u8; tcp::HEADER_LEN] = chunk(bytes, at)?;
+            let tcp = tcp::Header(header);
             let offset = usize::from(tcp.header_len());
-            let valid = offset >= tcp::HEADER_LEN && offset <= len && at + offset <= bytes.len();
-            valid.then_some(Transport { sport, dport, protocol: Protocol::Tcp, flags: tcp.flags() })
+            let valid = offset >= tcp::HEADER_LEN && offset <= len.into() && at + offset <= bytes.len();
+            valid.then(|| Transport {
+                sport: be16(header, 0),
+                dport: be16(header, 2),
+                protocol: Protocol::Tcp,
+                flags: tcp.flags(),
+                checksum: be16(header, 16),
+                len,
+            })
         }
         17 => {
-            let udp_len = usize::from(be16(start, 4));
-            let valid = udp_len >= 8 && udp_len <= len;
-            valid.then_some(Transport { sport, dport, protocol: Protocol::Udp, flags: TcpFlags::NONE })
+            let header: &[u8; 8] = chunk(bytes, at)?;
+            let udp_len = be16(header, 4);
+            (udp_len >= 8 && udp_len <= len).then(|| Transport {
+                sport: be16(header, 0),
+                dport: be16(header, 2),
+                protocol: Protocol::Udp,
+                flags: TcpFlags::NONE,
+                checksum: be16(header, 6),
+                len: udp_len,
+            })
         }
         _ => None,
     }
