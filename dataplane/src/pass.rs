@@ -26,6 +26,7 @@ use crate::{
         checksum::fault,
         hold::{Hold, Target},
         limit::Limit,
+        usual::may_be_usual,
     },
 };
 
@@ -54,6 +55,8 @@ pub(crate) struct Scratch {
     parsed: [Parsed; BURST],
     /// Why a frame was refused; its facts are void then.
     refused: [Option<ParseError>; BURST],
+    /// May be usual packets ([`may_be_usual`]).
+    maybe_usual: [bool; BURST],
     hashes: [FlowHash; BURST],
     candidates: [Candidate; BURST],
 }
@@ -63,6 +66,7 @@ impl Scratch {
         Self {
             parsed: [Parsed::NOTHING; BURST],
             refused: [None; BURST],
+            maybe_usual: [false; BURST],
             hashes: [FlowHash(0); BURST],
             candidates: [Candidate::NONE; BURST],
         }
@@ -99,18 +103,18 @@ impl<'a, P: PortIo> Pass<'a, P> {
             return self.refuse(burst);
         };
         burst.iter().for_each(PacketBuf::prefetch);
-        let bytes = self.parse(burst, scratch);
+        let bytes = self.parse(burst, mac, scratch);
         let unseen = self.fetch_records(burst.len(), scratch);
         let intents = unseen.then(|| self.foresee(burst.len(), mac, scratch));
         for slot in 0..burst.len().min(BURST) {
             let Some(buf) = burst.take(slot) else { continue };
-            match scratch.refused[slot] {
-                Some(error) => self.drop(buf, error.into()),
-                None => {
-                    let place = (scratch.hashes[slot], scratch.candidates[slot]);
-                    let known = intents.as_ref().and_then(|intents| intents[slot].as_ref());
-                    self.finish(buf, &scratch.parsed[slot], mac, (place, known));
-                }
+            let unusual = match scratch.maybe_usual[slot] {
+                true => self.pass_usual(buf, &scratch.parsed[slot], scratch.candidates[slot]),
+                false => Err(buf),
+            };
+            if let Err(buf) = unusual {
+                let known = intents.as_ref().and_then(|intents| intents[slot].as_ref());
+                self.finish(buf, mac, scratch, (slot, known));
             }
         }
         burst.emptied();
@@ -127,12 +131,16 @@ impl<'a, P: PortIo> Pass<'a, P> {
     }
 
     /// Facts of every frame, and the index lines of their flows asked for; gives the bytes of all.
-    fn parse(&mut self, burst: &Burst<P::Buf>, scratch: &mut Scratch) -> u64 {
+    fn parse(&mut self, burst: &Burst<P::Buf>, mac: MacAddr, scratch: &mut Scratch) -> u64 {
         let mut bytes = 0;
+        // With more of them a packet's owner must be asked for first.
+        let alone = self.tables.workers <= 1;
         for (slot, buf) in burst.iter().enumerate().take(BURST) {
             let (len, parsed) = (buf.total_len(), &mut scratch.parsed[slot]);
             bytes += len as u64;
-            scratch.refused[slot] = packet::parse_into(buf.head(), len, parsed).err();
+            let refused = packet::parse_into(buf.head(), len, parsed).err();
+            scratch.maybe_usual[slot] = refused.is_none() && alone && may_be_usual(buf, parsed, mac);
+            scratch.refused[slot] = refused;
             if let Body::Flow { key, .. } = &parsed.body {
                 let hash = match key {
                     AnyKey::V4(key) => self.state.flows.hash(key),
@@ -157,15 +165,19 @@ impl<'a, P: PortIo> Pass<'a, P> {
         unseen
     }
 
-    /// Takes one packet to its end. `place` is where its flow should be, `known` what to do if there is none.
-    #[inline]
+    /// Takes one packet to its end; `known` is what to do if it has no flow, as far as that was looked at.
+    #[inline(never)]
     fn finish(
         &mut self,
         buf: P::Buf,
-        parsed: &Parsed,
         mac: MacAddr,
-        (place, known): ((FlowHash, Candidate), Option<&Intent<'a>>),
+        scratch: &Scratch,
+        (slot, known): (usize, Option<&Intent<'a>>),
     ) {
+        if let Some(error) = scratch.refused[slot] {
+            return self.drop(buf, error.into());
+        }
+        let parsed = &scratch.parsed[slot];
         // Ports are untagged; tag 0 carries a priority only.
         if parsed.vlan.is_some_and(|tag| tag.id() != 0) {
             return self.drop(buf, DropReason::BadVlan);
@@ -184,12 +196,13 @@ impl<'a, P: PortIo> Pass<'a, P> {
         {
             return self.hand_over(buf, owner);
         }
+        let outlook = ((scratch.hashes[slot], scratch.candidates[slot]), known);
         match &parsed.body {
             Body::Flow { key: AnyKey::V4(key), tcp_flags } => {
-                self.flow(buf, parsed, (key, *tcp_flags), place, known)
+                self.flow(buf, parsed, (key, *tcp_flags), outlook)
             }
             Body::Flow { key: AnyKey::V6(key), tcp_flags } => {
-                self.flow(buf, parsed, (key, *tcp_flags), place, known)
+                self.flow(buf, parsed, (key, *tcp_flags), outlook)
             }
             _ => self.other(buf, parsed),
         }

@@ -148,7 +148,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
 
     fn enter<A: Forward>(&mut self, buf: P::Buf, parsed: &Parsed, key: &FlowKey<A>, course: &Course<'_>) {
         match admit(self.state, self.tables, course, key, self.now) {
-            Ok(flow) => self.forward::<A>(buf, parsed, flow, Direction::Original),
+            Ok(flow) => self.forward(buf, parsed, key, (flow, Direction::Original)),
             // The client learns at once what it could only wait for.
             Err(reason @ DropReason::SnatExhausted) => self.reject(buf, parsed, reason),
             Err(reason) => self.drop(buf, reason),

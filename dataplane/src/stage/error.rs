@@ -6,7 +6,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use packet::{Address, AnyKey, Family, Icmp, Inner, Parsed, nat};
+use packet::{Address, AnyKey, Family, Icmp, Inner, Parsed, Protocol, nat};
 use tables::{
     DropReason,
     flow::{Direction, FlowRef},
@@ -39,16 +39,17 @@ impl<P: PortIo> Pass<'_, P> {
         if !concerns_the_sender(icmp) {
             return self.drop(buf, DropReason::IcmpErrorUnsupported);
         }
+        let protocol = inner.key.protocol();
         let quoted = match inner.key.family() {
-            Family::V4 => self.as_sent::<Ipv4Addr>(flow, direction),
-            Family::V6 => self.as_sent::<Ipv6Addr>(flow, direction),
+            Family::V4 => self.as_sent::<Ipv4Addr>(flow, direction, protocol),
+            Family::V6 => self.as_sent::<Ipv6Addr>(flow, direction, protocol),
         };
         self.send_error(buf, parsed, quoted, (flow, direction));
     }
 
     /// The key of the packets that errors of `direction` are about, as their sender sent them.
-    fn as_sent<A: Address>(&self, flow: FlowRef, direction: Direction) -> AnyKey {
-        A::any(self.state.flows.rewrite::<A>(flow, direction).to.reversed())
+    fn as_sent<A: Address>(&self, flow: FlowRef, direction: Direction, protocol: Protocol) -> AnyKey {
+        A::any(self.state.flows.rewrite::<A>(flow, direction).key(protocol).reversed())
     }
 
     fn send_error(

@@ -1,6 +1,6 @@
 //! The stages, in a packet's order.
 //!
-//! `translate` finds a packet's flow; the first packet of one goes by `begin`: `classify` says what it wants, `balance`
+//! `usual` is the short way of most packets. Else `translate` finds a packet's flow; the first packet of one goes by `begin`: `classify` says what it wants, `balance`
 //! which backend it gets and `admit` enters the flow; `checksum` and `rewrite` change the packet, `route` sends it. Beside
 //! the way: `local` answers for our addresses, `error` brings ICMP errors to their flow's sender, `reject` tells a refused one, `hold` keeps what waits for a
 //! neighbour, `announce` speaks for new VIPs, `bypass` tells of replies that take another way, `limit` bounds what we
@@ -21,3 +21,4 @@ pub(crate) mod reject;
 pub(crate) mod rewrite;
 pub(crate) mod route;
 pub(crate) mod translate;
+pub(crate) mod usual;

@@ -14,8 +14,8 @@ use crate::{buf::PacketBuf, io::PortIo, pass::Pass};
 /// How a packet leaves.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Egress {
-    /// Out of a port, to this station.
-    Ready { port: PortId, mac: MacAddr, mtu: u16 },
+    /// Out of a port, from its own address to this station.
+    Ready { port: PortId, own: MacAddr, mac: MacAddr, mtu: u16 },
     /// Out of a port, once the neighbour has answered.
     Wait { target: Target, mtu: u16 },
     /// To the kernel: the destination is the appliance.
@@ -77,7 +77,7 @@ impl<P: PortIo> Pass<'_, P> {
 
     /// The way over a next hop.
     #[inline(always)]
-    fn over(&self, hop: NextHopId) -> Egress {
+    pub(crate) fn over(&self, hop: NextHopId) -> Egress {
         let Some(adjacency) = self.tables.adjacencies.get(hop) else {
             return Egress::Lost(DropReason::NoRoute);
         };
@@ -86,7 +86,7 @@ impl<P: PortIo> Pass<'_, P> {
             return Egress::Lost(DropReason::BadDevice);
         };
         match adjacency.mac() {
-            Some(mac) => Egress::Ready { port, mac, mtu: info.mtu },
+            Some(mac) => Egress::Ready { port, own: info.mac, mac, mtu: info.mtu },
             None => Egress::Wait { target: Target { port, address: adjacency.address }, mtu: info.mtu },
         }
     }
@@ -96,22 +96,20 @@ impl<P: PortIo> Pass<'_, P> {
     pub(crate) fn emit(&mut self, mut buf: P::Buf, parsed: &Parsed, dst: IpAddr, egress: Egress) {
         let bytes = trim(&mut buf, parsed);
         match egress {
-            Egress::Ready { port, mac, .. } => self.send(buf, port, mac, bytes),
+            Egress::Ready { port, own, mac, .. } => self.send(buf, port, (mac, own), bytes),
             Egress::Wait { target, .. } => self.wait(buf, target, dst),
             Egress::Kernel => self.punt(buf),
             Egress::Lost(reason) => self.drop(buf, reason),
         }
     }
 
-    /// Puts on the Ethernet addresses and gathers the packet for its port.
+    /// Puts on the Ethernet addresses, receiver and sender, and gathers the packet for its port.
     #[inline(always)]
-    pub(crate) fn send(&mut self, mut buf: P::Buf, port: PortId, mac: MacAddr, bytes: usize) {
-        let (Some(info), Some(lane)) =
-            (self.tables.ports.get(port.index()), self.lanes.get_mut(port.index()))
-        else {
+    fn send(&mut self, mut buf: P::Buf, port: PortId, (dst, src): (MacAddr, MacAddr), bytes: usize) {
+        let Some(lane) = self.lanes.get_mut(port.index()) else {
             return self.drop(buf, DropReason::BadDevice);
         };
-        ether::set_macs(buf.head_mut(), mac, info.mac);
+        ether::set_macs(buf.head_mut(), dst, src);
         if let Err(buf) = lane.send(buf, bytes) {
             self.drop(buf, DropReason::TxFull);
         }
@@ -139,7 +137,7 @@ impl<P: PortIo> Pass<'_, P> {
         for _ in 0..self.state.hold.len() {
             let Some(held) = self.state.hold.pop() else { break };
             match self.way(held.dst) {
-                Egress::Ready { port, mac, mtu } => self.send_held(held, (port, mac, mtu)),
+                Egress::Ready { port, own, mac, mtu } => self.send_held(held, (port, mtu), (mac, own)),
                 Egress::Wait { target, .. } => {
                     if let Err(held) = self.state.hold.push(Held { target, ..held }) {
                         self.drop(held.buf, DropReason::HoldFull);
@@ -153,12 +151,12 @@ impl<P: PortIo> Pass<'_, P> {
 
     /// Sends what was held, unless its way has become too narrow for it: it is no longer what its sender sent, so that
     /// one learns of it by its next packet.
-    fn send_held(&mut self, held: Held<P::Buf>, (port, mac, mtu): (PortId, MacAddr, u16)) {
+    fn send_held(&mut self, held: Held<P::Buf>, (port, mtu): (PortId, u16), macs: (MacAddr, MacAddr)) {
         let bytes = held.buf.total_len();
         if bytes > usize::from(mtu) + ether::HEADER_LEN {
             return self.drop(held.buf, DropReason::TooBig);
         }
-        self.send(held.buf, port, mac, bytes);
+        self.send(held.buf, port, macs, bytes);
     }
 
     /// Drops what was held too long.

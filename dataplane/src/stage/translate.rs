@@ -7,25 +7,22 @@ use tables::{
     tcp_state::Phase,
 };
 
-use super::{
-    begin::Intent,
-    checksum::leave_to_port,
-    rewrite::{Forward, of_flow},
-};
+use super::{begin::Intent, checksum::leave_to_port, rewrite::Forward};
 use crate::{buf::PacketBuf, io::PortIo, pass::Pass};
 
+/// Where a packet's flow should be, and what to do if there is none, as far as that was looked at.
+pub(crate) type Outlook<'s, 't> = ((FlowHash, Candidate), Option<&'s Intent<'t>>);
+
 impl<'a, P: PortIo> Pass<'a, P> {
-    /// A packet with ports; `place` is where its flow should be, `known` what to do if there is none.
-    #[inline(always)]
+    /// A packet with ports.
     pub(crate) fn flow<A: Forward>(
         &mut self,
         buf: P::Buf,
         parsed: &Parsed,
         (key, flags): (&FlowKey<A>, TcpFlags),
-        place: (FlowHash, Candidate),
-        known: Option<&Intent<'a>>,
+        ((hash, candidate), known): Outlook<'_, 'a>,
     ) {
-        let Some((flow, direction)) = self.state.flows.find(place.0, place.1, key, self.now) else {
+        let Some((flow, direction)) = self.state.flows.find(hash, candidate, key, self.now) else {
             return self.begin(buf, parsed, key, known);
         };
         if !self.keeps(flow, direction, key.protocol, flags) {
@@ -38,13 +35,12 @@ impl<'a, P: PortIo> Pass<'a, P> {
         if self.state.flows.touch(flow, direction, flags, self.now) == Touch::ReplyBypass {
             self.bypassed(self.state.flows.ids(flow).0);
         }
-        self.forward::<A>(buf, parsed, flow, direction);
+        self.forward(buf, parsed, key, (flow, direction));
     }
 
     /// Whether a packet goes on with the flow it was found for. UDP leaves a backend that is gone at once; TCP stays,
     /// but for a new connection in the place of one that its client has closed or never had: a backend that is gone
     /// cannot refuse it. Established, a SYN is the backend's to challenge (RFC 9293 §3.10.7.4), as anybody can forge it.
-    #[inline]
     fn keeps(&self, flow: FlowRef, direction: Direction, protocol: Protocol, flags: TcpFlags) -> bool {
         match protocol {
             Protocol::Tcp if flags.opens() && direction == Direction::Original => {
@@ -60,24 +56,23 @@ impl<'a, P: PortIo> Pass<'a, P> {
     }
 
     /// Rewrites a packet of a flow and sends it on.
-    #[inline(always)]
     pub(crate) fn forward<A: Forward>(
         &mut self,
         mut buf: P::Buf,
         parsed: &Parsed,
-        flow: FlowRef,
-        direction: Direction,
+        key: &FlowKey<A>,
+        (flow, direction): (FlowRef, Direction),
     ) {
         let rewrite = self.state.flows.rewrite::<A>(flow, direction);
-        let dst = rewrite.to.dst.into();
+        let dst = rewrite.dst.into();
         let egress = self.flow_way(flow, direction, dst);
         if let Some(mtu) = egress.too_small_for(parsed) {
             return self.too_big(buf, parsed, mtu);
         }
         let later = self.finish_checksum(&mut buf, parsed, egress);
-        A::forward(&of_flow(&rewrite), buf.head_mut(), parsed);
+        A::forward(&rewrite, buf.head_mut(), parsed);
         if let Some(request) = later {
-            leave_to_port(&mut buf, parsed, A::any(rewrite.to), request);
+            leave_to_port(&mut buf, parsed, A::any(rewrite.key(key.protocol)), request);
         }
         self.emit(buf, parsed, dst, egress);
     }

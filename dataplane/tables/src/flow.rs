@@ -13,6 +13,7 @@ mod record;
 mod slab;
 mod sweep;
 mod touch;
+mod usual;
 mod view;
 
 use std::fmt;
@@ -29,7 +30,8 @@ use crate::{BackendId, Millis, NatMode, ServiceId};
 
 pub use self::sweep::{Liveness, Swept};
 pub use self::touch::Touch;
-pub use self::view::{FlowView, Rewrite};
+pub use self::usual::Usual;
+pub use self::view::FlowView;
 
 /// Which of a flow's two keys a packet has.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]

@@ -109,7 +109,7 @@ fn burst<A: Family>(table: &mut FlowTable, keys: &[FlowKey<A>], now: Millis) -> 
         let Some((flow, direction)) = table.find(hash, candidate, key, now) else { continue };
         table.touch(flow, direction, TcpFlags::ACK, now);
         let rewrite = table.rewrite::<A>(flow, direction);
-        sum += u64::from(rewrite.to.sport) + u64::from(rewrite.l4_delta.to_bits());
+        sum += u64::from(rewrite.sport) + u64::from(rewrite.l4.to_bits());
         found += 1;
     }
     (found, sum)

@@ -61,6 +61,7 @@ impl State {
     const UNANSWERED: u64 = 1 << 41;
     /// The warning about replies that bypass the appliance was given.
     const BYPASS_REPORTED: u64 = 1 << 42;
+    const ESTABLISHED: u64 = (Phase::Established as u64) << Self::PHASE;
 
     pub(super) fn new(family: Family, protocol: Protocol, mode: NatMode, now: Millis) -> Self {
         let mode = if mode == NatMode::Dnat { Self::DNAT } else { 0 };
@@ -135,8 +136,14 @@ impl State {
     /// True if both ways work and a reply was seen: only a SYN, FIN or RST does more to such a flow than renew its time.
     #[inline]
     pub(super) const fn is_settled(self) -> bool {
-        const ESTABLISHED: u64 = (Phase::Established as u64) << State::PHASE;
-        self.0 & (7 << Self::PHASE | Self::UNANSWERED) == ESTABLISHED
+        self.0 & (7 << Self::PHASE | Self::UNANSWERED) == Self::ESTABLISHED
+    }
+
+    /// The same for a live flow of this kind.
+    #[inline]
+    pub(super) const fn is_settled_of(self, family: Family, protocol: Protocol) -> bool {
+        let asked = Self::LIVE | Self::IPV6 | 3 << Self::PROTOCOL | 7 << Self::PHASE | Self::UNANSWERED;
+        self.0 & asked == Self::kind(family, protocol) | Self::ESTABLISHED
     }
 
     /// True for a client's packet that shows that it heard a reply, or misses one, where the appliance saw none.
@@ -200,12 +207,16 @@ fn v4_word<A: Address>(key: &FlowKey<A>) -> u64 {
 /// True if the record holds `key` in that direction. State (liveness, family, protocol) is compared too.
 #[inline]
 pub(super) fn holds<A: Address>(record: &[Line], direction: Direction, key: &FlowKey<A>) -> bool {
+    let state = record.first().map_or(State(0), |head| State(head[STATE]));
+    state.is_live_of(A::FAMILY, key.protocol) && has_key(record, direction, key)
+}
+
+/// True if the record has the addresses and ports of `key` in that direction; its state is not looked at.
+#[inline]
+pub(super) fn has_key<A: Address>(record: &[Line], direction: Direction, key: &FlowKey<A>) -> bool {
     let Some(head) = record.first() else { return false };
-    let (ports, word, at) = match direction {
-        Direction::Original => (upper(head[PORTS]), ORIGINAL_ADDRESSES, 0),
-        Direction::Reply => (lower(head[PORTS]), REPLY_ADDRESSES, 4),
-    };
-    if ports != key.ports() || !State(head[STATE]).is_live_of(A::FAMILY, key.protocol) {
+    let (ports, word, at) = place_of(head, direction);
+    if ports != key.ports() {
         return false;
     }
     match A::FAMILY {
@@ -214,6 +225,15 @@ pub(super) fn holds<A: Address>(record: &[Line], direction: Direction, key: &Flo
             let ([s0, s1], [d0, d1]) = (key.src.words(), key.dst.words());
             record.get(1).is_some_and(|tail| tail[at..at + 4] == [s0, s1, d0, d1])
         }
+    }
+}
+
+/// Of one direction: the ports, the word of its IPv4 addresses, and where its IPv6 addresses begin in the second line.
+#[inline]
+const fn place_of(head: &Line, direction: Direction) -> (u32, usize, usize) {
+    match direction {
+        Direction::Original => (upper(head[PORTS]), ORIGINAL_ADDRESSES, 0),
+        Direction::Reply => (lower(head[PORTS]), REPLY_ADDRESSES, 4),
     }
 }
 
@@ -243,10 +263,7 @@ pub(super) fn put<A: Address>(record: &mut [Line], flow: &NewFlow<A>, state: Sta
 #[inline]
 pub(super) fn key<A: Address>(record: &[Line], direction: Direction) -> FlowKey<A> {
     let head = record.first().unwrap_or(&[0; 8]);
-    let (ports, word, at) = match direction {
-        Direction::Original => (upper(head[PORTS]), ORIGINAL_ADDRESSES, 0),
-        Direction::Reply => (lower(head[PORTS]), REPLY_ADDRESSES, 4),
-    };
+    let (ports, word, at) = place_of(head, direction);
     let (src, dst) = match (A::FAMILY, record.get(1)) {
         (Family::V6, Some(tail)) => ([tail[at], tail[at + 1]], [tail[at + 2], tail[at + 3]]),
         _ => ([head[word] >> 32, 0], [head[word] & 0xffff_ffff, 0]),
@@ -286,18 +303,20 @@ fn deltas_word<A: Address>(from: &FlowKey<A>, to: &FlowKey<A>) -> u64 {
     u64::from(rewrite.ip.to_bits()) << 48 | u64::from(rewrite.l4.to_bits()) << 32
 }
 
-/// The IP and L4 checksum deltas of one direction.
+/// What to make of the packets of one direction: the other key reversed; `A` must be the record's family.
 #[inline]
-pub(super) fn deltas(head: &Line, direction: Direction) -> (Delta, Delta) {
-    let bits = upper(head[DELTAS]);
-    let (ip, l4) = (Delta::from_bits((bits >> 16) as u16), Delta::from_bits((bits & 0xffff) as u16));
-    match direction {
-        Direction::Original => (ip, l4),
-        Direction::Reply => (ip.inverse(), l4.inverse()),
-    }
+pub(super) fn rewrite<A: Address>(record: &[Line], direction: Direction) -> Rewrite<A> {
+    let deltas = record.first().map_or(0, |head| upper(head[DELTAS]));
+    let (ip, l4) = (Delta::from_bits((deltas >> 16) as u16), Delta::from_bits((deltas & 0xffff) as u16));
+    let (to, ip, l4) = match direction {
+        Direction::Original => (key::<A>(record, Direction::Reply), ip, l4),
+        Direction::Reply => (key::<A>(record, Direction::Original), ip.inverse(), l4.inverse()),
+    };
+    Rewrite { src: to.dst, dst: to.src, sport: to.dport, dport: to.sport, ip, l4 }
 }
 
 /// The ids of service and backend.
+#[inline]
 pub(super) fn ids(head: &Line) -> (ServiceId, BackendId) {
     (ServiceId::from_bits(upper(head[IDS])), BackendId::from_bits(lower(head[IDS])))
 }

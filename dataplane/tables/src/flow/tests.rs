@@ -246,9 +246,45 @@ impl Twin {
 
     fn packet(&mut self, tuple: Tuple, direction: Direction, flags: TcpFlags) {
         let key = if direction == Direction::Original { tuple.original() } else { tuple.reply() };
+        for epoch in 0..3 {
+            let at = self.usual(key, flags, epoch);
+            let seen = by_family!(key, |typed| self.note_usual(&typed, flags, epoch));
+            assert_eq!(seen, at.map(|at| (FlowRef(self.flows[at].slot), self.flows[at].view.backend)));
+        }
         let Some((at, flow, direction)) = self.both(key) else { return };
         let want = self.twin_touch(at, direction, flags);
         assert_eq!(self.table.touch(flow, direction, flags, self.now), want);
+    }
+
+    /// The flow of a packet that is a usual one.
+    fn usual(&self, key: AnyKey, flags: TcpFlags, epoch: u32) -> Option<usize> {
+        let known = |flow: &TwinFlow, hop: usize| epoch == flow.epoch && flow.hops[hop].is_some();
+        let has = |flow: &TwinFlow| match key {
+            _ if flow.view.original == key => known(flow, 0),
+            _ if flow.view.reply == key => known(flow, 1),
+            _ => false,
+        };
+        let at = self.flows.iter().position(has).filter(|_| !flags.steers())?;
+        let flow = &self.flows[at];
+        (flow.view.phase == Phase::Established && flow.view.answered && !self.is_over(flow)).then_some(at)
+    }
+
+    /// The same from the table; what it says of the packet is what the flow itself says.
+    fn note_usual<A: Address>(
+        &mut self,
+        key: &FlowKey<A>,
+        flags: TcpFlags,
+        epoch: u32,
+    ) -> Option<(FlowRef, BackendId)> {
+        let hash = self.table.hash(key);
+        let holds = |place: Place| record::holds(self.table.slab.record(place.slot), place.direction, key);
+        // As a hint from either bucket.
+        let place = self.table.index.find(hash, holds)?;
+        let usual = self.table.note_usual(Candidate(Some(place)), (key, flags), epoch, self.now)?;
+        assert_eq!(usual.rewrite, self.table.rewrite(usual.flow, place.direction));
+        assert_eq!(Some(usual.next_hop), self.table.next_hop(usual.flow, place.direction, epoch));
+        assert_eq!(self.table.last_seen(usual.flow), self.now);
+        Some((usual.flow, usual.backend))
     }
 
     fn twin_touch(&mut self, at: usize, direction: Direction, flags: TcpFlags) -> Touch {
@@ -370,9 +406,9 @@ impl Twin {
         assert!(table.still_holds(flow, direction, &key));
         let there = table.rewrite::<A>(flow, Direction::Original);
         let back = table.rewrite::<A>(flow, Direction::Reply);
-        assert_eq!((there.ip_delta.inverse(), there.l4_delta.inverse()), (back.ip_delta, back.l4_delta));
-        assert_eq!(A::any(there.to), table.view(flow).reply.reversed());
-        assert_eq!(A::any(back.to), table.view(flow).original.reversed());
+        assert_eq!((there.ip.inverse(), there.l4.inverse()), (back.ip, back.l4));
+        assert_eq!(A::any(there.key(key.protocol)), table.view(flow).reply.reversed());
+        assert_eq!(A::any(back.key(key.protocol)), table.view(flow).original.reversed());
     }
 }
 

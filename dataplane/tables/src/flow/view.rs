@@ -2,23 +2,12 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use packet::checksum::Delta;
+use packet::nat::Rewrite;
 use packet::{Address, AnyKey, Family, FlowKey};
 
 use super::{Direction, FlowRef, FlowTable, record};
 use crate::tcp_state::Phase;
 use crate::{BackendId, Millis, NatMode, NextHopId, ServiceId};
-
-/// What to make of a packet.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Rewrite<A> {
-    /// The addresses and ports that it leaves with.
-    pub to: FlowKey<A>,
-    /// Change of the IPv4 header checksum.
-    pub ip_delta: Delta,
-    /// Change of the TCP or UDP checksum: addresses (the pseudo header) and ports.
-    pub l4_delta: Delta,
-}
 
 /// All that is known of a flow; for reports.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -46,12 +35,7 @@ impl FlowTable {
     #[inline]
     #[must_use]
     pub fn rewrite<A: Address>(&self, flow: FlowRef, direction: Direction) -> Rewrite<A> {
-        let other = match direction {
-            Direction::Original => Direction::Reply,
-            Direction::Reply => Direction::Original,
-        };
-        let (ip_delta, l4_delta) = record::deltas(self.slab.head(flow.0), direction);
-        Rewrite { to: record::key(self.slab.record(flow.0), other).reversed(), ip_delta, l4_delta }
+        record::rewrite(self.slab.record(flow.0), direction)
     }
 
     /// True if the flow (still) has `key` in that direction.
