@@ -117,7 +117,8 @@ fn inserts(sampler: &mut Sampler) -> std::io::Result<()> {
     let insert = |table: &mut FlowTable, next: &mut u32| {
         let mut numbers = *next..;
         let flows = [(); BURST].map(|()| flow(numbers.next().expect("an endless range")));
-        flows.iter().for_each(|flow| table.prefetch_insert(&flow.original, &flow.reply));
+        let keys = flows.iter().flat_map(|flow| [flow.original, flow.reply]);
+        keys.for_each(|key| table.prefetch_buckets(table.hash(&key)));
         for flow in &flows {
             table.insert(flow, Millis(0)).expect("room, and keys of their own");
         }

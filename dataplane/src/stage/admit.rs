@@ -98,12 +98,12 @@ pub(crate) fn course<'t, A: Address>(
     Ok(Course { service: served.port.id, backend, reach, mode, affinity_timeout_s })
 }
 
-/// The key that the replies of a new flow most likely get.
+/// The key that the replies of a new flow most likely get, or after `passed` others that are taken.
 pub(crate) fn likely_reply<A: Address, B>(
     state: &State<B>,
     tables: &Tables,
     course: &Course<'_>,
-    key: &FlowKey<A>,
+    (key, passed): (&FlowKey<A>, usize),
 ) -> Option<FlowKey<A>> {
     let address = A::from_ip(course.backend.address)?;
     let Course { backend, reach, mode, .. } = *course;
@@ -112,7 +112,7 @@ pub(crate) fn likely_reply<A: Address, B>(
         NatMode::Snat => {
             let request = SnatRequest { original: *key, backend: address, port: backend.port };
             let source = sources::<A>(tables, reach).next()?;
-            source_ports(state, tables).likely(&state.flows, &request, source)
+            source_ports(state, tables).likely(&state.flows, &request, source, passed)
         }
     }
 }

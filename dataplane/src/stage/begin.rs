@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use packet::{Address, AnyKey, Body, FlowKey, MacAddr, Parsed, Protocol};
-use tables::{BackendId, DropReason, Millis, Tables, affinity::Affinity, flow::Direction};
+use tables::{BackendId, DropReason, Millis, Tables, affinity::Affinity, flow::Direction, hash::FlowHash};
 
 use super::{
     admit::{Course, admit, course, likely_reply},
@@ -99,27 +99,42 @@ impl<'a, P: PortIo> Pass<'a, P> {
     #[inline(never)]
     pub(crate) fn foresee(&self, count: usize, mac: MacAddr, scratch: &Scratch) -> Intents<'a> {
         let mut intents = [const { None }; BURST];
-        for (slot, place) in intents.iter_mut().enumerate().take(count) {
+        let mut replies = [None; BURST];
+        for slot in 0..count.min(BURST) {
             let Some((parsed, hash)) = scratch.arrived(slot) else { continue };
             let Body::Flow { key, .. } = &parsed.body else { continue };
             if parsed.dst_mac == mac && self.state.flows.is_absent(hash) {
-                *place = Some(match key {
-                    AnyKey::V4(key) => self.foresee_flow(key),
-                    AnyKey::V6(key) => self.foresee_flow(key),
-                });
+                let intent = match key {
+                    AnyKey::V4(key) => self.intent(key),
+                    AnyKey::V6(key) => self.intent(key),
+                };
+                replies[slot] = self.prefetch_reply(&intent, key, 0);
+                intents[slot] = Some(intent);
+            }
+        }
+        // Where the likely reply key is taken, the flow gets another one, probably the next.
+        for (slot, reply) in replies.iter().enumerate() {
+            if reply.is_some_and(|hash| !self.state.flows.is_absent(hash))
+                && let (Some(intent), Some((parsed, _))) = (&intents[slot], scratch.arrived(slot))
+                && let Body::Flow { key, .. } = &parsed.body
+            {
+                self.prefetch_reply(intent, key, 1);
             }
         }
         intents
     }
 
-    fn foresee_flow<A: Address>(&self, key: &FlowKey<A>) -> Intent<'a> {
-        let intent = self.intent(key);
-        if let Intent::Enter(course) = &intent
-            && let Some(reply) = likely_reply(self.state, self.tables, course, key)
-        {
-            self.state.flows.prefetch_insert(key, &reply);
-        }
-        intent
+    /// Asks for the lines of the reply key that a new flow gets unless it is taken, or after `passed` others that are;
+    /// gives its hash.
+    fn prefetch_reply(&self, intent: &Intent<'a>, key: &AnyKey, passed: usize) -> Option<FlowHash> {
+        let Intent::Enter(course) = intent else { return None };
+        let (state, tables) = (&*self.state, self.tables);
+        let hash = match key {
+            AnyKey::V4(key) => state.flows.hash(&likely_reply(state, tables, course, (key, passed))?),
+            AnyKey::V6(key) => state.flows.hash(&likely_reply(state, tables, course, (key, passed))?),
+        };
+        state.flows.prefetch_buckets(hash);
+        Some(hash)
     }
 
     fn intent<A: Address>(&self, key: &FlowKey<A>) -> Intent<'a> {

@@ -216,16 +216,17 @@ impl FlowTable {
         self.index.is_absent(hash)
     }
 
-    /// For a burst of insertions: asks for the lines of the index that these keys will want, if one comes of them.
-    pub fn prefetch_insert<A: Address>(&self, original: &FlowKey<A>, reply: &FlowKey<A>) {
-        self.prefetch_both([self.hash(original), self.hash(reply)]);
+    /// For a key that may be entered: asks for both lines of the index where it could be.
+    #[inline]
+    pub fn prefetch_buckets(&self, hash: FlowHash) {
+        self.index.prefetch_first(hash);
+        self.index.prefetch_second(hash);
     }
 
     /// All steps at once, for a single key.
     pub fn lookup<A: Address>(&mut self, key: &FlowKey<A>, now: Millis) -> Option<(FlowRef, Direction)> {
         let hash = self.hash(key);
-        self.index.prefetch_first(hash);
-        self.index.prefetch_second(hash);
+        self.prefetch_buckets(hash);
         self.find(hash, Candidate::NONE, key, now)
     }
 
@@ -239,7 +240,7 @@ impl FlowTable {
             return Err(InsertError::Ipv6NotReserved);
         }
         let hashes = [self.hash(&flow.original), self.hash(&flow.reply)];
-        self.prefetch_both(hashes);
+        hashes.into_iter().for_each(|hash| self.prefetch_buckets(hash));
         let free = flow.original != flow.reply
             && self.is_free(hashes[0], &flow.original, now)
             && self.is_free(hashes[1], &flow.reply, now);
@@ -335,13 +336,6 @@ impl FlowTable {
     #[inline]
     fn holds<A: Address>(&self, place: Place, key: &FlowKey<A>) -> bool {
         record::holds(self.slab.record(place.slot), place.direction, key)
-    }
-
-    fn prefetch_both(&self, hashes: [FlowHash; 2]) {
-        for hash in hashes {
-            self.index.prefetch_first(hash);
-            self.index.prefetch_second(hash);
-        }
     }
 
     /// Both keys into the index, or neither and the slot given back.

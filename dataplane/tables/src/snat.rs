@@ -78,22 +78,27 @@ impl<'a> SnatPorts<'a> {
     /// The ports of `range` that `worker` may use.
     #[must_use]
     pub fn new(range: &'a SnatRange, worker: WorkerId, workers: u16) -> Self {
-        let workers = workers.max(1);
-        let (low, last, stride) = (u32::from(range.first()), u32::from(range.last()), u32::from(workers));
+        let (low, last) = (u32::from(range.first()), u32::from(range.last()));
+        if workers <= 1 {
+            // Without the divisions below: this is asked for each new flow.
+            return Self { range, first: low, count: (last + 1).saturating_sub(low), workers: 1 };
+        }
+        let stride = u32::from(workers);
         let first = low + (u32::from(worker.0 % workers) + stride - low % stride) % stride;
         let count = if first > last { 0 } else { (last - first) / stride + 1 };
         Self { range, first, count, workers }
     }
 
-    /// The reply key that `choose` will try first, for a prefetch.
+    /// The reply key that `choose` tries first at this address, or after `passed` others; for a prefetch.
     #[must_use]
     pub fn likely<A: Address>(
         &self,
         table: &FlowTable,
         request: &SnatRequest<A>,
         address: A,
+        passed: usize,
     ) -> Option<FlowKey<A>> {
-        self.walk(table.hash(&request.original)).next().map(|port| request.reply(address, port))
+        self.walk(table.hash(&request.original)).nth(passed).map(|port| request.reply(address, port))
     }
 
     /// A reply key that no flow has: at the first address where one is found, never used (or long gone) before last
@@ -129,6 +134,11 @@ impl<'a> SnatPorts<'a> {
         address: A,
         now: Millis,
     ) -> Probe<A> {
+        // Seen without a look at any record, which would be a cache miss each.
+        let mut replies = self.walk(hash).take(PROBES_MAX as usize).map(|port| request.reply(address, port));
+        if let Some(reply) = replies.find(|reply| table.is_absent(table.hash(reply))) {
+            return Probe::Free(reply);
+        }
         let (mut closed, mut in_time_wait) = (None, None);
         for port in self.walk(hash).take(PROBES_MAX as usize) {
             let reply = request.reply(address, port);
@@ -160,7 +170,8 @@ impl<'a> SnatPorts<'a> {
         let start = scale(lower(hash.0), count as usize);
         let stride = STRIDES[(hash.0 >> 61) as usize] as usize;
         (0..STEPS_MAX.min(count)).filter_map(move |step| {
-            let nth = (start + step as usize * stride) % count as usize;
+            // The first step, nearly always the last, needs no division.
+            let nth = if step == 0 { start } else { (start + step as usize * stride) % count as usize };
             let port = first as usize + nth * usize::from(workers);
             u16::try_from(port).ok().filter(|&port| range.contains(port))
         })

@@ -159,7 +159,7 @@ fn insert_bursts(table: &mut FlowTable, flows: std::ops::Range<u32>) {
     for start in flows.clone().step_by(BURST) {
         let burst = (start..flows.end).take(BURST);
         for flow in burst.clone().map(flow::<Ipv4Addr>) {
-            table.prefetch_insert(&flow.original, &flow.reply);
+            [flow.original, flow.reply].iter().for_each(|key| table.prefetch_buckets(table.hash(key)));
         }
         for flow in burst.map(flow::<Ipv4Addr>) {
             black_box(table.insert(&flow, Millis(0)).expect("embryonic flows make room"));
@@ -219,8 +219,8 @@ fn snat_flows() {
                 port: 8080,
             });
             for request in requests.clone() {
-                let likely = ports.likely(&table, &request, SNAT_ADDRESS).expect("the range is not empty");
-                table.prefetch_insert(&request.original, &likely);
+                let likely = ports.likely(&table, &request, SNAT_ADDRESS, 0).expect("the range is not empty");
+                [request.original, likely].iter().for_each(|key| table.prefetch_buckets(table.hash(key)));
             }
             for request in requests {
                 match ports.choose(&mut table, &request, [SNAT_ADDRESS], Millis(0)) {

@@ -134,7 +134,7 @@ fn likely_is_the_first_choice_of_an_empty_table() {
     let ports = SnatPorts::new(&range, WorkerId(1), 3);
     let mut table = table(100);
     for client in 0..100 {
-        let likely = ports.likely(&table, &request(client), HOME);
+        let likely = ports.likely(&table, &request(client), HOME, 0);
         assert_eq!(ports.choose(&mut table, &request(client), [HOME], Millis(0)).ok(), likely);
     }
 }
