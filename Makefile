@@ -70,7 +70,8 @@ bench: setup-build ## Benches of the packet path, a table each, put together in 
 	$(CARGO) bench -p perf
 	$(CARGO) run -q -p perf --bin report
 
-bench-wire: setup ## Over memif against testpmd in the same run.
+bench-wire: ## Over memif against testpmd in the same run.
+	@$(SETUP) wire
 	$(CARGO) build --release --features dpdk
 	FAIRLEAD_BIN=$(abspath $(FAIRLEAD)) $(CARGO) bench -p perf --features dpdk --bench wire
 	$(CARGO) run -q -p perf --bin report

@@ -4,6 +4,7 @@
 #
 #   deploy/setup.sh            everything
 #   deploy/setup.sh build      only what building needs
+#   deploy/setup.sh wire       that, and testpmd, which `make bench-wire` compares with
 set -eu
 
 RUST_MIN=1.95
@@ -113,8 +114,9 @@ hugepages() {
 
 case $WHAT in
     build) packages "$BUILD_PACKAGES" ;;
+    wire) packages "$BUILD_PACKAGES dpdk-dev" ;;
     all) packages "$BUILD_PACKAGES $LAB_PACKAGES" ;;
-    *) die "usage: $0 [build|all]" ;;
+    *) die "usage: $0 [build|wire|all]" ;;
 esac
 rust
 [ "$WHAT" = build ] || hugepages
