@@ -2,10 +2,11 @@
 //!
 //! The generator is testpmd's `flowgen`: UDP flows to as many VIPs of one Service, each translated (source and destination)
 //! and sent back over the same link to its backend's neighbour. One core generates, one works. A round counts the frames that
-//! come back a second. First a capture of every flow is played through the appliance and what comes back is checked frame by
-//! frame; in each round its counters must tell of every flow, and of no loss but to a full link. Replies are not played here:
-//! `worker` measures both directions. `FAIRLEAD_BIN` names the appliance, else target/release/fairlead. Needs root and
-//! huge pages.
+//! come back a second, after it measured how long a line takes between the two cores: that is what a wire in memory costs, and
+//! the host of a virtual machine changes it at will. First a capture of every flow is played through the appliance and what
+//! comes back is checked frame by frame; in each round its counters must tell of every flow, and of no loss but to a full link.
+//! Replies are not played here: `worker` measures both directions. `FAIRLEAD_BIN` names the appliance, else
+//! target/release/fairlead. Needs root and huge pages.
 
 use std::{
     collections::HashSet,
@@ -26,7 +27,7 @@ use packet::{
     AnyKey, MacAddr, parse,
     testkit::{PacketBuilder, assert_valid_checksums},
 };
-use perf::{Options, Report, Row, Unit};
+use perf::{Options, Report, Row, Unit, cores::round_trip_ns};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -55,43 +56,72 @@ fn main() -> Result<()> {
         Unit::Count,
         checked as f64,
     ));
-    let (mut baseline, mut ours, mut ratios, mut waits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for round in 1..=options.pick(7, 2) {
-        let (macswap, macswap_waited) = bench.round(&Device::Macswap).map_err(|error| bench.kept(&error))?;
-        let (appliance, appliance_waited) =
-            bench.round(&Device::Appliance).map_err(|error| bench.kept(&error))?;
-        eprintln!(
-            "round {round}: macswap {macswap:.2} M/s (waited {macswap_waited:.2}), appliance {appliance:.2} M/s (waited \
-             {appliance_waited:.2})"
-        );
-        waits.push(macswap_waited.max(appliance_waited));
-        baseline.push(macswap);
-        ours.push(appliance);
-        ratios.push(appliance / macswap);
+    let mut series = Series::default();
+    for round in 1..=options.pick(11, 2) {
+        series.play(&bench, round).map_err(|error| bench.kept(&error))?;
     }
-    for (case, unit, values) in [
-        ("testpmd macswap", Unit::MillionPerSecond, &mut baseline),
-        ("appliance, full NAT", Unit::MillionPerSecond, &mut ours),
-        ("appliance to macswap, by round", Unit::Ratio, &mut ratios),
-    ] {
-        let rounds = values.len();
-        report.push(Row::value(&format!("{case}: median of {rounds} rounds"), unit, median(values)));
-        // Sorted by now.
-        report.push(Row::value(&format!("{case}: least"), unit, values[0]));
-        report.push(Row::value(&format!("{case}: most"), unit, values[rounds - 1]));
-    }
-    let waited = median(&mut waits);
-    report.push(Row::value("share of time spent waiting for a core: median", Unit::Ratio, waited));
-    if waited > WAITED_MAX {
-        report.push(Row::value(
-            "NO COMPARISON: other work had the cores; limit of that share",
-            Unit::Ratio,
-            WAITED_MAX,
-        ));
-    }
+    series.report(&mut report);
     report.finish()?;
     bench.clean();
     Ok(())
+}
+
+/// What the rounds gave.
+#[derive(Default)]
+struct Series {
+    /// Rates of the appliance and of macswap, in millions a second.
+    rates: [Vec<f64>; 2],
+    ratios: Vec<f64>,
+    waits: Vec<f64>,
+    trips: Vec<f64>,
+}
+
+impl Series {
+    fn play(&mut self, bench: &Bench, round: u32) -> Result<()> {
+        let trip = round_trip_ns([0, 1])?;
+        let mut order = [Device::Appliance, Device::Macswap];
+        // Who is first takes turns, so that what drifts in a round favours neither.
+        order.rotate_left((round % 2) as usize);
+        let (mut rates, mut waited) = ([0.0; 2], 0.0_f64);
+        for device in order {
+            let (rate, share) = bench.round(device)?;
+            rates[device as usize] = rate;
+            self.rates[device as usize].push(rate);
+            waited = waited.max(share);
+        }
+        let [appliance, macswap] = rates;
+        let ratio = appliance / macswap;
+        eprintln!(
+            "round {round}: macswap {macswap:.2} M/s, appliance {appliance:.2} M/s, ratio {ratio:.2}; waited for a core \
+             {waited:.2}, cores {trip:.0} ns apart"
+        );
+        self.ratios.push(ratio);
+        self.waits.push(waited);
+        self.trips.push(trip);
+        Ok(())
+    }
+
+    fn report(mut self, report: &mut Report) {
+        let [appliance, macswap] = &mut self.rates;
+        for (case, unit, values) in [
+            ("testpmd macswap", Unit::MillionPerSecond, macswap),
+            ("appliance, full NAT", Unit::MillionPerSecond, appliance),
+            ("appliance to macswap, by round", Unit::Ratio, &mut self.ratios),
+            ("a line from core to core and back", Unit::NsPerItem, &mut self.trips),
+        ] {
+            let rounds = values.len();
+            report.push(Row::value(&format!("{case}: median of {rounds} rounds"), unit, median(values)));
+            // Sorted by now.
+            report.push(Row::value(&format!("{case}: least"), unit, values[0]));
+            report.push(Row::value(&format!("{case}: most"), unit, values[rounds - 1]));
+        }
+        let waited = median(&mut self.waits);
+        report.push(Row::value("share of time spent waiting for a core: median", Unit::Ratio, waited));
+        if waited > WAITED_MAX {
+            let case = "NO COMPARISON: other work had the cores; limit of that share";
+            report.push(Row::value(case, Unit::Ratio, WAITED_MAX));
+        }
+    }
 }
 
 fn median(values: &mut [f64]) -> f64 {
@@ -103,6 +133,7 @@ fn median(values: &mut [f64]) -> f64 {
 const LOOP: &str = "--port-topology=loop";
 
 /// What forwards.
+#[derive(Clone, Copy)]
 enum Device {
     Appliance,
     Macswap,
@@ -136,7 +167,7 @@ impl Bench {
         fs::write(&played, capture_of_flows())?;
         let capture =
             format!("net_pcap0,rx_pcap={},tx_pcap={},infinite_rx=1", played.display(), returned.display());
-        let device = self.start(&Device::Appliance)?;
+        let device = self.start(Device::Appliance)?;
         let arguments = ["--forward-mode=io", "--port-topology=paired"];
         let command = self.testpmd("gen", "1", "client", &[&capture], &arguments);
         let player = Running::start(command, &self.folder.join("generator.log"))?;
@@ -154,7 +185,7 @@ impl Bench {
     }
 
     /// Frames that came back in a round, in millions a second, and the share of time that was spent waiting for a core.
-    fn round(&self, device: &Device) -> Result<(f64, f64)> {
+    fn round(&self, device: Device) -> Result<(f64, f64)> {
         let running = self.start(device)?;
         let (rate, waited) = self.generate(device, &running)?;
         running.stop()?;
@@ -162,7 +193,7 @@ impl Bench {
     }
 
     /// Starts a device and waits for its end of the link. The appliance is ready once the link is up.
-    fn start(&self, device: &Device) -> Result<Running> {
+    fn start(&self, device: Device) -> Result<Running> {
         // A link is made anew each round: the driver's server does not always outlive its peer.
         let socket = self.folder.join("wire.sock");
         fs::remove_file(&socket).ok();
@@ -182,7 +213,7 @@ impl Bench {
     }
 
     /// The median of the generator's own reports, those left out that came before the link was busy.
-    fn generate(&self, device: &Device, forwarder: &Running) -> Result<(f64, f64)> {
+    fn generate(&self, device: Device, forwarder: &Running) -> Result<(f64, f64)> {
         let flows = format!("--flowgen-flows={FLOWS}");
         let log = self.folder.join("generator.log");
         let command = self.testpmd(

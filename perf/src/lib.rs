@@ -5,6 +5,7 @@
 //! and only medians of interleaved rounds compare.
 #![forbid(unsafe_code)]
 
+pub mod cores;
 pub mod generator;
 mod host;
 mod options;
