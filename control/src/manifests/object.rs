@@ -1,4 +1,5 @@
-//! One file's documents to objects of the model, with the defaults that the API server would fill in.
+//! Objects to values of the model, with the defaults that the API server would fill in: all of a file's documents
+//! (`read`), or one that an API server gave (`read_one`).
 //! Source: k8s.io/api core/v1, discovery/v1, networking/v1 and their defaulting; unknown fields are not looked at.
 
 mod pool;
