@@ -48,6 +48,8 @@ pub enum SourceEvent {
     Status(Vec<view::Source>),
     /// Everything that was there at the start has been reported.
     Synced,
+    /// What was reported is what the API server has, not only what it had at the last run.
+    Current,
 }
 
 /// Everything the applier works with.

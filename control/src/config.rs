@@ -174,6 +174,23 @@ pub struct KubernetesConfig {
     pub metallb_annotations: bool,
     /// Follow the Services that carry this value of `service.kubernetes.io/service-proxy-name`; none: those without it.
     pub service_proxy_name: Option<String>,
+    /// The Lease whose holder decides about addresses, with an API server as the source.
+    pub lease: LeaseConfig,
+}
+
+/// A Lease by namespace and name.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LeaseConfig {
+    /// Its namespace; must exist.
+    pub namespace: String,
+    /// Its name; appliances with one name share their decisions.
+    pub name: String,
+}
+
+impl Default for LeaseConfig {
+    fn default() -> Self {
+        Self { namespace: "fairlead-system".into(), name: "fairlead".into() }
+    }
 }
 
 /// The API server's own default of `--service-node-port-range`.

@@ -222,12 +222,19 @@ impl Ipam {
             && !service.upkeep.deleting
     }
 
+    /// Whether such a Service is also looked after: a leader without pools leaves alone what it never touched.
+    #[must_use]
+    pub fn manages(&self, service: &Service) -> bool {
+        let touched = service.upkeep.finalizer || !self.pools.is_empty();
+        self.is_ours(service) && (self.allocation == Allocation::Own || touched)
+    }
+
     /// The Service is there: nobody takes from it what it has, or what its status says that it has, before its own turn.
     pub fn exists(&mut self, service: &Service) {
         self.unseen.remove(&service.key);
         let wish = Wish::of(service, self.rules.metallb_annotations);
         self.describe(&service.key, named(service).collect(), wish.share.clone());
-        if !self.is_ours(service) || self.holders.given(&service.key).next().is_some() {
+        if !self.manages(service) || self.holders.given(&service.key).next().is_some() {
             return;
         }
         let named = self.adoptable(service, wish.share.as_ref());
@@ -240,7 +247,7 @@ impl Ipam {
         self.waiting.remove(&service.key);
         let wish = Wish::of(service, self.rules.metallb_annotations);
         self.describe(&service.key, named(service).collect(), wish.share.clone());
-        if !self.is_ours(service) {
+        if !self.manages(service) {
             self.give(&service.key, BTreeSet::new());
             return Assigned::default();
         }

@@ -80,6 +80,24 @@ impl ServiceLabels {
     }
 }
 
+/// What is counted about writing to the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct WriterMetrics {
+    /// 1 while this appliance decides about addresses and writes them down.
+    pub leads: Gauge<u64, AtomicU64>,
+    writes: Family<WriteLabels, Counter>,
+}
+
+/// What was written, and how that went.
+type WriteLabels = [(&'static str, &'static str); 2];
+
+impl WriterMetrics {
+    /// A write of this kind ended so.
+    pub fn wrote(&self, kind: &'static str, result: &'static str) {
+        self.writes.get_or_create(&[("kind", kind), ("result", result)]).inc();
+    }
+}
+
 /// Which addresses of which pool.
 type PoolLabels = [(&'static str, String); 2];
 
@@ -144,6 +162,16 @@ impl Metrics {
     /// Adds what only some appliances have.
     pub fn add(&mut self, collector: Box<dyn Collector>) {
         self.registry.register_collector(collector);
+    }
+
+    /// Shows also what is written to a cluster, from now on.
+    pub fn add_writer(&mut self) -> WriterMetrics {
+        let metrics = WriterMetrics::default();
+        let help = "Whether this appliance decides about addresses and writes them down";
+        self.registry.register("kubernetes_leader", help, metrics.leads.clone());
+        let help = "Writes to the API server by what was written and how it went";
+        self.registry.register("kubernetes_writes", help, metrics.writes.clone());
+        metrics
     }
 
     /// The Prometheus text format, version 0.0.4.

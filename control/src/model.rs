@@ -164,7 +164,7 @@ pub struct AddressRequest {
     pub sharing_key: Option<String>,
 }
 
-/// What only whoever writes to the API server must know of an object; all of it is empty in a manifest.
+/// What only whoever writes to the API server must know of an object; objects come with it from there.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default)]
 pub struct Upkeep {
@@ -176,6 +176,11 @@ pub struct Upkeep {
     pub finalizer: bool,
     /// Whether the condition `LoadBalancerPortsError` is true.
     pub ports_error: bool,
+}
+
+impl Upkeep {
+    /// Our finalizer on Services.
+    pub const FINALIZER: &str = "fairlead.dev/load-balancer";
 }
 
 impl Default for ObjectKey {

@@ -69,13 +69,15 @@ impl Batch {
 pub struct Outcomes {
     waiting: Mutex<Batch>,
     arrived: Notify,
+    /// Why a Service's outcome could not be told to the cluster.
+    faults: Mutex<BTreeMap<ObjectKey, String>>,
 }
 
 impl Outcomes {
     /// Hands values over.
     pub fn put(&self, batch: Batch) {
         if !batch.is_empty() {
-            self.lock().extend(batch);
+            lock(&self.waiting).extend(batch);
             self.arrived.notify_one();
         }
     }
@@ -83,7 +85,7 @@ impl Outcomes {
     /// Everything that was handed over since the last call, at least one value. Cancel safe.
     pub async fn take(&self) -> Batch {
         loop {
-            let batch = std::mem::take(&mut *self.lock());
+            let batch = std::mem::take(&mut *lock(&self.waiting));
             if !batch.is_empty() {
                 return batch;
             }
@@ -91,10 +93,30 @@ impl Outcomes {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Batch> {
-        // No code that could panic runs under the lock.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Notes why a Service's outcome cannot be told, or that it was.
+    pub fn set_fault(&self, key: &ObjectKey, fault: Option<String>) {
+        let mut faults = lock(&self.faults);
+        match fault {
+            Some(fault) => drop(faults.insert(key.clone(), fault)),
+            None => drop(faults.remove(key)),
+        }
     }
+
+    /// Nothing is to be told any more.
+    pub fn clear_faults(&self) {
+        lock(&self.faults).clear();
+    }
+
+    /// Why a Service's outcome cannot be told.
+    #[must_use]
+    pub fn fault(&self, key: &ObjectKey) -> Option<String> {
+        lock(&self.faults).get(key).cloned()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code that could panic runs under a lock.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

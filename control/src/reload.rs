@@ -21,6 +21,7 @@ pub fn merge(running: &GatewayConfig, new: &GatewayConfig) -> (GatewayConfig, Re
             "kubernetes.serviceProxyName",
             running.kubernetes.service_proxy_name != new.kubernetes.service_proxy_name,
         ),
+        ("kubernetes.lease", running.kubernetes.lease != new.kubernetes.lease),
         ("forwarding.flowsPerWorker", running.forwarding.flows_per_worker != new.forwarding.flows_per_worker),
         (
             "forwarding.affinityClients",

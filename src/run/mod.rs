@@ -20,11 +20,11 @@ use control::admin::{
     self,
     server::{Admin, bind},
 };
-use control::apply::{Applier, Control, Parts};
+use control::apply::{Applier, Control, Election, Parts};
 use control::compile::HealthChecks;
 use control::config::GatewayConfig;
 use control::http::{self, Health};
-use control::kube::KubernetesCollector;
+use control::kube::{self, KubernetesCollector, LeaseName, Writing};
 use control::metrics::Metrics;
 use control::mirror::PortRange;
 use control::service_health;
@@ -132,9 +132,12 @@ async fn appliance(
     let names = config.ports.iter().map(|port| port.name.clone()).collect();
     let pump = rig.pump.counters();
     let mut metrics = Metrics::new(rig.workers.counters(), names, Some(Arc::clone(pump)));
-    if let Some(api) = source.api {
-        metrics.add(Box::new(KubernetesCollector(api)));
-    }
+    let (election, writing) = match source.api {
+        Some(api) => {
+            take_part(api, &config, state, &mut metrics).map(|(one, other)| (Some(one), Some(other)))?
+        }
+        None => (None, None),
+    };
     let metrics = Arc::new(metrics);
     let (health_checks, wanted_checks) = watch::channel(HealthChecks::default());
     let service_metrics = metrics.control.clone();
@@ -151,7 +154,7 @@ async fn appliance(
         state: Arc::clone(state),
         workers: rig.workers.clone(),
         metrics: metrics.control.clone(),
-        election: None,
+        election,
     };
     let (applier, control, ready) = Applier::start(parts)?;
     let health = Arc::new(Health::new(rig.workers.clone(), ready.clone()));
@@ -170,8 +173,28 @@ async fn appliance(
     drop(rig.pump);
     let stopped = applier.stop().map_err(|_| anyhow!("the control thread had failed"))?;
     drop(stopped);
+    if let Some(writing) = writing {
+        writing.end().await;
+    }
     // A worker that ended by itself says why.
     joined.and(ended)
+}
+
+/// Decides about addresses together with the other appliances on this API server.
+fn take_part(
+    api: source::Api,
+    config: &GatewayConfig,
+    state: &StateDir,
+    metrics: &mut Metrics,
+) -> Result<(Election, Writing)> {
+    metrics.add(Box::new(KubernetesCollector(api.counters)));
+    let lease = &config.kubernetes.lease;
+    let lease = LeaseName {
+        namespace: lease.namespace.clone(),
+        name: lease.name.clone(),
+        identity: kube::identity(state).context("cannot keep a name of our own in the stateDir")?,
+    };
+    Ok(kube::write(api.server, lease, metrics.add_writer()))
 }
 
 /// Answers `fairlead trace --live`: one question, or a list of them.

@@ -19,8 +19,16 @@ const EVENTS_MAX: usize = 64;
 pub(super) struct Followed {
     /// What the applier reads.
     pub(super) events: mpsc::Receiver<SourceEvent>,
-    /// What is counted about the API server; none with manifests.
-    pub(super) api: Option<Arc<Counters>>,
+    /// The API server; none with manifests.
+    pub(super) api: Option<Api>,
+}
+
+/// The API server that is followed.
+pub(super) struct Api {
+    /// How it is reached.
+    pub(super) server: Arc<ApiServer>,
+    /// What is counted about it.
+    pub(super) counters: Arc<Counters>,
 }
 
 /// Starts to follow the source; to be called within the runtime.
@@ -33,7 +41,9 @@ pub(super) fn follow(config: &GatewayConfig, state: &Arc<StateDir>) -> Result<Fo
         }
         (_, access) => access.map(|access| {
             let proxy_name = config.kubernetes.service_proxy_name.as_deref();
-            kube::follow(Arc::new(ApiServer::new(access)), proxy_name, Arc::clone(state), out)
+            let server = Arc::new(ApiServer::new(access));
+            let counters = kube::follow(Arc::clone(&server), proxy_name, Arc::clone(state), out);
+            Api { server, counters }
         }),
     };
     Ok(Followed { events, api })

@@ -12,6 +12,7 @@ use super::view;
 use crate::apply::Look;
 use crate::compile::{Origin, ServiceReport, Way};
 use crate::config::GatewayConfig;
+use crate::model::ObjectKey;
 use crate::workers::ListedFlow;
 
 /// Every service port, or those of one namespace.
@@ -42,7 +43,9 @@ pub(super) fn services(look: &Look<'_>, namespace: Option<&str>) -> Vec<view::Se
 /// What the compiler and the workers found.
 fn problems(look: &Look<'_>, report: &ServiceReport) -> Vec<String> {
     let seen = look.bypassed.problem(&report.ids, look.now);
-    report.problems.iter().cloned().chain(seen).collect()
+    let key = ObjectKey::new(report.namespace.as_str(), report.name.as_str());
+    let unwritten = look.outcomes.and_then(|outcomes| outcomes.fault(&key));
+    report.problems.iter().cloned().chain(seen).chain(unwritten).collect()
 }
 
 /// Every backend of every service port, or those of one namespace.
@@ -141,7 +144,7 @@ fn origin_word(origin: Origin) -> &'static str {
 
 /// The address pools: those of the configuration in its order, then the AddressPools.
 pub(super) fn pools(look: &Look<'_>) -> Vec<view::Pool> {
-    let assignment = |(address, key): &(IpAddr, crate::model::ObjectKey)| view::Assignment {
+    let assignment = |(address, key): &(IpAddr, ObjectKey)| view::Assignment {
         address: *address,
         service: key.to_string(),
     };

@@ -9,6 +9,7 @@ use crate::admin::view;
 use crate::compile::Compiler;
 use crate::config::GatewayConfig;
 use crate::network::Network;
+use crate::outcome::Outcomes;
 
 /// Asks the applier; cheap to clone.
 #[derive(Clone)]
@@ -37,6 +38,8 @@ pub struct Look<'a> {
     pub(crate) bypassed: &'a Bypassed,
     /// When this look is.
     pub(crate) now: Instant,
+    /// What could not be told to the cluster; none where nothing is told.
+    pub outcomes: Option<&'a Outcomes>,
 }
 
 /// What to do with the state in force.

@@ -39,6 +39,8 @@ pub(super) struct Engine {
     /// Whether addresses may differ from what the file holds.
     unsaved: bool,
     synced: bool,
+    /// Whether the API server itself has said what there is.
+    current: bool,
     /// The first version that holds everything the source had at the start.
     first_full: Option<Generation>,
     ready: watch::Sender<bool>,
@@ -79,6 +81,7 @@ impl Engine {
             saved,
             unsaved: true,
             synced: false,
+            current: false,
             first_full: None,
             ready,
             published: Instant::now(),
@@ -132,8 +135,11 @@ impl Engine {
             }
             SourceEvent::Synced => {
                 self.synced = true;
-                self.set_allocation();
                 self.changed();
+            }
+            SourceEvent::Current => {
+                self.current = true;
+                self.set_allocation();
             }
         }
     }
@@ -141,7 +147,7 @@ impl Engine {
     /// Nothing is decided before all is known that was decided earlier.
     fn set_allocation(&mut self) {
         let Some(election) = &self.parts.election else { return };
-        let leads = self.synced && *election.leads.borrow();
+        let leads = self.current && *election.leads.borrow();
         self.compiler.set_allocation(if leads { Allocation::Lead } else { Allocation::Follow });
         if self.compiler.is_dirty() {
             self.changed();
@@ -252,6 +258,7 @@ impl Engine {
                     sources: &self.sources,
                     bypassed: &self.bypassed,
                     now: Instant::now(),
+                    outcomes: self.parts.election.as_ref().map(|election| &*election.outcomes),
                 });
             }
             Request::Reload(answer) => {

@@ -76,7 +76,7 @@ impl Compiler {
         let lost: BTreeSet<_> = lost.collect();
         Outcome {
             service: Some(service.clone()),
-            ours: self.ipam.is_ours(service),
+            ours: self.ipam.manages(service),
             lacks: compiled.assigned.lacks.clone(),
             lost_ports: lost.into_iter().collect(),
             addresses,

@@ -10,10 +10,10 @@ use packet::{Family, MacAddr};
 
 use super::value::{
     absolute, address, interface_address, label_value, netdev_name, network, node_port_range, nonempty,
-    port_range, station, timeout,
+    object_name, port_range, station, timeout,
 };
 use super::{
-    AdminConfig, DpdkConfig, ForwardingConfig, GatewayConfig, Hugepages, Idle, KubernetesConfig,
+    AdminConfig, DpdkConfig, ForwardingConfig, GatewayConfig, Hugepages, Idle, KubernetesConfig, LeaseConfig,
     MetricsConfig, Mode, NODE_PORT_RANGE, NeighborConfig, Placement, PortConfig, RouteConfig, Source, Target,
     Timeouts, Workers,
 };
@@ -180,6 +180,7 @@ fn kubernetes(root: &At<'_>, errors: &Errors) -> KubernetesConfig {
         "loadBalancerClass",
         "metallbAnnotations",
         "serviceProxyName",
+        "lease",
     ];
     at.only(&known, errors);
     KubernetesConfig {
@@ -202,7 +203,15 @@ fn kubernetes(root: &At<'_>, errors: &Errors) -> KubernetesConfig {
             .and_then(|at| at.boolean(errors))
             .unwrap_or_default(),
         service_proxy_name: at.field("serviceProxyName").and_then(|at| label_value(&at, errors)),
+        lease: at.field("lease").map(|at| lease(&at, errors)).unwrap_or_default(),
     }
+}
+
+fn lease(at: &At<'_>, errors: &Errors) -> LeaseConfig {
+    at.only(&["namespace", "name"], errors);
+    let default = LeaseConfig::default();
+    let read = |key: &str, default| at.field(key).and_then(|at| object_name(&at, errors)).unwrap_or(default);
+    LeaseConfig { namespace: read("namespace", default.namespace), name: read("name", default.name) }
 }
 
 fn empty_kubernetes() -> KubernetesConfig {
@@ -217,6 +226,7 @@ fn empty_kubernetes() -> KubernetesConfig {
         load_balancer_class: String::new(),
         metallb_annotations: false,
         service_proxy_name: None,
+        lease: LeaseConfig::default(),
     }
 }
 

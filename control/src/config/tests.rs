@@ -21,6 +21,22 @@ fn faults(text: &str) -> Vec<String> {
 }
 
 #[test]
+fn a_lease_has_a_name_that_kubernetes_takes() {
+    let lease = |text: &str| {
+        let text = format!(
+            "apiVersion: fairlead.dev/v1alpha1\nkind: GatewayConfig\nports: [{{name: a, device: net_null0}}]\nkubernetes: {{inCluster: true, lease: {text}}}\n"
+        );
+        GatewayConfig::parse("f", &text)
+            .map(|config| config.kubernetes.lease)
+            .map_err(|refused| refused.to_string())
+    };
+    let named = lease("{name: edge}").expect("good");
+    assert_eq!((named.namespace.as_str(), named.name.as_str()), ("fairlead-system", "edge"));
+    assert!(lease("{name: ../edge}").expect_err("bad").contains("cannot name an object"));
+    assert!(lease("{holder: a}").expect_err("bad").contains("unknown key"));
+}
+
+#[test]
 fn the_shipped_example_is_good() {
     let config = GatewayConfig::parse("fairlead.yaml", GOOD).unwrap_or_else(|refused| panic!("{refused}"));
     assert_eq!(config.ports.len(), 2);

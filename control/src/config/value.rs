@@ -78,6 +78,17 @@ pub(super) fn interface_address(at: &At<'_>, errors: &Errors) -> Option<IpNet> {
     unicast(at, net.addr(), errors).then_some(net)
 }
 
+/// A name as Kubernetes gives them to objects (RFC 1123, a label).
+pub(super) fn object_name(at: &At<'_>, errors: &Errors) -> Option<String> {
+    let name = at.text(errors)?;
+    let clean = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    if clean && (1..=63).contains(&name.len()) && !name.starts_with('-') && !name.ends_with('-') {
+        return Some(name.to_owned());
+    }
+    errors.add(at, format!("`{name}` cannot name an object"), "1 to 63 of a-z, 0-9 and `-` are expected");
+    None
+}
+
 /// Whether the address may be a station's; a fault when not.
 pub(super) fn unicast(at: &At<'_>, address: IpAddr, errors: &Errors) -> bool {
     let bad = address.is_unspecified() || address.is_loopback() || address.is_multicast();

@@ -311,6 +311,20 @@ fn the_leader_takes_the_status_for_its_earlier_decision() {
 }
 
 #[test]
+fn a_leader_without_pools_leaves_alone_what_it_never_touched() {
+    let mut lead = leading(&[]);
+    let anothers = Service { upkeep: Upkeep::default(), ..written("a", &["192.0.2.77"]) };
+    assert!(!lead.manages(&anothers) && turn(&mut lead, &anothers) == Assigned::default());
+    let ours = written("a", &["192.0.2.77"]);
+    assert!(
+        lead.manages(&ours)
+            && said(&mut lead, &ours).starts_with("192.0.2.77 192.0.2.77 is in no pool any more")
+    );
+    lead.set(Rules::default(), &pools(), [].into_iter());
+    assert!(lead.manages(&anothers));
+}
+
+#[test]
 fn of_two_statuses_with_one_address_the_first_keeps_it() {
     let mut lead = leading(&pools());
     let (a, b) = (written("a", &["203.0.113.2"]), written("b", &["203.0.113.2"]));

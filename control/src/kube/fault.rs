@@ -29,6 +29,8 @@ pub(crate) struct Fault {
 pub(crate) enum FaultKind {
     /// No usable kubeconfig or service account.
     Access,
+    /// 409: the object is not as it was when we decided.
+    Conflict,
     /// A stream ended in the middle, or at once.
     Cut,
     /// 403: the account lacks a right.
@@ -55,8 +57,9 @@ pub(crate) enum FaultKind {
 
 impl FaultKind {
     /// Every kind, by name.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Access,
+        Self::Conflict,
         Self::Cut,
         Self::Forbidden,
         Self::Gone,
@@ -74,6 +77,7 @@ impl FaultKind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Access => "access",
+            Self::Conflict => "conflict",
             Self::Cut => "cut",
             Self::Forbidden => "forbidden",
             Self::Gone => "gone",
@@ -103,6 +107,7 @@ impl FaultKind {
             401 => Self::Unauthorized,
             403 => Self::Forbidden,
             404 => Self::NotServed,
+            409 => Self::Conflict,
             410 => Self::Gone,
             429 => Self::Throttled,
             400..=499 => Self::Refused,
@@ -148,6 +153,7 @@ impl fmt::Display for Fault {
         let said = &self.said;
         match self.kind {
             FaultKind::Access => f.write_str(said),
+            FaultKind::Conflict => write!(f, "the object has changed meanwhile ({said})"),
             FaultKind::Cut => write!(f, "the answer was cut off ({said})"),
             FaultKind::Forbidden => write!(f, "a right is missing ({said}); grant it to this account"),
             FaultKind::Gone => write!(f, "our version is forgotten ({said}); everything is listed again"),
@@ -211,7 +217,8 @@ mod tests {
             (401, None, r#"{"code":401,"message":"Unauthorized"}"#, FaultKind::Unauthorized, None),
             (403, None, r#"{"code":403,"message":"services is forbidden"}"#, FaultKind::Forbidden, None),
             (404, None, "404 page not found", FaultKind::NotServed, None),
-            (409, None, "{}", FaultKind::Refused, None),
+            (409, None, "{}", FaultKind::Conflict, None),
+            (422, None, "{}", FaultKind::Refused, None),
             (410, None, r#"{"code":410,"message":"too old"}"#, FaultKind::Gone, None),
             (429, Some("7"), "Too many requests, please try again later.", FaultKind::Throttled, Some(7)),
             (429, None, r#"{"code":429,"details":{"retryAfterSeconds":3}}"#, FaultKind::Throttled, Some(3)),

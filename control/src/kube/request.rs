@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use http_body_util::BodyExt;
+use hyper::Request;
 use hyper::body::Bytes;
-use hyper::{Request, StatusCode};
 use kube::Client;
 use kube::api::{ListParams, WatchParams};
 use kube::client::Body;
@@ -141,19 +141,23 @@ impl Watch {
     }
 }
 
-async fn send(client: &Client, request: Request<Vec<u8>>, patience: Duration) -> Result<Body, Fault> {
+pub(super) async fn send(
+    client: &Client,
+    request: Request<Vec<u8>>,
+    patience: Duration,
+) -> Result<Body, Fault> {
     let answer = timeout(patience, client.send(request.map(Body::from))).await;
     let answer = answer.map_err(|_| silent(patience))?.map_err(|error| unreachable(&error))?;
     let status = answer.status();
     let (head, mut body) = answer.into_parts();
-    if status == StatusCode::OK {
+    if status.is_success() {
         return Ok(body);
     }
     let text = collect(&mut body, ERROR_BYTES_MAX).await.unwrap_or_default();
     Err(Fault::of_answer(status.as_u16(), &head.headers, &text))
 }
 
-async fn collect(body: &mut Body, bytes_max: usize) -> Result<Vec<u8>, Fault> {
+pub(super) async fn collect(body: &mut Body, bytes_max: usize) -> Result<Vec<u8>, Fault> {
     let mut text = Vec::new();
     while let Some(bytes) = frame(body, LIST_SILENCE).await? {
         if text.len() + bytes.len() > bytes_max {
@@ -229,7 +233,7 @@ fn event(line: &[u8]) -> Result<Event, Fault> {
     }
 }
 
-fn refused(error: impl std::fmt::Display) -> Fault {
+pub(super) fn refused(error: impl std::fmt::Display) -> Fault {
     Fault::new(FaultKind::Refused, error)
 }
 

@@ -194,7 +194,10 @@ impl Source {
         tracing::info!(changes = changes.len(), "every kind was listed from the API server");
         self.unsaved = true;
         self.tell(SourceEvent::Changes(changes)).await?;
-        if before.is_none() { self.tell(SourceEvent::Synced).await } else { Ok(()) }
+        if before.is_none() {
+            self.tell(SourceEvent::Synced).await?;
+        }
+        self.tell(SourceEvent::Current).await
     }
 
     /// The API server does not give everything: the state of the last run serves meanwhile, if there is one.

@@ -84,3 +84,45 @@ pub(crate) fn labels(at: &At<'_>) -> Labels {
     let pair = |field: At<'_>| Some((field.key().to_owned(), field.scalar()?.to_owned()));
     at.fields().filter_map(pair).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::yaml;
+
+    /// Where the definition of the API has a key, below `spec` of the schema.
+    fn at_spec<T>(see: impl FnOnce(&At<'_>) -> T) -> T {
+        let text = include_str!("../../../deploy/kubernetes/crds/addresspools.yaml");
+        let parsed = yaml::parse(text);
+        assert!(parsed.faults.is_empty(), "{:?}", parsed.faults);
+        let document = &parsed.documents[0];
+        let root = At::root(document);
+        let spec = root.field("spec").expect("spec");
+        let versions = spec.field("versions").expect("versions");
+        let errors = Errors::default();
+        let version = versions.items(&errors).next().expect("one version");
+        let schema = version.field("schema").expect("schema");
+        let schema = schema.field("openAPIV3Schema").expect("openAPIV3Schema");
+        let properties = schema.field("properties").expect("properties");
+        see(&properties.field("spec").expect("spec of the objects"))
+    }
+
+    #[test]
+    fn the_definition_of_the_api_has_the_keys_that_are_read() {
+        at_spec(|spec| {
+            let properties = spec.field("properties").expect("properties");
+            let mut keys: Vec<_> = properties.fields().map(|field| field.key().to_owned()).collect();
+            let mut want = KEYS.map(str::to_owned);
+            keys.sort_unstable();
+            want.sort_unstable();
+            assert_eq!(keys, want);
+            let default = |key: &str| {
+                let field = properties.field(key).expect(key);
+                field.field("default").and_then(|field| field.scalar().map(str::to_owned))
+            };
+            let pool = Pool::default();
+            assert_eq!(default("autoAssign"), Some(pool.auto_assign.to_string()));
+            assert_eq!(default("avoidBuggyIPs"), Some(pool.avoid_buggy_ips.to_string()));
+        });
+    }
+}

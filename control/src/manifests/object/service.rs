@@ -7,7 +7,7 @@ use packet::Family;
 use super::value::{address, ip, list, network};
 use super::{created, key, labels, meta, port_name, protocol};
 use crate::model::{
-    AddressRequest, FamilyPolicy, Ingress, IpMode, Service, ServicePort, ServiceType, TrafficPolicy,
+    AddressRequest, FamilyPolicy, Ingress, IpMode, Service, ServicePort, ServiceType, TrafficPolicy, Upkeep,
 };
 use crate::pool;
 use crate::yaml::{At, Errors};
@@ -36,10 +36,33 @@ pub(super) fn service(at: &At<'_>, errors: &Errors) -> Option<Service> {
         Some(spec) => service_spec(&mut service, &spec, errors),
         None => errors.add(at, "`spec` is missing", "a Service has one"),
     }
+    service.upkeep = upkeep(at);
     let status = at.field("status");
     let balancer = status.as_ref().and_then(|status| status.field("loadBalancer"));
     service.ingress = balancer.map(|at| list(&at, "ingress", errors, ingress)).unwrap_or_default();
     Some(service)
+}
+
+/// What whoever writes to the API server must know; objects come with it from there.
+fn upkeep(at: &At<'_>) -> Upkeep {
+    let is =
+        |at: &At<'_>, key: &str, want: &str| at.field(key).is_some_and(|field| field.scalar() == Some(want));
+    let unheard = Errors::default();
+    let metadata = at.field("metadata");
+    let field =
+        |key: &str| metadata.as_ref().and_then(|metadata| metadata.field(key)?.scalar().map(str::to_owned));
+    let finalizers = metadata.as_ref().and_then(|metadata| metadata.field("finalizers"));
+    let status = at.field("status");
+    let conditions = status.as_ref().and_then(|status| status.field("conditions"));
+    let mut conditions = conditions.iter().flat_map(|list| list.items(&unheard));
+    let holds = |list: &At<'_>| list.items(&unheard).any(|one| one.scalar() == Some(Upkeep::FINALIZER));
+    Upkeep {
+        uid: field("uid").unwrap_or_default(),
+        deleting: field("deletionTimestamp").is_some(),
+        finalizer: finalizers.as_ref().is_some_and(holds),
+        ports_error: conditions
+            .any(|one| is(&one, "type", "LoadBalancerPortsError") && is(&one, "status", "True")),
+    }
 }
 
 /// The annotations for addresses, pool and sharing key.

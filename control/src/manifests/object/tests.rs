@@ -183,6 +183,24 @@ fn a_key_that_stands_twice_does_not_end_the_report() {
 }
 
 #[test]
+fn what_the_server_keeps_of_a_service_is_read() {
+    let text = HEAD.replace(
+        "{name: web}",
+        "{name: web, uid: u-1, deletionTimestamp: 2026-01-01T00:00:00Z, finalizers: [a, fairlead.dev/load-balancer]}",
+    );
+    let status = "status: {conditions: [{type: LoadBalancerPortsError, status: \"True\"}]}\n";
+    let upkeep = one_service(&format!("{text}spec: {{ports: [{{port: 80}}]}}\n{status}")).upkeep;
+    let want = crate::model::Upkeep { uid: "u-1".into(), deleting: true, finalizer: true, ports_error: true };
+    assert_eq!(upkeep, want);
+    let other = text
+        .replace("fairlead.dev/load-balancer", "fairlead.dev/other")
+        .replace(", deletionTimestamp: 2026-01-01T00:00:00Z", "");
+    let status = status.replace("True", "False");
+    let upkeep = one_service(&format!("{other}spec: {{ports: [{{port: 80}}]}}\n{status}")).upkeep;
+    assert_eq!(upkeep, crate::model::Upkeep { uid: "u-1".into(), ..Default::default() });
+}
+
+#[test]
 fn an_object_twice_in_a_file_is_a_fault() {
     let text = format!("{HEAD}spec: {{}}\n---\n{HEAD}spec: {{}}\n");
     assert_eq!(
