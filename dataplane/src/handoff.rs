@@ -9,10 +9,19 @@ use crate::buf::{BURST, Burst};
 /// Packets that one ring holds.
 const PARCELS: usize = 1024;
 
-/// A packet with the port it came in by.
+/// Where a packet came from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Origin {
+    /// The port it came in by.
+    pub(crate) port: PortId,
+    /// Whoever handed it over knew its flow, though the packet alone does not tell: a fragment.
+    pub(crate) settled: bool,
+}
+
+/// A packet with its origin.
 struct Parcel<B> {
     buf: B,
-    port: PortId,
+    origin: Origin,
 }
 
 /// One worker's ends of the rings to and from all others.
@@ -53,25 +62,25 @@ impl<B> Handoff<B> {
     ///
     /// # Errors
     /// The packet, when its ring is full or there is none.
-    pub(crate) fn send(&mut self, to: WorkerId, port: PortId, buf: B) -> Result<(), B> {
+    pub(crate) fn send(&mut self, to: WorkerId, origin: Origin, buf: B) -> Result<(), B> {
         let ring = self.to.get_mut(usize::from(to.0)).and_then(Option::as_mut);
         let Some(ring) = ring else { return Err(buf) };
-        ring.push(Parcel { buf, port }).map_err(|rtrb::PushError::Full(parcel)| parcel.buf)
+        ring.push(Parcel { buf, origin }).map_err(|rtrb::PushError::Full(parcel)| parcel.buf)
     }
 
-    /// Fills `burst` with the oldest packets of one ring as far as they came in by one port, and says which.
-    pub(crate) fn receive(&mut self, source: usize, burst: &mut Burst<B>) -> Option<PortId> {
+    /// Fills `burst` with the oldest packets of one ring as far as they have one origin, and says which.
+    pub(crate) fn receive(&mut self, source: usize, burst: &mut Burst<B>) -> Option<Origin> {
         let ring = self.from.get_mut(source)?;
-        let port = ring.peek().ok()?.port;
+        let origin = ring.peek().ok()?.origin;
         for _ in burst.len()..BURST {
-            if ring.peek().map_or(true, |parcel| parcel.port != port) {
+            if ring.peek().map_or(true, |parcel| parcel.origin != origin) {
                 break;
             }
             let Ok(parcel) = ring.pop() else { break };
             // The loop counts the free slots.
             let _ = burst.push(parcel.buf);
         }
-        Some(port)
+        Some(origin)
     }
 }
 
@@ -80,20 +89,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packets_arrive_in_order_by_port_and_a_full_ring_refuses() {
+    fn packets_arrive_in_order_by_origin_and_a_full_ring_refuses() {
         let mut ends = handoff_rings::<usize>(2);
         let (mut one, mut zero) = (ends.pop().unwrap(), ends.pop().unwrap());
         for n in 0..PARCELS {
-            assert_eq!(zero.send(WorkerId(1), PortId(u16::from(n >= 5)), n), Ok(()));
+            let origin = Origin { port: PortId(u16::from(n >= 5)), settled: n < 2 };
+            assert_eq!(zero.send(WorkerId(1), origin, n), Ok(()));
         }
-        assert_eq!(zero.send(WorkerId(1), PortId(0), 7), Err(7));
-        assert_eq!(zero.send(WorkerId(0), PortId(0), 7), Err(7));
+        let outside = Origin { port: PortId(0), settled: false };
+        assert_eq!(zero.send(WorkerId(1), outside, 7), Err(7));
+        assert_eq!(zero.send(WorkerId(0), outside, 7), Err(7));
         let mut burst = Burst::new();
-        assert_eq!(one.receive(0, &mut burst), Some(PortId(0)));
-        assert_eq!(burst.iter().copied().collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
-        burst.clear();
-        assert_eq!(one.receive(0, &mut burst), Some(PortId(1)));
-        assert_eq!((burst.len(), burst.slot(0)), (BURST, Some(&5)));
+        let settled = Origin { settled: true, ..outside };
+        for (origin, packets) in
+            [(settled, 0..2), (outside, 2..5), (Origin { port: PortId(1), ..outside }, 5..5 + BURST)]
+        {
+            assert_eq!(one.receive(0, &mut burst), Some(origin));
+            assert_eq!(burst.iter().copied().collect::<Vec<_>>(), packets.collect::<Vec<_>>());
+            burst.clear();
+        }
         assert_eq!(handoff_rings::<usize>(1)[0].sources(), 0);
     }
 }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod buf;
+mod fragments;
 pub mod handoff;
 pub mod idle;
 pub mod io;

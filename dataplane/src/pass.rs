@@ -17,7 +17,8 @@ use tables::{
 
 use crate::{
     buf::{BURST, Burst, PacketBuf},
-    handoff::Handoff,
+    fragments::Fragments,
+    handoff::{Handoff, Origin},
     io::PortIo,
     lane::Lane,
     stage::{
@@ -40,6 +41,7 @@ pub(crate) struct State<B> {
     pub(crate) hold: Hold<B>,
     /// Flows whose replies pass us by, until control is told.
     pub(crate) bypasses: Bypasses,
+    pub(crate) fragments: Fragments<B>,
     /// Bounds the packets made here.
     pub(crate) limit: Limit,
     /// To the kernel, by way of control.
@@ -87,6 +89,8 @@ pub(crate) struct Pass<'a, P: PortIo> {
     pub(crate) now: Millis,
     /// The port the packets at hand came in by.
     pub(crate) port: PortId,
+    /// They are fragments that were handed to us because we have their flow.
+    pub(crate) settled: bool,
 }
 
 impl<'a, P: PortIo> Pass<'a, P> {
@@ -194,7 +198,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
         if self.tables.workers > 1
             && let Some(owner) = self.foreign_owner(parsed)
         {
-            return self.hand_over(buf, owner);
+            return self.hand_over(buf, owner, false);
         }
         let outlook = ((scratch.hashes[slot], scratch.candidates[slot]), known);
         match &parsed.body {
@@ -210,12 +214,12 @@ impl<'a, P: PortIo> Pass<'a, P> {
 
     /// The other worker that has, or will have, the packet's flow.
     fn foreign_owner(&self, parsed: &Parsed) -> Option<WorkerId> {
-        owner(parsed, self.tables).filter(|&owner| owner != self.state.worker)
+        owner(parsed, self.tables).filter(|&owner| !self.settled && owner != self.state.worker)
     }
 
-    /// Gives a packet to its owner, unchanged.
-    fn hand_over(&mut self, buf: P::Buf, owner: WorkerId) {
-        match self.state.handoff.send(owner, self.port, buf) {
+    /// Gives a packet to its owner, unchanged; a fragment whose flow is known is `settled`.
+    pub(crate) fn hand_over(&mut self, buf: P::Buf, owner: WorkerId, settled: bool) {
+        match self.state.handoff.send(owner, Origin { port: self.port, settled }, buf) {
             Ok(()) => self.state.counts.packets.handoff_out += 1,
             Err(buf) => self.drop(buf, DropReason::HandoffFull),
         }

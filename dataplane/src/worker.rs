@@ -25,6 +25,7 @@ use tables::{
 
 use crate::{
     buf::Burst,
+    fragments::Fragments,
     handoff::Handoff,
     idle::{Idle, IdleMode},
     io::PortIo,
@@ -99,6 +100,7 @@ impl<P: PortIo> Worker<P> {
             counts: Counts::new(ports.len()),
             hold: Hold::new(),
             bypasses: Bypasses::new(Millis(0)),
+            fragments: Fragments::new(),
             limit: Limit::new(Millis(0)),
             kernel: links.punt,
             handoff: Handoff::none(),
@@ -146,7 +148,7 @@ impl<P: PortIo> Worker<P> {
     pub fn poll(&mut self, now: Millis) -> usize {
         let replaced = self.tables.take();
         let (tables, state) = (self.tables.current(), &mut self.state);
-        let mut pass = Pass { tables, lanes: &mut self.lanes, state, now, port: PortId(0) };
+        let mut pass = Pass { tables, lanes: &mut self.lanes, state, now, port: PortId(0), settled: false };
         if let Some(old) = replaced {
             pass.state.counts.turns.publications += 1;
             pass.release_held();
@@ -158,6 +160,7 @@ impl<P: PortIo> Worker<P> {
         pass.announce(&mut self.announcer);
         pass.expire_held();
         pass.report_bypasses();
+        pass.expire_fragments();
         pass.flush();
         let records = if work > 0 { RECORDS_BUSY } else { RECORDS_IDLE };
         work += usize::from(self.commands.step(&mut self.state.flows, records, now));
@@ -195,8 +198,8 @@ impl<P: PortIo> Worker<P> {
         let counts = &mut self.state.counts;
         counts.turns.turns += 1;
         counts.turns.idle_turns += u64::from(work == 0);
-        counts.packets.held =
-            (self.state.hold.len() + self.lanes.iter().map(Lane::waiting).sum::<usize>()) as u64;
+        let waiting = self.state.hold.len() + self.state.fragments.waiting();
+        counts.packets.held = (waiting + self.lanes.iter().map(Lane::waiting).sum::<usize>()) as u64;
         counts.flows.update(&self.state.flows.stats());
         counts.affinity.update(&self.state.affinity.stats());
         debug_assert_eq!(counts.imbalance(), 0, "every packet has one verdict: {:?}", counts.packets);
@@ -223,13 +226,14 @@ impl<P: PortIo> Pass<'_, P> {
     fn take_over(&mut self, burst: &mut Burst<P::Buf>, scratch: &mut Scratch) -> usize {
         let mut taken = 0;
         for source in 0..self.state.handoff.sources() {
-            if let Some(port) = self.state.handoff.receive(source, burst) {
+            if let Some(origin) = self.state.handoff.receive(source, burst) {
                 taken += burst.len();
                 self.state.counts.packets.handoff_in += burst.len() as u64;
-                self.port = port;
+                (self.port, self.settled) = (origin.port, origin.settled);
                 self.run_counted(burst, scratch);
             }
         }
+        self.settled = false;
         taken
     }
 

@@ -55,7 +55,7 @@ impl<B: Borrow<[u8; HEADER_LEN]>> Header<B> {
         match (field & 0x1fff, field & 0x2000) {
             (0, 0) => Fragment::Whole,
             (0, _) => Fragment::First { id: self.id().into() },
-            (units, _) => Fragment::Later { id: self.id().into(), offset: units * 8 },
+            (units, more) => Fragment::Later { id: self.id().into(), offset: units * 8, more: more != 0 },
         }
     }
 

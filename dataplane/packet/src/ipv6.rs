@@ -155,6 +155,6 @@ fn fragment(bytes: &[u8; 8]) -> Fragment {
     match (field & 0xfff8, field & 1) {
         (0, 0) => Fragment::Whole,
         (0, _) => Fragment::First { id },
-        (offset, _) => Fragment::Later { id, offset },
+        (offset, more) => Fragment::Later { id, offset, more: more != 0 },
     }
 }

@@ -3,11 +3,13 @@
 //! Plain TCP and UDP take a straight line (`plain`); everything else goes the general way, which gives the same answer
 //! for those too (a property test holds the two together).
 
+mod fragment;
 mod icmp;
 mod ip;
 mod nd;
 mod plain;
 
+pub use self::fragment::first_fragment;
 use self::plain::Link;
 use crate::{
     Arp, Body, Fragment, ParseError, Parsed, VlanTag, arp,

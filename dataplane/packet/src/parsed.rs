@@ -52,6 +52,8 @@ pub enum Fragment {
         id: u32,
         /// Bytes of the original payload before this part.
         offset: u16,
+        /// There are parts behind it.
+        more: bool,
     },
 }
 

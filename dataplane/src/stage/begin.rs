@@ -137,7 +137,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
         Some(hash)
     }
 
-    fn intent<A: Address>(&self, key: &FlowKey<A>) -> Intent<'a> {
+    pub(crate) fn intent<A: Address>(&self, key: &FlowKey<A>) -> Intent<'a> {
         intent(self.tables, key, (&self.state.affinity, self.now))
     }
 

@@ -4,7 +4,7 @@
 //! or left to the transmitting port, where it can. A port that reports checksums is believed; on any other a stored
 //! pseudo-header sum gives the sender away.
 
-use packet::{AnyKey, Body, Parsed, Protocol, checksum};
+use packet::{AnyKey, Body, Fragment, Parsed, Protocol, checksum};
 use tables::DropReason;
 
 use super::route::Egress;
@@ -57,6 +57,10 @@ impl<P: PortIo> Pass<'_, P> {
 
     #[cold]
     fn finish_now_or_later(&self, buf: &mut P::Buf, parsed: &Parsed, egress: Egress) -> Option<TxChecksum> {
+        // A first fragment's checksum covers more than is here, and was finished before the datagram was cut.
+        if parsed.fragment != Fragment::Whole {
+            return None;
+        }
         if let Egress::Ready { port, .. } = egress
             && let Some(lane) = self.lanes.get(port.index())
             && let Some(request) = request(parsed, lane.capabilities)

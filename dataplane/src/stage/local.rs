@@ -1,5 +1,5 @@
-//! What is not a flow's packet: ARP and neighbour discovery, ping, fragments, other protocols, and everything for the
-//! appliance itself. ICMP errors about a flow are another stage's (`error`).
+//! What is not a flow's packet: ARP and neighbour discovery, ping, other protocols, and everything for the appliance
+//! itself. ICMP errors about a flow (`error`) and parts of its datagrams (`fragment`) have stages of their own.
 //!
 //! VIPs are answered here; the appliance's own addresses by the kernel where the port has a mirror, else here too.
 
@@ -111,12 +111,13 @@ impl<P: PortIo> Pass<'_, P> {
         }
     }
 
-    /// Fragments, and IP protocols without ports.
+    /// Parts of datagrams, and IP protocols without ports.
     fn other_ip(&mut self, buf: P::Buf, parsed: &Parsed, (dst, protocol): (IpAddr, u8)) {
-        let fragment = parsed.fragment != Fragment::Whole && Protocol::try_from(protocol).is_ok();
+        if parsed.fragment != Fragment::Whole && Protocol::try_from(protocol).is_ok() {
+            return self.fragment(buf, parsed);
+        }
         let Some(info) = self.tables.addresses.get(dst) else { return self.pass_by(buf, parsed, dst) };
         match info.kind {
-            _ if fragment => self.drop(buf, DropReason::FragmentUnsupported),
             AddressKind::Own(_) => self.deliver(buf, parsed),
             AddressKind::ClusterIp => self.reject(buf, parsed, DropReason::VipPortUnknown),
             AddressKind::ExternalIp | AddressKind::LoadBalancer => self.drop(buf, DropReason::VipPortUnknown),
@@ -124,7 +125,7 @@ impl<P: PortIo> Pass<'_, P> {
     }
 
     /// A packet without ports for an address that is not ours.
-    fn pass_by(&mut self, buf: P::Buf, parsed: &Parsed, dst: IpAddr) {
+    pub(crate) fn pass_by(&mut self, buf: P::Buf, parsed: &Parsed, dst: IpAddr) {
         if parsed.addrs().is_some_and(|addrs| is_martian(self.tables, addrs.src())) {
             return self.drop(buf, DropReason::MartianSource);
         }

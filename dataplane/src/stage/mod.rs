@@ -2,9 +2,9 @@
 //!
 //! `usual` is the short way of most packets. Else `translate` finds a packet's flow; the first packet of one goes by `begin`: `classify` says what it wants, `balance`
 //! which backend it gets and `admit` enters the flow; `checksum` and `rewrite` change the packet, `route` sends it. Beside
-//! the way: `local` answers for our addresses, `error` brings ICMP errors to their flow's sender, `reject` tells a refused one, `hold` keeps what waits for a
-//! neighbour, `announce` speaks for new VIPs, `bypass` tells of replies that take another way, `limit` bounds what we
-//! send unasked.
+//! the way: `local` answers for our addresses, `fragment` has the parts of a datagram follow their first, `error` brings
+//! ICMP errors to their flow's sender, `reject` tells a refused one, `hold` keeps what waits for a neighbour, `announce`
+//! speaks for new VIPs, `bypass` tells of replies that take another way, `limit` bounds what we send unasked.
 
 pub(crate) mod admit;
 pub(crate) mod announce;
@@ -14,6 +14,7 @@ pub mod bypass;
 pub(crate) mod checksum;
 pub(crate) mod classify;
 pub(crate) mod error;
+pub(crate) mod fragment;
 pub mod hold;
 pub(crate) mod limit;
 pub(crate) mod local;

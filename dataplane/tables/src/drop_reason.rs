@@ -71,7 +71,12 @@ drop_reasons! {
     SnatExhausted: "no free source port towards this backend; add forwarding.snatAddresses or widen forwarding.snatPorts",
     SnatNoAddress: "no address of this family to translate to; give the port towards the backend an address of the family",
     SnatPortUnowned: "packet to a translated port that no flow holds; late replies or a scan",
-    FragmentUnsupported: "IP fragment of a service flow; lower the client's packet size or let path MTU discovery work",
+    BadFragment: "IP fragment that the standards forbid (tiny, of an odd length, beyond 65,535 bytes); malformed or hostile traffic",
+    FragmentExpired: "IP fragment whose first one did not come in time, or led nowhere; look for loss, or for paths that part fragments",
+    FragmentOverlap: "IP fragment that contradicts another of its datagram; malformed or hostile traffic",
+    FragmentQueueFull: "too many IP fragments wait for their first one; look for a flood of fragments",
+    FragmentRepeated: "IP fragment that had come before; normal in small numbers",
+    FragmentUnsupported: "IP fragment of an SCTP flow; let path MTU discovery work",
     IcmpErrorUnsupported: "ICMP redirect or source quench about a service flow; correct the route of the router that sent it",
     IcmpErrorWithoutFlow: "ICMP error about a packet that no flow here sent; late or spoofed",
 

@@ -139,7 +139,7 @@ proptest! {
         let body = Body::OtherIp { addrs, protocol: 17 };
         let first = owner(&parsed(Fragment::First { id }, body), &tables);
         prop_assert!(first.is_some_and(|worker| worker.0 < workers));
-        prop_assert_eq!(first, owner(&parsed(Fragment::Later { id, offset }, body), &tables));
+        prop_assert_eq!(first, owner(&parsed(Fragment::Later { id, offset, more: true }, body), &tables));
     }
 }
 

@@ -10,7 +10,10 @@ use packet::{
 };
 use tables::{FrontendKind, NatMode, PortId, Tables, WorkerId, owner::of_key};
 
-use crate::world::*;
+use crate::{
+    fragments::{cut, join},
+    world::*,
+};
 
 /// Both workers, connected.
 fn pair(tables: &Tables) -> Vec<Rig> {
@@ -102,6 +105,43 @@ fn an_error_finds_the_worker_of_the_flow_it_quotes() {
                     assert_eq!(icmp.addrs.dst(), want.src());
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn parts_of_a_datagram_meet_at_one_worker_and_end_at_that_of_their_flow() {
+    for world in &WORLDS {
+        for mode in [NatMode::Snat, NatMode::Dnat] {
+            let (_, mut rigs) = world_of_two(world, Protocol::Udp, mode);
+            for sport in 2000..2032u16 {
+                let to_service = key(Protocol::Udp, at(world.far, sport), at(world.lb, 80));
+                let whole = PacketBuilder::flow(to_service).payload(&[7; 2_500]);
+                let parts = cut(&whole, sport.into(), 1_000);
+                // Each part at any worker, in any order.
+                for (n, at) in
+                    [usize::from(sport % 3), usize::from(sport % 3 + 1) % 3, usize::from(sport % 3 + 2) % 3]
+                        .into_iter()
+                        .zip([sport & 1, sport >> 1 & 1, sport >> 2 & 1])
+                {
+                    rigs[usize::from(at)].push(OUTSIDE, &arriving(OUTSIDE, parts[n].clone()));
+                    for _ in 0..3 {
+                        rigs.iter_mut().for_each(Rig::settle);
+                    }
+                }
+                let out: Vec<Vec<_>> = rigs.iter_mut().map(Rig::all_sent).collect();
+                let [one, other] = &out[..] else { panic!("two workers") };
+                assert!(one.is_empty() || other.is_empty(), "one worker sends them all");
+                let frames: Vec<_> = one.iter().chain(other).map(|(_, frame)| frame.clone()).collect();
+                let whole = join(&frames);
+                assert_valid_checksums(&whole);
+                let by = usize::from(one.is_empty());
+                assert_eq!(rigs[by].counts().dropped(), 0);
+            }
+            let sum = |count: fn(&Rig) -> u64| rigs.iter().map(count).sum::<u64>();
+            assert_eq!(sum(|rig| rig.counts().flows.created), 32);
+            assert_eq!(sum(|rig| rig.counts().packets.held), 0);
+            assert!(rigs.iter().all(|rig| rig.counts().imbalance() == 0));
         }
     }
 }

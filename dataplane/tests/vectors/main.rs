@@ -5,6 +5,7 @@
 mod affinity;
 mod errors;
 mod flows;
+mod fragments;
 mod frames;
 mod handoff;
 mod local;

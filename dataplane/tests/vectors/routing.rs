@@ -28,9 +28,9 @@ fn what_no_service_wants_is_routed() {
                 11,
             ),
             (
-                "a fragment",
+                "a first fragment",
                 OUTSIDE,
-                plain(Protocol::Udp, world.client, world.pods[0]).payload(&[0; 64]).fragment(7, 64, true),
+                plain(Protocol::Udp, world.client, world.pods[0]).payload(&[0; 64]).fragment(7, 0, true),
                 INSIDE,
                 11,
             ),
@@ -86,24 +86,6 @@ fn a_packet_too_long_for_its_way_is_told_the_mtu() {
         assert_eq!(icmp.inner.map(|inner| inner.key), Some(to_service), "the packet as the client sent it");
         assert_eq!(frame[usize::from(parsed.l4) + 6..][..2], 1_400u16.to_be_bytes());
         assert_eq!(rig.dropped(DropReason::TooBig), 1);
-    }
-}
-
-#[test]
-fn fragments_of_services_have_their_own_reason() {
-    for world in &WORLDS {
-        let mut rig = rig(&mut served(world));
-        let to_service = key(Protocol::Udp, at(world.client, 700), at(world.lb, 80));
-        for (offset, more) in [(0, true), (512, false)] {
-            let part = PacketBuilder::flow(to_service).payload(&[0; 512]).fragment(9, offset, more);
-            expect_drop(
-                &mut rig,
-                OUTSIDE,
-                &arriving(OUTSIDE, part),
-                DropReason::FragmentUnsupported,
-                "a fragment",
-            );
-        }
     }
 }
 

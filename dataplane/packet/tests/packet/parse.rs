@@ -113,8 +113,8 @@ fn fragments_never_yield_ports() {
         let later = whole(&packet.clone().fragment(77, 1480, false).build()).expect("valid");
         let middle = whole(&packet.clone().fragment(77, 80, true).build()).expect("valid");
         assert_eq!(first.fragment, Fragment::First { id: 77 });
-        assert_eq!(later.fragment, Fragment::Later { id: 77, offset: 1480 });
-        assert_eq!(middle.fragment, Fragment::Later { id: 77, offset: 80 });
+        assert_eq!(later.fragment, Fragment::Later { id: 77, offset: 1480, more: false });
+        assert_eq!(middle.fragment, Fragment::Later { id: 77, offset: 80, more: true });
         for part in [first, later, middle] {
             assert_eq!(part.key(), None);
             assert!(matches!(part.body, Body::OtherIp { protocol: 17, .. }));

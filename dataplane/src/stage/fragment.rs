@@ -1,0 +1,171 @@
+//! Fragments of TCP, UDP and SCTP: the first one has the ports, finds or begins the flow as a whole packet does, and the
+//! others of its datagram go the same way with the same addresses, whatever their order. The transport checksum is in the
+//! first fragment and covers the datagram, so the delta of the flow's rewrite is right for it as it is.
+//!
+//! All parts of a datagram meet at one worker, by addresses and identification alone. If another has the flow, they are
+//! handed on to it, first one first: that worker then follows the datagram too.
+
+use packet::{AnyKey, FlowKey, Fragment, Parsed, Protocol, TcpFlags, first_fragment};
+use tables::{DropReason, WorkerId, flow::Candidate, hash::FlowHash, owner::of_key};
+
+use super::{begin::Intent, rewrite::Forward};
+use crate::{
+    buf::PacketBuf,
+    fragments::{Course, Datagram, Part, Slot, Waiting},
+    io::PortIo,
+    pass::Pass,
+};
+
+impl<'a, P: PortIo> Pass<'a, P> {
+    /// A part of a datagram with ports.
+    #[inline(never)]
+    pub(crate) fn fragment(&mut self, buf: P::Buf, parsed: &Parsed) {
+        let (Some(datagram), Some(part)) = (Datagram::of(parsed), Part::of(parsed)) else {
+            return self.drop(buf, DropReason::BadFragment);
+        };
+        let slot = self.state.fragments.slot(datagram, self.hash_of(&datagram), self.now);
+        match (self.state.fragments.note(slot, part), parsed.fragment) {
+            (Err(reason), _) => self.drop(buf, reason),
+            (Ok(()), Fragment::First { .. }) => self.first_part(buf, parsed, slot),
+            (Ok(()), _) => self.later_part(buf, parsed, slot),
+        }
+        self.release(slot);
+        self.state.fragments.forget_complete(slot);
+    }
+
+    /// Fragments that have waited too long: what is not for an address of ours is routed without its first one, which may
+    /// have taken another way; it could only be translated by knowing that.
+    pub(crate) fn expire_fragments(&mut self) {
+        while let Some(waiting) = self.state.fragments.take_expired(self.now) {
+            self.give_up(waiting, DropReason::FragmentExpired);
+        }
+    }
+
+    fn give_up(&mut self, waiting: Waiting<P::Buf>, reason: DropReason) {
+        let Waiting { buf, parsed, port, .. } = waiting;
+        let Some(dst) = parsed.addrs().map(|addrs| addrs.dst()) else { return self.drop(buf, reason) };
+        if self.tables.addresses.get(dst).is_some() {
+            return self.drop(buf, reason);
+        }
+        self.port = port;
+        self.pass_by(buf, &parsed, dst);
+    }
+
+    fn first_part(&mut self, buf: P::Buf, parsed: &Parsed, slot: Slot) {
+        let Some((whole, key, flags)) = with_ports(&buf, parsed) else {
+            self.state.fragments.set_course(slot, Course::Refused(DropReason::BadFragment));
+            return self.drop(buf, DropReason::BadFragment);
+        };
+        let course = match (self.owner_of_parts(key), key) {
+            (Some(owner), _) => {
+                self.hand_over(buf, owner, true);
+                Course::Owner(owner)
+            }
+            (None, AnyKey::V4(key)) => self.begin_parts(buf, &whole, (&key, flags)),
+            (None, AnyKey::V6(key)) => self.begin_parts(buf, &whole, (&key, flags)),
+        };
+        self.state.fragments.set_course(slot, course);
+    }
+
+    /// Parts that waited go where their datagram goes, once that is known.
+    fn release(&mut self, slot: Slot) {
+        if self.state.fragments.course(slot) == Course::Unknown {
+            return;
+        }
+        let port = self.port;
+        while let Some(waiting) = self.state.fragments.take_waiting(slot) {
+            self.port = waiting.port;
+            self.later_part(waiting.buf, &waiting.parsed, slot);
+        }
+        self.port = port;
+    }
+
+    /// The first fragment goes the way of a whole packet; where the others are to go is what became of it.
+    fn begin_parts<A: Forward>(
+        &mut self,
+        buf: P::Buf,
+        whole: &Parsed,
+        (key, flags): (&FlowKey<A>, TcpFlags),
+    ) -> Course {
+        let known = self.state.flows.lookup(key, self.now).is_none().then(|| self.intent(key));
+        // Its CRC covers the ports and depends on the length of the datagram, which no fragment but the last one tells.
+        if key.protocol == Protocol::Sctp && matches!(known, None | Some(Intent::Enter(_))) {
+            self.drop(buf, DropReason::FragmentUnsupported);
+            return Course::Refused(DropReason::FragmentUnsupported);
+        }
+        let hash = self.state.flows.hash(key);
+        self.flow(buf, whole, (key, flags), ((hash, Candidate::NONE), known.as_ref()));
+        match known {
+            _ if self.state.flows.lookup(key, self.now).is_some() => Course::Flow(A::any(*key)),
+            Some(Intent::Route) => Course::Route,
+            Some(Intent::Deliver) => Course::Deliver,
+            Some(Intent::Drop(reason) | Intent::Reject(reason)) => Course::Refused(reason),
+            // The flow could not be entered, or a hop too many was taken.
+            None | Some(Intent::Enter(_)) => Course::Refused(DropReason::FragmentExpired),
+        }
+    }
+
+    fn later_part(&mut self, buf: P::Buf, parsed: &Parsed, slot: Slot) {
+        let Some(dst) = parsed.addrs().map(|addrs| addrs.dst()) else {
+            return self.drop(buf, DropReason::BadFragment);
+        };
+        match self.state.fragments.course(slot) {
+            Course::Deliver => self.deliver(buf, parsed),
+            Course::Flow(key) => self.forward_part(buf, parsed, key),
+            Course::Owner(owner) => self.hand_over(buf, owner, true),
+            Course::Refused(reason) => self.drop(buf, reason),
+            Course::Route => self.transit(buf, parsed, dst),
+            Course::Unknown => {
+                let waiting = Waiting { buf, parsed: *parsed, port: self.port, since: self.now };
+                let port = self.port;
+                if let Some(waiting) = self.state.fragments.wait(slot, waiting) {
+                    self.give_up(waiting, DropReason::FragmentQueueFull);
+                    self.port = port;
+                }
+            }
+        }
+    }
+
+    /// A part without ports goes with its flow.
+    fn forward_part(&mut self, buf: P::Buf, parsed: &Parsed, key: AnyKey) {
+        let Some((flow, direction)) = self.flow_of(key) else {
+            return self.drop(buf, DropReason::FragmentExpired);
+        };
+        if parsed.ttl <= 1 {
+            return self.ttl_exceeded(buf, parsed);
+        }
+        match key {
+            AnyKey::V4(key) => self.forward(buf, parsed, &key, (flow, direction)),
+            AnyKey::V6(key) => self.forward(buf, parsed, &key, (flow, direction)),
+        }
+    }
+
+    /// The other worker that has, or will have, the flow, unless the parts were handed to us for that very reason.
+    fn owner_of_parts(&self, key: AnyKey) -> Option<WorkerId> {
+        let owner = of_key(key, self.tables);
+        (!self.settled && owner != self.state.worker).then_some(owner)
+    }
+
+    /// A hash that clients cannot aim.
+    fn hash_of(&self, datagram: &Datagram) -> FlowHash {
+        let [a, b, c, d] = datagram.id().to_be_bytes();
+        let (sport, dport) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+        match datagram.addrs() {
+            packet::AnyAddrs::V4 { src, dst } => {
+                self.state.flows.hash(&FlowKey { src, dst, sport, dport, protocol: Protocol::Udp })
+            }
+            packet::AnyAddrs::V6 { src, dst } => {
+                self.state.flows.hash(&FlowKey { src, dst, sport, dport, protocol: Protocol::Udp })
+            }
+        }
+    }
+}
+
+/// A first fragment with its ports, if they are there.
+fn with_ports<B: PacketBuf>(buf: &B, parsed: &Parsed) -> Option<(Parsed, AnyKey, TcpFlags)> {
+    let whole = first_fragment(buf.head(), parsed)?;
+    match whole.body {
+        packet::Body::Flow { key, tcp_flags } => Some((whole, key, tcp_flags)),
+        _ => None,
+    }
+}
