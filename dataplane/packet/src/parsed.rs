@@ -66,7 +66,7 @@ pub enum Body {
     Flow {
         /// Its 5-tuple.
         key: AnyKey,
-        /// TCP flags; none for the other protocols.
+        /// TCP flags; for SCTP what its chunks amount to ([`flags`](crate::sctp::flags)), for UDP none.
         tcp_flags: TcpFlags,
     },
     /// ICMP or ICMPv6, other than neighbour discovery.

@@ -1,14 +1,46 @@
-//! SCTP common header (RFC 9260 §3.1). Chunks are not read.
+//! SCTP common header (RFC 9260 §3.1), and what the chunks behind it do to the association. Their contents are not read:
+//! an association has one address at each end here.
 
 use std::borrow::{Borrow, BorrowMut};
 
 use crate::{
-    bytes::{array, be16, be32, put},
+    TcpFlags,
+    bytes::{array, be16, be32, chunk, put},
     crc32c,
 };
 
 /// Bytes of the common header.
 pub const HEADER_LEN: usize = 12;
+
+/// Chunks of one packet that are looked at: control chunks come first, and few go together (RFC 9260 §6.10).
+const CHUNKS_MAX: usize = 8;
+/// Chunk types (RFC 9260 §3.2).
+const DATA: u8 = 0;
+const INIT: u8 = 1;
+const INIT_ACK: u8 = 2;
+const ABORT: u8 = 6;
+const SHUTDOWN: u8 = 7;
+const SHUTDOWN_ACK: u8 = 8;
+
+/// What the chunks of a packet do to its association, as flags of TCP would: INIT opens as a SYN does, SHUTDOWN and its
+/// answer close the two ways as FINs do, ABORT resets; all the rest goes on as an ACK.
+#[must_use]
+pub fn flags(chunks: &[u8]) -> TcpFlags {
+    let mut at = 0;
+    for _ in 0..CHUNKS_MAX {
+        let Some(header) = chunk::<4>(chunks, at) else { break };
+        match header[0] {
+            INIT => return TcpFlags::SYN,
+            INIT_ACK => return TcpFlags::SYN | TcpFlags::ACK,
+            ABORT => return TcpFlags::RST,
+            SHUTDOWN | SHUTDOWN_ACK => return TcpFlags::FIN | TcpFlags::ACK,
+            DATA => break,
+            // A length below that of its own header says nothing of where the next chunk is.
+            _ => at += usize::from(be16(header, 2).max(4)).next_multiple_of(4),
+        }
+    }
+    TcpFlags::ACK
+}
 
 /// The 12 bytes of an SCTP common header; holding them is the proof that they are there.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +82,33 @@ impl<B: BorrowMut<[u8; HEADER_LEN]>> Header<B> {
             let crc = crc32c::patch_first(u32::from_le_bytes(array(bytes, 8)), old, new, len);
             put(bytes, 0, new);
             put(bytes, 8, crc.to_le_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_steer_an_association() {
+        let sack = [3, 0, 0, 16, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0];
+        for (name, chunks, want) in [
+            ("INIT", &[1, 0, 0, 20][..], TcpFlags::SYN),
+            ("INIT ACK", &[2, 0, 0, 20], TcpFlags::SYN | TcpFlags::ACK),
+            ("COOKIE ECHO", &[10, 0, 0, 8, 1, 2, 3, 4], TcpFlags::ACK),
+            ("ABORT", &[6, 0, 0, 4], TcpFlags::RST),
+            ("SHUTDOWN", &[7, 0, 0, 8, 0, 0, 0, 1], TcpFlags::FIN | TcpFlags::ACK),
+            ("SHUTDOWN ACK", &[8, 0, 0, 4], TcpFlags::FIN | TcpFlags::ACK),
+            ("SHUTDOWN COMPLETE", &[14, 0, 0, 4], TcpFlags::ACK),
+            ("a SHUTDOWN behind a SACK", &[&sack[..], &[7, 0, 0, 8]].concat(), TcpFlags::FIN | TcpFlags::ACK),
+            ("an ABORT behind an odd length", &[9, 0, 0, 5, 0, 0, 0, 0, 6, 0, 0, 4], TcpFlags::RST),
+            ("data that looks like an ABORT", &[0, 3, 0, 16, 6, 0, 0, 4], TcpFlags::ACK),
+            ("chunks without length", &[9; 64], TcpFlags::ACK),
+            ("chunks of length 0", &[9, 0, 0, 0, 6, 0, 0, 4], TcpFlags::RST),
+            ("nothing", &[], TcpFlags::ACK),
+        ] {
+            assert_eq!(flags(chunks), want, "{name}");
         }
     }
 }

@@ -38,16 +38,16 @@ impl<'a, P: PortIo> Pass<'a, P> {
         self.forward(buf, parsed, key, (flow, direction));
     }
 
-    /// Whether a packet goes on with the flow it was found for. UDP leaves a backend that is gone at once; TCP stays,
+    /// Whether a packet goes on with the flow it was found for. UDP leaves a backend that is gone at once; TCP and SCTP stay,
     /// but for a new connection in the place of one that its client has closed or never had: a backend that is gone
     /// cannot refuse it. Established, a SYN is the backend's to challenge (RFC 9293 §3.10.7.4), as anybody can forge it.
     fn keeps(&self, flow: FlowRef, direction: Direction, protocol: Protocol, flags: TcpFlags) -> bool {
         match protocol {
-            Protocol::Tcp if flags.opens() && direction == Direction::Original => {
+            Protocol::Udp => self.has_backend(flow),
+            Protocol::Tcp | Protocol::Sctp if flags.opens() && direction == Direction::Original => {
                 self.state.flows.phase(flow) == Phase::Established || self.has_backend(flow)
             }
             Protocol::Tcp | Protocol::Sctp => true,
-            Protocol::Udp => self.has_backend(flow),
         }
     }
 

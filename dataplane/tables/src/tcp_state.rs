@@ -1,6 +1,6 @@
 //! Coarse phase of a flow, which picks its timeout. It follows flags only: sequence numbers, and with them protection
-//! against blind resets, are not here. SCTP knows two phases: before and after the first reply. UDP knows three: a reply
-//! alone makes no stream, since a lone question and its answer (DNS) would be remembered for minutes.
+//! against blind resets, are not here. SCTP's chunks come as the flags of TCP that do the same. UDP knows three phases: a
+//! reply alone makes no stream, since a lone question and its answer (DNS) would be remembered for minutes.
 //! Source: RFC 9293 section 3.3.2 seen from the middle; timeouts after Linux's nf_conntrack.
 
 use packet::{Protocol, TcpFlags};
@@ -64,24 +64,22 @@ impl Phase {
         }
     }
 
-    /// The phase after one more packet. TCP flags are ignored for the other protocols.
+    /// The phase after one more packet. Flags are ignored for UDP.
     #[inline]
     #[must_use]
     pub fn after(self, protocol: Protocol, direction: Direction, flags: TcpFlags) -> Self {
         match protocol {
-            Protocol::Tcp => self.after_tcp(direction, flags),
+            Protocol::Tcp | Protocol::Sctp => self.after_flags(direction, flags),
             Protocol::Udp => match (self, direction) {
                 (Self::Embryonic, Direction::Reply) => Self::Answered,
                 (Self::Answered, Direction::Original) => Self::Established,
                 _ => self,
             },
-            Protocol::Sctp if direction == Direction::Reply => Self::Established,
-            Protocol::Sctp => self,
         }
     }
 
     #[inline]
-    fn after_tcp(self, direction: Direction, flags: TcpFlags) -> Self {
+    fn after_flags(self, direction: Direction, flags: TcpFlags) -> Self {
         // The usual packet of an established flow carries none of the three.
         if self == Self::Established && !flags.steers() {
             return self;
@@ -130,13 +128,13 @@ impl Phase {
 pub struct Timeouts {
     /// TCP with the handshake done.
     pub tcp_established_ms: u32,
-    /// TCP opening or closing.
+    /// TCP, and SCTP, opening or closing.
     pub tcp_transient_ms: u32,
     /// UDP until the client sends again after a reply.
     pub udp_ms: u32,
     /// UDP from then on.
     pub udp_stream_ms: u32,
-    /// SCTP with a reply.
+    /// SCTP with the handshake done.
     pub sctp_ms: u32,
 }
 
@@ -164,12 +162,12 @@ impl Timeouts {
     pub fn of(&self, protocol: Protocol, phase: Phase) -> u32 {
         let timeout = match (protocol, phase) {
             (Protocol::Tcp, Phase::Established) => self.tcp_established_ms,
-            (Protocol::Tcp, Phase::Reset) => self.tcp_transient_ms.min(RESET_MS),
+            (Protocol::Tcp | Protocol::Sctp, Phase::Reset) => self.tcp_transient_ms.min(RESET_MS),
             (Protocol::Tcp, _) => self.tcp_transient_ms,
             (Protocol::Udp, Phase::Embryonic | Phase::Answered) => self.udp_ms,
             (Protocol::Udp, _) => self.udp_stream_ms,
-            (Protocol::Sctp, Phase::Embryonic) => self.sctp_ms.min(self.tcp_transient_ms),
-            (Protocol::Sctp, _) => self.sctp_ms,
+            (Protocol::Sctp, Phase::Established) => self.sctp_ms,
+            (Protocol::Sctp, _) => self.sctp_ms.min(self.tcp_transient_ms),
         };
         timeout.min(LONGEST_MS)
     }
@@ -263,10 +261,22 @@ mod tests {
     }
 
     #[test]
-    fn an_sctp_association_is_established_with_the_first_reply() {
-        let once = Phase::Embryonic.after(Protocol::Sctp, Original, SYN);
-        assert_eq!(once, Phase::Embryonic);
-        assert_eq!(once.after(Protocol::Sctp, Reply, TcpFlags::NONE), Phase::Established);
+    fn an_sctp_association_opens_and_shuts_down() {
+        let mut phase = Phase::Embryonic;
+        for (name, direction, flags, want) in [
+            ("INIT", Original, SYN, Phase::Embryonic),
+            ("INIT ACK", Reply, SYN_ACK, Phase::Answered),
+            ("COOKIE ECHO", Original, ACK, Phase::Established),
+            ("COOKIE ACK", Reply, ACK, Phase::Established),
+            ("SHUTDOWN", Original, FIN_ACK, Phase::FinByClient),
+            ("SHUTDOWN ACK", Reply, FIN_ACK, Phase::ClosedByClient),
+            ("SHUTDOWN COMPLETE", Original, ACK, Phase::ClosedByClient),
+            ("INIT on the same ports", Original, SYN, Phase::Embryonic),
+            ("ABORT", Reply, RST, Phase::Reset),
+        ] {
+            phase = phase.after(Protocol::Sctp, direction, flags);
+            assert_eq!(phase, want, "{name}");
+        }
     }
 
     #[test]
@@ -282,6 +292,8 @@ mod tests {
             (Protocol::Udp, Phase::Established, 180_000),
             (Protocol::Sctp, Phase::Embryonic, 120_000),
             (Protocol::Sctp, Phase::Established, LONGEST_MS),
+            (Protocol::Sctp, Phase::ClosedByServer, 120_000),
+            (Protocol::Sctp, Phase::Reset, 10_000),
         ] {
             assert_eq!(timeouts.of(protocol, phase), want, "{protocol} {phase:?}");
         }

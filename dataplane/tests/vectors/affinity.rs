@@ -62,7 +62,7 @@ fn backend_of(
 #[test]
 fn a_client_keeps_its_backend_at_every_frontend_while_it_is_eligible() {
     for world in &WORLDS {
-        for protocol in [Protocol::Tcp, Protocol::Udp] {
+        for protocol in Protocol::ALL {
             let mut sticky = Sticky::new(world, protocol);
             let mut rig = rig(&mut sticky.fixture);
             let vip = (world.lb, 80);

@@ -55,7 +55,7 @@ fn world_of_two(world: &World, protocol: Protocol, mode: NatMode) -> (Tables, Ve
 #[test]
 fn flows_survive_when_every_packet_comes_to_the_wrong_worker() {
     for world in &WORLDS {
-        for protocol in [Protocol::Tcp, Protocol::Udp] {
+        for protocol in Protocol::ALL {
             for mode in [NatMode::Snat, NatMode::Dnat] {
                 let (tables, mut rigs) = world_of_two(world, protocol, mode);
                 for sport in 2000..2032 {

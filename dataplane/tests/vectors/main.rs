@@ -10,5 +10,6 @@ mod frames;
 mod handoff;
 mod local;
 mod routing;
+mod sctp;
 mod services;
 mod world;

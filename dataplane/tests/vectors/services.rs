@@ -14,7 +14,7 @@ fn every_frontend_serves_both_modes_protocols_and_families() {
     for world in &WORLDS {
         let mut rig = rig(&mut served(world));
         let mut sport = 40_000;
-        for protocol in [Protocol::Tcp, Protocol::Udp] {
+        for protocol in Protocol::ALL {
             for (address, ports) in [
                 (world.cluster_ip, [80, 81]),
                 (world.external_ip, [80, 81]),
@@ -36,7 +36,7 @@ fn every_frontend_serves_both_modes_protocols_and_families() {
             }
         }
         assert_eq!((rig.counts().dropped(), rig.counts().packets.punted), (0, 0));
-        assert_eq!(rig.counts().flows.created, 16);
+        assert_eq!(rig.counts().flows.created, 24);
     }
 }
 

@@ -80,9 +80,9 @@ pub(crate) fn answer(key: AnyKey) -> PacketBuilder {
     PacketBuilder::flow(key).flags(TcpFlags::SYN | TcpFlags::ACK).payload(b"answer")
 }
 
-/// Both Services' frontends of every kind, TCP and UDP, at port 80 (snat) and 81 (dnat); nodePorts 30080 and 30081.
+/// Both Services' frontends of every kind and protocol, at port 80 (snat) and 81 (dnat); nodePorts 30080 and 30081.
 pub(crate) fn services(fixture: &mut Fixture, world: &World) {
-    for protocol in [Protocol::Tcp, Protocol::Udp] {
+    for protocol in Protocol::ALL {
         for (mode, port) in [(NatMode::Snat, 80), (NatMode::Dnat, 81)] {
             let backend = at(world.pods[0], 8080).to_string();
             let id = fixture.service("web", protocol, &[&backend], mode);

@@ -4,7 +4,7 @@ use super::ip::key;
 use crate::{
     Body, Fragment, Parsed, Protocol, TcpFlags,
     bytes::{be16, chunk},
-    tcp,
+    sctp, tcp,
 };
 
 /// The facts of a first fragment as if its datagram were whole: with its 5-tuple. `None` if it is no first fragment of a
@@ -32,7 +32,7 @@ pub fn first_fragment(head: &[u8], parsed: &Parsed) -> Option<Parsed> {
                 return None;
             }
         }
-        Protocol::Sctp => drop(chunk::<12>(payload, 0)?),
+        Protocol::Sctp => tcp_flags = sctp::flags(payload.get(chunk::<12>(payload, 0)?.len()..)?),
     }
     let ports: &[u8; 4] = chunk(payload, 0)?;
     Some(Parsed { body: Body::Flow { key: key(addrs, ports, protocol), tcp_flags }, ..*parsed })

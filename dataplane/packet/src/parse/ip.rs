@@ -4,7 +4,7 @@ use super::{Frame, icmp, nd};
 use crate::{
     AnyAddrs, AnyKey, Body, FlowKey, Fragment, ParseError, Parsed, Protocol, TcpFlags,
     bytes::{be16, chunk},
-    checksum, ipv4, ipv6, tcp,
+    checksum, ipv4, ipv6, sctp, tcp,
 };
 
 const ICMPV4: u8 = 1;
@@ -129,7 +129,8 @@ fn flow(head: &[u8], place: Place, addrs: AnyAddrs, protocol: Protocol) -> Resul
             }
         }
         Protocol::Sctp => {
-            place.chunk::<12>(head)?;
+            let behind = place.at + place.chunk::<12>(head)?.len();
+            tcp_flags = sctp::flags(head.get(behind..place.end.min(head.len())).unwrap_or_default());
         }
     }
     let ports: &[u8; 4] = place.chunk(head)?;

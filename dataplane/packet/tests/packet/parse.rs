@@ -236,7 +236,11 @@ proptest! {
     fn what_was_built_is_found(key in key(), dress in dress()) {
         let frame = dress.on(PacketBuilder::flow(key)).build();
         let parsed = whole(&frame).expect("a valid frame");
-        let flags = if key.protocol() == Protocol::Tcp { TcpFlags(dress.flags) } else { TcpFlags::NONE };
+        let flags = match key.protocol() {
+            Protocol::Tcp => TcpFlags(dress.flags),
+            Protocol::Udp => TcpFlags::NONE,
+            Protocol::Sctp => packet::sctp::flags(&frame[usize::from(parsed.l4) + 12..parsed.frame_end()]),
+        };
         prop_assert_eq!(parsed.body, Body::Flow { key, tcp_flags: flags });
         prop_assert_eq!(parsed.ttl, dress.ttl);
         prop_assert_eq!(parsed.vlan, dress.vlan.map(VlanTag));
