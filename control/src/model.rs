@@ -276,6 +276,9 @@ pub struct Node {
     pub pod_cidrs: Vec<IpNet>,
     /// Label `topology.kubernetes.io/zone`.
     pub zone: Option<Arc<str>>,
+    /// Takes no traffic of load balancers: label `node.kubernetes.io/exclude-from-external-load-balancers`, or the taint
+    /// `ToBeDeletedByClusterAutoscaler`.
+    pub excluded: bool,
 }
 
 /// A `Namespace`.

@@ -58,6 +58,8 @@ pub(super) struct Cluster {
     pub(super) this: Option<Place>,
     /// That Node's first address of each family.
     pub(super) this_addresses: Vec<IpAddr>,
+    /// Addresses of the Nodes that load balancers may send to, the first InternalIP of each family.
+    pub(super) targets: BTreeMap<Arc<str>, Vec<IpAddr>>,
     /// Families in which pods can be told from others: some podCIDR is known.
     pub(super) detects_pods: Vec<Family>,
 }
@@ -70,6 +72,11 @@ impl Cluster {
             let place = Place { id: ids.of(&name), node: Arc::clone(&name), zone: node.zone.clone() };
             if let Some(zone) = &node.zone {
                 cluster.zones.entry(Arc::clone(zone)).or_default().push(Arc::clone(&name));
+            }
+            if !node.excluded {
+                let families = [Family::V4, Family::V6].into_iter();
+                let addresses = families.filter_map(|family| internal_ip(node, family)).collect();
+                cluster.targets.insert(Arc::clone(&name), addresses);
             }
             cluster.places.insert(name, place);
         }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use packet::Family;
 
-use super::cluster::Place;
+use super::cluster::{Cluster, Place};
 use super::frontends::unusable;
-use crate::model::{Endpoint, EndpointSlice, ServicePort};
+use crate::model::{Endpoint, EndpointSlice, ServicePort, TrafficPolicy};
 
 /// An endpoint of one Service port.
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +91,43 @@ impl<'a> Candidates<'a> {
         let hints_nodes = every_ready(|endpoint| !endpoint.hint_nodes.is_empty());
         let hints_zones = every_ready(|endpoint| !endpoint.hint_zones.is_empty());
         Self { list, refused, hints_nodes, hints_zones }
+    }
+
+    /// Nodes as the endpoints, each at its nodePort.
+    pub(super) fn of_nodes(nodes: &'a [Endpoint], node_port: u16) -> Self {
+        let at =
+            |endpoint: &'a Endpoint| Candidate { at: SocketAddr::new(endpoint.address, node_port), endpoint };
+        let mut list: Vec<_> = nodes.iter().map(at).collect();
+        list.sort_unstable_by_key(|candidate| candidate.at);
+        Self { list, refused: BTreeMap::new(), hints_nodes: false, hints_zones: false }
+    }
+
+    /// The Nodes behind whose nodePort these endpoints are served: all of them, or with externalTrafficPolicy Local those
+    /// that have a ready one, as a health check of the Node would tell; where none is ready, those that a Node itself
+    /// falls back to.
+    pub(super) fn nodes(&self, policy: TrafficPolicy, cluster: &Cluster, family: Family) -> Vec<Endpoint> {
+        let serves = |node: &str| match policy {
+            TrafficPolicy::Cluster => (self.any(), false),
+            TrafficPolicy::Local => {
+                let has =
+                    |test: fn(&Candidate<'a>) -> bool| self.list.iter().any(|at| at.on(node) && test(at));
+                (has(Candidate::ready), has(Candidate::fallback))
+            }
+        };
+        let targets = cluster.targets.iter().filter_map(|(node, addresses)| {
+            let address = *addresses.iter().find(|address| Family::of(**address) == family)?;
+            let (ready, fallback) = serves(node);
+            (ready || fallback).then(|| Endpoint {
+                address,
+                ready,
+                serving: true,
+                terminating: !ready,
+                node: Some(Arc::clone(node)),
+                hint_nodes: Vec::new(),
+                hint_zones: Vec::new(),
+            })
+        });
+        targets.collect()
     }
 
     /// Every endpoint, usable or not.

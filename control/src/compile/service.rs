@@ -69,6 +69,7 @@ impl Compiler {
         let mut compiled = Compiled { problems: service.notes.clone(), ..Compiled::default() };
         compiled.assigned = self.assign(&service);
         let policy = self.policy(&service, &mut compiled.problems);
+        let target = self.target(&service, &mut compiled.problems);
         let mut kept = old.ports;
         if frontends::is_served(&service) {
             let slices: Vec<_> = self.model.slices_of(key).cloned().collect();
@@ -89,6 +90,7 @@ impl Compiler {
                         position,
                         port,
                         wanted: &wanted,
+                        target,
                         policy: Policy {
                             detects_pods: self.cluster.detects_pods.contains(&family),
                             ..policy
@@ -132,19 +134,6 @@ impl Compiler {
             }
             None => configured,
         };
-        let target = match service.target.as_deref() {
-            Some("nodePorts") => Target::NodePorts,
-            None => self.settings.target,
-            Some("pods") => Target::Pods,
-            Some(other) => {
-                let problem = "is not known; pods or nodePorts is expected";
-                problems.push(format!("annotation fairlead.dev/target: `{other}` {problem}"));
-                self.settings.target
-            }
-        };
-        if target == Target::NodePorts {
-            problems.push("target nodePorts is not available in this release; pods are used".into());
-        }
         Policy {
             internal: service.internal_policy,
             external: service.external_policy,
@@ -153,8 +142,31 @@ impl Compiler {
         }
     }
 
+    /// What to send to, by annotation or configuration.
+    fn target(&self, service: &Service, problems: &mut Vec<String>) -> Target {
+        match service.target.as_deref() {
+            Some("nodePorts") => Target::NodePorts,
+            None => self.settings.target,
+            Some("pods") => Target::Pods,
+            Some(other) => {
+                let problem = "is not known; pods or nodePorts is expected";
+                problems.push(format!("annotation fairlead.dev/target: `{other}` {problem}"));
+                self.settings.target
+            }
+        }
+    }
+
     fn compile_port(&mut self, work: &Work<'_>, before: Option<CompiledPort>, compiled: &mut Compiled) {
-        let candidates = Candidates::collect(work.slices.iter(), work.port, work.family);
+        let pods = Candidates::collect(work.slices.iter(), work.port, work.family);
+        let nodes;
+        let candidates = match work.node_port_target(&mut compiled.problems) {
+            None => pods,
+            Some(node_port) => {
+                nodes = pods.nodes(work.policy.external, &self.cluster, work.family);
+                compiled.needs_places = true;
+                Candidates::of_nodes(&nodes, node_port)
+            }
+        };
         let (id, known) = match before {
             Some(before) => (Some(before.id), before.backends),
             None => (self.service_slots.allocate(), BTreeMap::new()),
@@ -357,7 +369,22 @@ struct Work<'a> {
     position: usize,
     port: &'a model::ServicePort,
     wanted: &'a Wanted,
+    target: Target,
     policy: Policy,
+}
+
+impl Work<'_> {
+    /// The nodePort to send to, if that is what was asked for and there is one.
+    fn node_port_target(&self, problems: &mut Vec<String>) -> Option<u16> {
+        if self.target == Target::Pods {
+            return None;
+        }
+        if self.port.node_port.is_none() {
+            let port = self.port.port;
+            problems.push(format!("target nodePorts: port {port} has no nodePort; its pods are used"));
+        }
+        self.port.node_port
+    }
 }
 
 fn address_kind(kind: FrontendKind) -> AddressKind {

@@ -8,6 +8,7 @@ mod history;
 mod policies;
 mod routes;
 mod scale;
+mod targets;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};

@@ -286,7 +286,9 @@ fn node(at: &At<'_>, errors: &Errors) -> Option<Node> {
     let mut node = Node { name: name(at, errors)?, ..Node::default() };
     node.zone =
         meta(at, "labels", "topology.kubernetes.io/zone").filter(|zone| !zone.is_empty()).map(Arc::from);
+    node.excluded = meta(at, "labels", "node.kubernetes.io/exclude-from-external-load-balancers").is_some();
     if let Some(spec) = at.field("spec") {
+        node.excluded |= is_being_deleted(&spec, errors);
         node.pod_cidrs = list(&spec, "podCIDRs", errors, network);
         if node.pod_cidrs.is_empty() {
             node.pod_cidrs.extend(spec.field("podCIDR").and_then(|field| network(&field, errors)));
@@ -317,6 +319,15 @@ fn labels(at: &At<'_>) -> Labels {
 fn created(at: &At<'_>) -> String {
     let metadata = at.field("metadata");
     metadata.and_then(|at| Some(at.field("creationTimestamp")?.scalar()?.to_owned())).unwrap_or_default()
+}
+
+/// Whether the cluster autoscaler is about to take the Node away.
+fn is_being_deleted(spec: &At<'_>, errors: &Errors) -> bool {
+    let taints = spec.field("taints");
+    let mut taints = taints.iter().flat_map(|taints| taints.items(errors));
+    taints.any(|taint| {
+        taint.field("key").is_some_and(|key| key.scalar() == Some("ToBeDeletedByClusterAutoscaler"))
+    })
 }
 
 fn service_cidr(at: &At<'_>, errors: &Errors) -> Option<ServiceCidr> {

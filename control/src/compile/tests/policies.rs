@@ -193,12 +193,3 @@ fn modes_can_be_asked_for() {
     let world = World::new(configured, &[balancer("web", 1, ""), slice("web", &BOTH), nodes()]);
     assert!(world.tcp(CLIENT, VIP).contains(" dnat "));
 }
-
-#[test]
-fn the_target_node_ports_is_told_to_be_missing() {
-    let asked = service("web", 1, "")
-        .replace("{name: web}", "{name: web, annotations: {fairlead.dev/target: nodePorts}}");
-    let world = World::off_node(&[asked, slice("web", &BOTH)]);
-    assert!(world.problems("web").contains("not available"));
-    assert!(world.tcp(CLIENT, CLUSTER).contains("10.1.1.1"));
-}
