@@ -62,6 +62,8 @@ pub struct PortConfig {
     pub addresses: Vec<IpNet>,
     /// Largest IP packet in bytes, 576 to 9,600 (at least 1,280 when the port has an IPv6 address).
     pub mtu: u16,
+    /// Largest segment that TCP over IPv4 may be offered through the port; none: what the ends offer.
+    pub mss_clamp: Option<u16>,
     /// Whether a TAP mirror hands the port's own traffic to the kernel.
     pub tap: bool,
 }

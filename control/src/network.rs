@@ -28,6 +28,8 @@ pub struct NetworkPort {
     pub mac: MacAddr,
     /// Largest IP packet in bytes.
     pub mtu: u16,
+    /// Largest segment that TCP over IPv4 may be offered through it.
+    pub mss_clamp: Option<u16>,
     /// Addresses with their subnets' prefix length, in order: the first of a family is the port's source address.
     pub addresses: Vec<IpNet>,
 }

@@ -52,6 +52,7 @@ fn network(config: &GatewayConfig) -> Network {
         name: port.name.clone(),
         mac: MacAddr::ZERO,
         mtu: port.mtu,
+        mss_clamp: port.mss_clamp,
         addresses: port.addresses.clone(),
     };
     Network { ports: (0..).zip(&config.ports).map(port).collect(), ..Network::default() }

@@ -60,6 +60,7 @@ async fn follow(link: Link) -> (Resolver, watch::Receiver<Arc<Network>>) {
         name: port.name,
         mac: port.mac,
         mtu: port.mtu,
+        mss_clamp: None,
         addresses: port.addresses,
     }];
     netlink::follow(ports, &[link]).await.unwrap()

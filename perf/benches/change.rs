@@ -180,6 +180,7 @@ fn network() -> Network {
         name: "outside".into(),
         mac: MacAddr([2, 0, 0, 0, 0, 1]),
         mtu: 1500,
+        mss_clamp: None,
         addresses: vec!["192.0.2.1/24".parse().expect("an address")],
     };
     Network { ports: vec![port], ..Network::default() }

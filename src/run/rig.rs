@@ -116,7 +116,14 @@ async fn mirror(config: &GatewayConfig, macs: &[MacAddr]) -> Result<Mirror> {
 }
 
 fn network_port(index: u16, port: &PortConfig, mac: MacAddr) -> NetworkPort {
-    NetworkPort { index, name: port.name.clone(), mac, mtu: port.mtu, addresses: port.addresses.clone() }
+    NetworkPort {
+        index,
+        name: port.name.clone(),
+        mac,
+        mtu: port.mtu,
+        mss_clamp: port.mss_clamp,
+        addresses: port.addresses.clone(),
+    }
 }
 
 fn mirror_port(port: &NetworkPort) -> MirrorPort {

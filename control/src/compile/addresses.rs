@@ -104,6 +104,7 @@ pub(super) fn ports(network: &Network) -> Vec<PortInfo> {
         name: port.name.clone(),
         mac: port.mac,
         mtu: port.mtu,
+        mss: port.mss_clamp,
         addresses: port.addresses.iter().map(address).collect(),
     };
     network.ports.iter().map(port).collect()

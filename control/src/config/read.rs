@@ -24,6 +24,8 @@ const API_VERSION: &str = "fairlead.dev/v1alpha1";
 const KIND: &str = "GatewayConfig";
 const MTU_MIN: u16 = 576;
 const MTU_MAX: u16 = 9600;
+/// What every host takes (RFC 9293 §3.7.1).
+const MSS_MIN: u16 = 536;
 const WORKERS_MAX: u16 = 64;
 const FLOWS_MIN: u32 = 1024;
 const AFFINITY_CLIENTS_MIN: u32 = 1024;
@@ -100,14 +102,15 @@ fn required<T>(at: &At<'_>, key: &str, errors: &Errors, read: impl Fn(&At<'_>) -
 }
 
 fn port(at: &At<'_>, errors: &Errors) -> Option<PortConfig> {
-    at.only(&["name", "device", "addresses", "mtu", "tap"], errors);
+    at.only(&["name", "device", "addresses", "mtu", "mssClamp", "tap"], errors);
     let name = required(at, "name", errors, |at| netdev_name(at, errors));
     let device = required(at, "device", errors, |at| nonempty(at, errors));
     let addresses = list(at, "addresses", errors, interface_address);
     let mtu = at.field("mtu").and_then(|at| mtu(&at, &addresses, errors)).unwrap_or(1500);
     let tap = at.field("tap").and_then(|at| at.boolean(errors)).unwrap_or(true);
+    let mss_clamp = at.field("mssClamp").and_then(|at| at.number(MSS_MIN..=MTU_MAX, errors));
     let (name, device) = (name.unwrap_or_default(), device.unwrap_or_default());
-    Some(PortConfig { name, device, addresses, mtu, tap })
+    Some(PortConfig { name, device, addresses, mtu, mss_clamp, tap })
 }
 
 fn mtu(at: &At<'_>, addresses: &[IpNet], errors: &Errors) -> Option<u16> {

@@ -87,7 +87,7 @@ stateDir: lib
         "f.yaml:6: ports[0].addresses[0]: 192.0.2.0/24 is the subnet's own or broadcast address; a host's address is expected",
         "f.yaml:6: ports[0].addresses[1]: `300.1.1.1/8` is not valid; an address with its prefix length such as 192.0.2.1/24 is expected",
         "f.yaml:7: ports[0].mtu: `100` is not valid; a number from 576 to 9600 is expected",
-        "f.yaml:8: ports[0].colour: unknown key; one of name, device, addresses, mtu, tap is expected",
+        "f.yaml:8: ports[0].colour: unknown key; one of name, device, addresses, mtu, mssClamp, tap is expected",
         "f.yaml:9: workers.count: `0` is not valid; a number from 1 to 64 is expected",
         "f.yaml:9: workers.idle: `nap` is not known; one of poll, sleep is expected",
         "f.yaml:12: kubernetes.podCIDRs[0]: 10.1.2.3/16 has host bits; 10.1.0.0/16 is expected",

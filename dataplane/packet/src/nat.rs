@@ -4,10 +4,12 @@
 //! Handed another frame, these functions change nothing they cannot reach, and never panic.
 
 mod error;
+mod mss;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub use error::rewrite_error;
+pub use mss::clamp_mss;
 
 use crate::{
     Address, Body, FlowKey, Parsed, Protocol,

@@ -147,6 +147,7 @@ impl<P: PortIo> Pass<'_, P> {
         if let Some(mtu) = egress.too_small_for(parsed) {
             return self.too_big(buf, parsed, mtu);
         }
+        self.clamp_offer(&mut buf, parsed, egress);
         let later = self.finish_checksum(&mut buf, parsed, egress);
         if let (Some(request), Some(key)) = (later, parsed.key()) {
             leave_to_port(&mut buf, parsed, key, request);

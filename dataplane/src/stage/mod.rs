@@ -4,7 +4,8 @@
 //! which backend it gets and `admit` enters the flow; `checksum` and `rewrite` change the packet, `route` sends it. Beside
 //! the way: `local` answers for our addresses, `fragment` has the parts of a datagram follow their first, `error` brings
 //! ICMP errors to their flow's sender, `reject` tells a refused one, `hold` keeps what waits for a neighbour, `announce`
-//! speaks for new VIPs, `bypass` tells of replies that take another way, `limit` bounds what we send unasked.
+//! speaks for new VIPs, `bypass` tells of replies that take another way, `limit` bounds what we send unasked, `clamp` what
+//! TCP handshakes offer.
 
 pub(crate) mod admit;
 pub(crate) mod announce;
@@ -12,6 +13,7 @@ pub(crate) mod balance;
 pub(crate) mod begin;
 pub mod bypass;
 pub(crate) mod checksum;
+pub(crate) mod clamp;
 pub(crate) mod classify;
 pub(crate) mod error;
 pub(crate) mod fragment;

@@ -69,6 +69,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
         if let Some(mtu) = egress.too_small_for(parsed) {
             return self.too_big(buf, parsed, mtu);
         }
+        self.clamp_offer(&mut buf, parsed, egress);
         let later = self.finish_checksum(&mut buf, parsed, egress);
         A::forward(&rewrite, buf.head_mut(), parsed);
         if let Some(request) = later {

@@ -89,7 +89,8 @@ impl Fixture {
             };
             self.tables.addresses.insert(at.address, info);
         }
-        let info = PortInfo { id, name: name.into(), mac: Self::port_mac(id), mtu: 1500, addresses };
+        let info =
+            PortInfo { id, name: name.into(), mac: Self::port_mac(id), mtu: 1500, mss: None, addresses };
         self.tables.ports = self.tables.ports.iter().cloned().chain([info]).collect();
     }
 

@@ -34,6 +34,8 @@ pub struct PortInfo {
     pub mac: MacAddr,
     /// Largest IP packet sent, in bytes.
     pub mtu: u16,
+    /// Largest segment that TCP over IPv4 may be offered through this port, in bytes (20 less over IPv6).
+    pub mss: Option<u16>,
     /// Its addresses, those of the configuration first and in its order.
     pub addresses: Box<[PortAddress]>,
 }
@@ -88,6 +90,7 @@ mod tests {
             name: "inside".into(),
             mac: MacAddr([2, 0, 0, 0, 0, 1]),
             mtu: 1500,
+            mss: None,
             addresses: [at("10.0.0.1", 24), at("10.0.1.1", 24), at("2001:db8::1", 64)].into(),
         };
         assert_eq!(port.first_address(Family::V6), Some(ip("2001:db8::1")));

@@ -228,3 +228,37 @@ fn sources_are_told_apart() {
     assert_eq!(tables.source_of(ip("fd00::11")), Source::Node(NodeId(1)));
     assert_eq!(tables.source_of(ip("192.0.2.2")), Source::Outside);
 }
+
+#[test]
+fn handshakes_through_a_clamped_port_offer_no_more_than_fits_there() {
+    const OFFER: [u8; 4] = [2, 4, 0x05, 0xb4];
+    for world in &WORLDS {
+        let mut fixture = served(world);
+        let mut ports = fixture.tables.ports.to_vec();
+        (ports[0].mss, ports[1].mss) = (Some(1_440), Some(1_360));
+        fixture.tables.ports = ports.into();
+        let mut rig = rig(&mut fixture);
+        let want: u16 = if world.family == Family::V4 { 1_360 } else { 1_340 };
+        let offered = |frame: &[u8], name: &str| {
+            assert_valid_checksums(frame);
+            let l4 = usize::from(parse(frame, frame.len()).unwrap().l4);
+            assert_eq!(frame[l4 + 22..][..2], want.to_be_bytes(), "{name}");
+        };
+        let to_service = key(Protocol::Tcp, at(world.client, 700), at(world.lb, 80));
+        let syn = first(to_service).tcp_options(&OFFER);
+        let (_, frame) = one(rig.exchange(OUTSIDE, &arriving(OUTSIDE, syn.clone())), "a new flow");
+        offered(&frame, "a new flow");
+        let reply = answer(flow_of(&frame).reversed()).tcp_options(&OFFER);
+        offered(&one(rig.exchange(INSIDE, &arriving(INSIDE, reply)), "its answer").1, "its answer");
+        offered(&one(rig.exchange(OUTSIDE, &arriving(OUTSIDE, syn.clone())), "again").1, "again");
+        let unfinished = arriving(OUTSIDE, syn.unfinished_checksum());
+        offered(&one(rig.exchange(OUTSIDE, &unfinished), "unfinished").1, "unfinished");
+        let routed = first(key(Protocol::Tcp, at(world.client, 700), at(world.pods[1], 80)));
+        let routed = arriving(OUTSIDE, routed.tcp_options(&OFFER));
+        offered(&one(rig.exchange(OUTSIDE, &routed), "routed").1, "routed");
+        let data = arriving(OUTSIDE, PacketBuilder::flow(to_service).tcp_options(&OFFER));
+        let (_, frame) = one(rig.exchange(OUTSIDE, &data), "data");
+        let l4 = usize::from(parse(&frame, frame.len()).unwrap().l4);
+        assert_eq!(frame[l4 + 20..][..4], OFFER, "no handshake");
+    }
+}
