@@ -1,7 +1,7 @@
 //! The fuzz target: any frames, in any order, with time and tables moving; what must hold whatever they are.
 
 use packet::{AnyKey, MacAddr, Protocol, TcpFlags, VlanTag, checksum, parse, testkit::PacketBuilder};
-use tables::{FrontendKind, NatMode, PortSet};
+use tables::{FrontendKind, NatMode, PortSet, ServicePort};
 
 use crate::{buf::ChecksumStatus, io::mem::MemBuf};
 
@@ -83,6 +83,8 @@ fn world() -> Fixture {
                 (["[fd00:244:1::5]:8080", "[fd00:244:2::5]:8080"], "[fd00:96::10]", "[2001:db8:f::10]"),
             ] {
                 let id = fixture.service("web", protocol, &pods, mode);
+                let affinity_timeout_s = (mode == NatMode::Dnat).then_some(60);
+                fixture.put_service(ServicePort { affinity_timeout_s, ..fixture.get_service(id) });
                 fixture.vip(FrontendKind::ClusterIp, &format!("{cluster_ip}:{port}"), id);
                 fixture.vip(FrontendKind::LoadBalancer, &format!("{lb}:{port}"), id);
             }
@@ -114,7 +116,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
                 let packet = PacketBuilder::flow(key).payload(b"payload");
                 frames.push(packet.clone().flags(TcpFlags::SYN).pad_to(64));
                 frames.push(packet.clone().flags(TcpFlags::FIN | TcpFlags::ACK).ttl(1));
-                frames.push(packet.clone().fragment(7, 0, true));
+                // The two parts of a datagram.
+                let part = packet.clone().payload(&vec![7; 64 - protocol.header_len()]);
+                frames.push(part.clone().fragment(7, 0, true));
+                frames.push(part.fragment(7, 64, false));
                 frames.push(packet.clone().vlan(VlanTag(0)).unfinished_checksum());
                 let quoted = [&[0; 4][..], &packet.build()[14..]].concat();
                 frames.push(PacketBuilder::icmp(key.dst(), key.src(), 3, 3, &quoted));
