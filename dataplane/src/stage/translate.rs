@@ -2,6 +2,7 @@
 
 use packet::{FlowKey, Parsed, Protocol, TcpFlags};
 use tables::{
+    BackendState,
     flow::{Candidate, Direction, FlowRef, Touch},
     hash::FlowHash,
     tcp_state::Phase,
@@ -40,12 +41,17 @@ impl<'a, P: PortIo> Pass<'a, P> {
 
     /// Whether a packet goes on with the flow it was found for. UDP leaves a backend that is gone at once; TCP and SCTP stay,
     /// but for a new connection in the place of one that its client has closed or never had: a backend that is gone
-    /// cannot refuse it. Established, a SYN is the backend's to challenge (RFC 9293 §3.10.7.4), as anybody can forge it.
+    /// cannot refuse it, and one that drains gets no new connections: a client's ports come round again after some ten
+    /// thousand. Established, a SYN is the backend's to challenge (RFC 9293 §3.10.7.4), as anybody can forge it.
     fn keeps(&self, flow: FlowRef, direction: Direction, protocol: Protocol, flags: TcpFlags) -> bool {
         match protocol {
             Protocol::Udp => self.has_backend(flow),
             Protocol::Tcp | Protocol::Sctp if flags.opens() && direction == Direction::Original => {
-                self.state.flows.phase(flow) == Phase::Established || self.has_backend(flow)
+                match self.state.flows.phase(flow) {
+                    Phase::Established => true,
+                    phase if phase.is_closed() => self.takes_new(flow),
+                    _ => self.has_backend(flow),
+                }
             }
             Protocol::Tcp | Protocol::Sctp => true,
         }
@@ -53,6 +59,11 @@ impl<'a, P: PortIo> Pass<'a, P> {
 
     fn has_backend(&self, flow: FlowRef) -> bool {
         self.tables.backends.is_live(self.state.flows.ids(flow).1)
+    }
+
+    fn takes_new(&self, flow: FlowRef) -> bool {
+        let backend = self.tables.backends.get(self.state.flows.ids(flow).1);
+        backend.is_some_and(|backend| backend.state == BackendState::Active)
     }
 
     /// Rewrites a packet of a flow and sends it on.

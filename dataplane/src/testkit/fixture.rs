@@ -231,6 +231,12 @@ impl Fixture {
         id
     }
 
+    /// Lets a backend drain.
+    pub fn drain_backend(&mut self, id: BackendId) {
+        let backend = *self.tables.backends.get(id).expect("a backend of this fixture");
+        self.tables.backends.insert(Backend { state: BackendState::Draining, ..backend });
+    }
+
     /// Takes a backend out.
     pub fn remove_backend(&mut self, id: BackendId) {
         self.tables.backends.remove(id);

@@ -39,15 +39,21 @@ fn udp_leaves_a_backend_that_is_gone_and_tcp_stays() {
 }
 
 #[test]
-fn a_new_connection_does_not_join_an_old_one_at_a_dead_backend_unless_that_may_live() {
+fn a_new_connection_does_not_join_an_old_one_at_a_leaving_backend_unless_that_may_live() {
     let fin = || TcpFlags::FIN | TcpFlags::ACK;
-    for (name, last, moves) in [
-        ("answered", None, true),
-        ("established", Some((OUTSIDE, TcpFlags::ACK)), false),
-        ("half closed by the client", Some((OUTSIDE, fin())), true),
-        ("half closed by the server", Some((INSIDE, fin())), true),
-        ("reset", Some((INSIDE, TcpFlags::RST)), true),
-    ] {
+    // What came last, whether a new connection moves from a backend that is gone, and from one that drains.
+    for (name, last, drains, moves) in [
+        ("answered", vec![], true, false),
+        ("established", vec![(OUTSIDE, TcpFlags::ACK)], false, false),
+        ("half closed by the client", vec![(OUTSIDE, fin())], true, false),
+        ("half closed by the server", vec![(INSIDE, fin())], true, false),
+        ("closed by the client", vec![(OUTSIDE, fin()), (INSIDE, fin())], true, true),
+        ("closed by the server", vec![(INSIDE, fin()), (OUTSIDE, fin())], true, true),
+        ("reset", vec![(INSIDE, TcpFlags::RST)], true, true),
+    ]
+    .iter()
+    .flat_map(|(name, last, dead, draining)| [(name, last, false, *dead), (name, last, true, *draining)])
+    {
         let mut fixture = Fixture::data_centre();
         let ids = [fixture.backend("10.244.1.5:80"), fixture.backend("10.244.2.5:80")];
         let pools = [fixture.pool_of(&ids[..1]), fixture.pool_of(&ids[1..])];
@@ -59,19 +65,23 @@ fn a_new_connection_does_not_join_an_old_one_at_a_dead_backend_unless_that_may_l
         let (client, vip) = (at("192.0.2.2", 900), at("203.0.113.10", 80));
         let to_service = key(Protocol::Tcp, client, vip);
         let to_backend = round_trip(&mut rig, (OUTSIDE, client), vip, Protocol::Tcp, name);
-        if let Some((port, flags)) = last {
-            let key = if port == OUTSIDE { to_service } else { to_backend.reversed() };
-            one(rig.exchange(port, &arriving(port, PacketBuilder::flow(key).flags(flags))), name);
+        for (port, flags) in last {
+            let key = if *port == OUTSIDE { to_service } else { to_backend.reversed() };
+            one(rig.exchange(*port, &arriving(*port, PacketBuilder::flow(key).flags(*flags))), name);
         }
         fixture.put_service(tables::ServicePort {
             pools: Box::new([pools[1].clone()]),
             ..fixture.get_service(id)
         });
-        fixture.remove_backend(ids[0]);
+        if drains {
+            fixture.drain_backend(ids[0]);
+        } else {
+            fixture.remove_backend(ids[0]);
+        }
         rig.publish(fixture.tables());
         let (_, frame) = one(rig.exchange(OUTSIDE, &arriving(OUTSIDE, first(to_service))), name);
         let want = if moves { "10.244.2.5" } else { "10.244.1.5" };
-        assert_eq!(flow_of(&frame).dst(), ip(want), "{name}");
+        assert_eq!(flow_of(&frame).dst(), ip(want), "{name}, drains: {drains}");
     }
 }
 
