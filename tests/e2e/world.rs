@@ -1,11 +1,12 @@
 //! What a check gets: the lab, the appliance in it, and the few steps that every check takes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use lab::appliance::{Appliance, Options};
+use lab::checks::Stage;
 use lab::metrics::Metrics;
 use lab::netns::Namespace;
 use lab::{Lab, LabOptions};
@@ -24,25 +25,29 @@ pub(crate) struct World {
 
 impl World {
     /// The kernel's router in the appliance's place.
-    pub(crate) fn router(binary: PathBuf) -> Result<Self> {
-        let world = Self::lab("r", false, Options { binary, tap: true, mode: "auto" })?;
+    pub(crate) fn router(binary: &Path) -> Result<Self> {
+        let binary = binary.to_owned();
+        let world = Self::lab("r", false, Options { binary, tap: true, mode: "auto", kubeconfig: None })?;
         world.lab.kernel_router()?;
         Ok(world)
     }
 
     /// The appliance as most people run it: TAP mirrors, mode auto.
-    pub(crate) fn standard(binary: PathBuf) -> Result<Self> {
-        Self::lab("", false, Options { binary, tap: true, mode: "auto" })?.started()
+    pub(crate) fn standard(binary: &Path) -> Result<Self> {
+        let binary = binary.to_owned();
+        Self::lab("", false, Options { binary, tap: true, mode: "auto", kubeconfig: None })?.started()
     }
 
     /// Client c1 leaves transmit checksum offload on.
-    pub(crate) fn offload(binary: PathBuf) -> Result<Self> {
-        Self::lab("o", true, Options { binary, tap: true, mode: "auto" })?.started()
+    pub(crate) fn offload(binary: &Path) -> Result<Self> {
+        let binary = binary.to_owned();
+        Self::lab("o", true, Options { binary, tap: true, mode: "auto", kubeconfig: None })?.started()
     }
 
     /// No TAP, static neighbours, every Service `dnat` unless it says otherwise.
-    pub(crate) fn tapless(binary: PathBuf) -> Result<Self> {
-        Self::lab("s", false, Options { binary, tap: false, mode: "dnat" })?.started()
+    pub(crate) fn tapless(binary: &Path) -> Result<Self> {
+        let binary = binary.to_owned();
+        Self::lab("s", false, Options { binary, tap: false, mode: "dnat", kubeconfig: None })?.started()
     }
 
     fn lab(suffix: &str, c1_tx_offload: bool, options: Options) -> Result<Self> {
@@ -123,15 +128,15 @@ impl World {
             thread::sleep(Duration::from_millis(50));
         }
     }
+}
 
-    /// After each check: the appliance, where there is one, still runs.
-    pub(crate) fn still_sound(&mut self) -> Result<()> {
+impl Stage for World {
+    fn still_sound(&mut self) -> Result<()> {
         self.appliance.as_mut().map_or(Ok(()), |appliance| appliance.daemon().check_alive())
     }
 
-    /// Says where to look when something failed.
-    pub(crate) fn report_end(&mut self, failed: bool) {
-        if let (true, Some(appliance)) = (failed, self.appliance.as_mut()) {
+    fn explain(&mut self) {
+        if let Some(appliance) = self.appliance.as_mut() {
             println!("--- end of the appliance's log\n{}\n---", appliance.daemon().log_tail(30));
         }
     }

@@ -29,11 +29,17 @@ pub struct Options {
     pub tap: bool,
     /// `forwarding.mode`.
     pub mode: &'static str,
+    /// Follow the API server that this file names, instead of the lab's manifests.
+    pub kubeconfig: Option<PathBuf>,
 }
 
 /// The appliance's configuration for a lab whose files are under `dir`.
 pub fn config(options: &Options, dir: &Path) -> String {
     let (tap, mode, shown) = (options.tap, options.mode, dir.display());
+    let source = match &options.kubeconfig {
+        Some(file) => format!("kubeconfig: {}", file.display()),
+        None => format!("manifests: {shown}/manifests"),
+    };
     let mut text = format!(
         "apiVersion: fairlead.dev/v1alpha1
 kind: GatewayConfig
@@ -51,11 +57,11 @@ ports:
 workers: {{count: 1, idle: sleep}}
 dpdk: {{memoryMiB: 128, hugepages: auto}}
 kubernetes:
-  manifests: {shown}/manifests
+  {source}
   externalIPAllow: [222.128.5.0/24, 192.0.2.0/24]
 pools:
 - name: public
-  cidrs: [{routed}]
+  cidrs: [{routed}, \"{routed6}\"]
   ranges: [{connected}]
   autoAssign: true
 forwarding: {{mode: {mode}, flowsPerWorker: 262144}}
@@ -66,6 +72,7 @@ stateDir: {shown}/state
         out = plan::GATEWAY_OUTSIDE,
         inn = plan::GATEWAY_INSIDE,
         routed = plan::POOL_ROUTED,
+        routed6 = plan::POOL_ROUTED6,
         connected = plan::POOL_CONNECTED,
     );
     if !tap {

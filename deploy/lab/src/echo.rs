@@ -2,48 +2,43 @@
 //! The server greets a TCP client with `<pod> <client address>\n`; a datagram `who` is answered the same way.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::plan::Container;
-
-/// First argument that turns a program which uses the lab into an echo server (see [`run_if_asked`]).
+/// First argument that turns a program which uses the lab into an echo server (see [`run_if_asked`](crate::run_if_asked)).
 pub const ROLE: &str = "lab-echo-server";
 /// Longest wait for one answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Becomes the echo server of a pod if the command line says so. To be called first in `main` of any program that
-/// makes a lab: the lab starts it again inside the pods.
-pub fn run_if_asked() {
-    let arguments: Vec<String> = std::env::args().collect();
-    if let [_, role, pod] = arguments.as_slice()
+/// Becomes the echo server of a pod if the command line says so.
+pub(crate) fn run_if_asked(arguments: &[String]) {
+    if let [role, pod, port] = arguments
         && role == ROLE
     {
-        let code = match serve(pod) {
-            Ok(()) => 0,
-            Err(error) => {
-                eprintln!("echo server of {pod}: {error:#}");
-                1
-            }
-        };
-        std::process::exit(code);
+        let served = port.parse().context("no port").and_then(|port| serve(pod, port));
+        crate::role::end(&format!("echo server of {pod}"), served);
     }
 }
 
-fn serve(pod: &str) -> Result<()> {
-    let address = (Ipv4Addr::UNSPECIFIED, Container::Echo.port());
+fn serve(pod: &str, port: u16) -> Result<()> {
+    // Takes IPv4 too, as addresses that are mapped.
+    let address = (Ipv6Addr::UNSPECIFIED, port);
     let udp = UdpSocket::bind(address)?;
     let listener = TcpListener::bind(address)?;
     let name = pod.to_owned();
     thread::spawn(move || serve_udp(&name, &udp));
     loop {
         let (stream, client) = listener.accept()?;
-        let greeting = format!("{pod} {client}\n");
+        let greeting = format!("{pod} {}\n", plain(client));
         thread::spawn(move || serve_tcp(stream, &greeting));
     }
+}
+
+fn plain(client: SocketAddr) -> SocketAddr {
+    SocketAddr::new(client.ip().to_canonical(), client.port())
 }
 
 fn serve_tcp(mut stream: TcpStream, greeting: &str) -> Option<()> {
@@ -63,7 +58,7 @@ fn serve_udp(pod: &str, socket: &UdpSocket) -> Option<()> {
     loop {
         // An ICMP error of an earlier answer shows up here; it ends nothing.
         let Ok((len, client)) = socket.recv_from(&mut buffer) else { continue };
-        let answer = format!("{pod} {client}\n");
+        let answer = format!("{pod} {}\n", plain(client));
         let bytes = if &buffer[..len] == b"who" { answer.as_bytes() } else { &buffer[..len] };
         let _ = socket.send_to(bytes, client);
     }

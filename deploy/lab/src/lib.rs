@@ -8,15 +8,25 @@
 
 pub mod appliance;
 pub mod catalog;
+pub mod checks;
 mod cluster;
+pub mod controlplane;
 pub mod echo;
 pub mod http;
+pub mod kubernetes;
+pub mod load;
 pub mod manifests;
 pub mod metrics;
 pub mod netns;
+pub mod node;
 pub mod plan;
+pub mod podnet;
 pub mod process;
+mod role;
 mod servers;
+mod site;
 pub mod traffic;
 
-pub use cluster::{Lab, LabOptions, dir_of, down, sweep};
+pub use cluster::{Lab, LabOptions};
+pub use role::run_if_asked;
+pub use site::{Site, dir_of, down, sweep};

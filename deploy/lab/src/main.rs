@@ -9,23 +9,27 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use lab::appliance::Options;
+use lab::controlplane;
+use lab::kubernetes::KubeLab;
 use lab::{Lab, LabOptions};
 
 const USAGE: &str = "usage:
   lab demo [--keep]     walk through the lab with real traffic; --keep leaves it running
   lab up NAME           make a lab with the appliance in it and leave it running
+  lab kubernetes NAME   make a lab with Kubernetes in it and a router in the appliance's place, and leave it running
   lab down NAME         end it: processes, namespaces, files
   lab plan NAME         how to look around in it
 The appliance is $FAIRLEAD_BIN, else target/release/fairlead.";
 
 fn main() -> ExitCode {
-    lab::echo::run_if_asked();
+    lab::run_if_asked();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["demo"] => demo::run(false),
         ["demo", "--keep"] => demo::run(true),
         ["up", name] => up(name),
+        ["kubernetes", name] => kubernetes(name),
         ["down", name] => down(name),
         ["plan", name] => {
             println!("{}", demo::look_around(name));
@@ -52,6 +56,20 @@ fn up(name: &str) -> Result<bool> {
     Ok(true)
 }
 
+fn kubernetes(name: &str) -> Result<bool> {
+    need_root()?;
+    let lab = KubeLab::up(name, &controlplane::assets()?)?;
+    lab.kernel_router()?;
+    println!(
+        "Kubernetes is running: cp 10.0.0.5, nodes n1 n2, clients c1 c2.
+  be the user   {dir}/kubectl get nodes
+  end it        lab down {name}",
+        dir = lab.dir().display()
+    );
+    lab.release();
+    Ok(true)
+}
+
 fn down(name: &str) -> Result<bool> {
     match lab::down(name)? {
         0 => println!("there is no lab called {name}"),
@@ -60,10 +78,15 @@ fn down(name: &str) -> Result<bool> {
     Ok(true)
 }
 
-fn start(name: &str) -> Result<Lab> {
+fn need_root() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("namespaces need root; run it as root");
     }
+    Ok(())
+}
+
+fn start(name: &str) -> Result<Lab> {
+    need_root()?;
     Lab::up(&LabOptions { name: name.to_owned(), c1_tx_offload: false })
 }
 
@@ -73,5 +96,5 @@ fn options() -> Result<Options> {
     let binary = named
         .canonicalize()
         .with_context(|| format!("no fairlead program at {}; build it with: make build", named.display()))?;
-    Ok(Options { binary, tap: true, mode: "auto" })
+    Ok(Options { binary, tap: true, mode: "auto", kubeconfig: None })
 }

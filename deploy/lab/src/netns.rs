@@ -3,11 +3,14 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::process::{self, Outcome};
@@ -17,10 +20,13 @@ pub const PREFIX: &str = "fl-";
 /// Longest that a set-up script may take.
 const SCRIPT_LIMIT: Duration = Duration::from_secs(20);
 
+/// Longest that killed processes may take to go.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+
 /// One network namespace; deleted on drop unless released.
 pub struct Namespace {
     name: String,
-    keep: bool,
+    keep: AtomicBool,
 }
 
 impl Namespace {
@@ -33,7 +39,7 @@ impl Namespace {
         process::run(Command::new("ip").args(["netns", "add", &name]), "", SCRIPT_LIMIT)?
             .ok()
             .with_context(|| format!("cannot make namespace {name}"))?;
-        let namespace = Self { name, keep: false };
+        let namespace = Self { name, keep: AtomicBool::new(false) };
         // Set before any link exists: links inherit `default`.
         for key in ["all", "default"] {
             namespace.sysctl(&format!("net/ipv6/conf/{key}/accept_dad"), "0")?;
@@ -44,6 +50,22 @@ impl Namespace {
         namespace.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
         namespace.script("ip link set lo up")?;
         Ok(namespace)
+    }
+
+    /// A namespace that somebody else made and will delete.
+    pub fn attach(lab: &str, host: &str) -> Self {
+        Self { name: format!("{PREFIX}{lab}-{host}"), keep: AtomicBool::new(true) }
+    }
+
+    /// Where its handle is.
+    pub fn path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.name)
+    }
+
+    /// Whether it has a network device of a name.
+    pub fn has_device(&self, name: &str) -> bool {
+        let show = ["ip", "link", "show", "dev", name];
+        self.run(&show, SCRIPT_LIMIT).is_ok_and(|outcome| outcome.status.success())
     }
 
     /// The name as `ip netns` knows it.
@@ -92,7 +114,7 @@ impl Namespace {
     /// # Errors
     /// When the namespace cannot be entered or the closure panics.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        let handle = File::open(format!("/run/netns/{}", self.name))?;
+        let handle = File::open(self.path())?;
         thread::scope(|scope| {
             let inside = scope.spawn(|| {
                 move_into_link_name_space(handle.as_fd(), Some(LinkNameSpaceType::Network))?;
@@ -103,14 +125,14 @@ impl Namespace {
     }
 
     /// Lets it outlive this value.
-    pub fn release(&mut self) {
-        self.keep = true;
+    pub fn release(&self) {
+        self.keep.store(true, Ordering::Relaxed);
     }
 }
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        if !self.keep {
+        if !self.keep.load(Ordering::Relaxed) {
             let _ = delete(&self.name);
         }
     }
@@ -136,6 +158,20 @@ pub fn pids(namespace: &str) -> Result<Vec<i32>> {
         process::run(Command::new("ip").args(["netns", "pids", namespace]), "", SCRIPT_LIMIT)?.ok()?;
     let own = i32::try_from(std::process::id()).ok();
     Ok(listed.lines().filter_map(|line| line.trim().parse().ok()).filter(|pid| Some(*pid) != own).collect())
+}
+
+/// Ends every process of a namespace at once.
+///
+/// # Errors
+/// When one of them cannot be ended.
+pub fn kill_all(namespace: &str) -> Result<()> {
+    process::until("processes end", KILL_LIMIT, || {
+        let found = pids(namespace).unwrap_or_default();
+        for pid in found.iter().filter_map(|pid| Pid::from_raw(*pid)) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        found.is_empty()
+    })
 }
 
 /// Deletes a namespace by its full name.

@@ -8,16 +8,26 @@
 //!                                                      n2 .12 -- cni0 10.244.2.1 -- pods 10.244.2.x
 //! ```
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::podnet::PodNet;
 
 /// Address range of the Services' clusterIPs; no interface has any of it.
 pub const SERVICE_CIDR: &str = "10.3.240.0/20";
 /// LoadBalancer addresses that clients reach through a route.
 pub const POOL_ROUTED: &str = "203.0.113.0/26";
+/// The same over IPv6.
+pub const POOL_ROUTED6: &str = "2001:db8:f::/112";
 /// LoadBalancer addresses on the clients' own segment, reached by ARP.
 pub const POOL_CONNECTED: &str = "192.0.2.100-192.0.2.199";
 /// An address of the outside world that Services list under `externalIPs`.
 pub const EXTERNAL_IP: &str = "222.128.5.170";
+/// Range of the pods of all nodes where Kubernetes itself gives each node its part, one a family.
+pub const CLUSTER_CIDRS: [&str; 2] = ["10.244.0.0/16", "fd00:244::/48"];
+/// IPv6 range of the Services' clusterIPs.
+pub const SERVICE_CIDR6: &str = "fd00:3:240::/112";
+/// The machine with Kubernetes' control plane, where a lab has one.
+pub const CONTROL_PLANE: Machine = Machine { name: "cp", number: 5, outside: false };
 /// The appliance's address on the outside segment.
 pub const GATEWAY_OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// The appliance's address on the inside segment.
@@ -44,6 +54,23 @@ impl Machine {
             Ipv4Addr::new(192, 0, 2, self.number)
         } else {
             Ipv4Addr::new(10, 0, 0, self.number)
+        }
+    }
+
+    /// Its IPv6 address.
+    pub fn address6(&self) -> Ipv6Addr {
+        let segment = if self.outside { 1 } else { 2 };
+        // The same digits as in the IPv4 address, so that people recognise it.
+        let digits = u16::from(self.number / 10 * 16 + self.number % 10);
+        Ipv6Addr::new(0x2001, 0xdb8, segment, 0, 0, 0, 0, digits)
+    }
+
+    /// The appliance's addresses on its segment.
+    pub fn gateways(&self) -> (Ipv4Addr, Ipv6Addr) {
+        if self.outside {
+            (GATEWAY_OUTSIDE, Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1))
+        } else {
+            (GATEWAY_INSIDE, Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1))
         }
     }
 
@@ -114,6 +141,13 @@ impl PodPlan {
 /// Third byte of a node's podCIDR.
 pub fn pod_net(node: usize) -> u8 {
     if node == 0 { 1 } else { 2 }
+}
+
+/// The pod network of a node.
+pub fn pod_network(node: usize) -> PodNet {
+    let net = pod_net(node);
+    PodNet::parse(&[format!("10.244.{net}.0/24"), format!("fd00:244:{net}::/64")])
+        .expect("ranges of the plan")
 }
 
 /// The pods.
