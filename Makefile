@@ -12,10 +12,10 @@ LAB := $(TARGET)/release/lab
 DPDK_CRATES := -p dpdk-sys -p dpdk
 SETUP := deploy/setup.sh
 
-.PHONY: help build demo demo-down test setup-test unit dpdk-test e2e test-long bench bench-wire lint layers doc fuzz clean setup setup-build systemd-test cluster kube-proxy
+.PHONY: help build demo demo-down test setup-test unit dpdk-test e2e test-long bench bench-wire lint layers doc fuzz clean setup setup-build systemd-test cluster kube-proxy e2e-kubernetes
 
 help: ## This list.
-	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r t d; do printf '  make %-12s %s\n' "$$t" "$$d"; done
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
 
 setup: ## Install what building and the lab need: packages, Rust, huge pages.
 	@$(SETUP)
@@ -33,7 +33,7 @@ demo: setup ## A small data centre in namespaces, walked with real traffic. KEEP
 demo-down: ## End a demo that was kept.
 	@$(LAB) down demo
 
-test: setup setup-test lint unit dpdk-test layers doc e2e systemd-test kube-proxy ## Every test there is.
+test: setup setup-test lint unit dpdk-test layers doc e2e e2e-kubernetes systemd-test kube-proxy ## Every test there is.
 	@echo "make test: all green"
 
 setup-test: ## deploy/setup.sh where Rust is missing, too old, or cannot be had.
@@ -48,6 +48,11 @@ dpdk-test: ## Tests of the DPDK wrappers and of the packet engine on virtual dev
 e2e: setup ## End to end: real clients and servers through the appliance (root). FILTER=words narrows.
 	$(CARGO) build --release --features dpdk
 	FAIRLEAD_BIN=$(abspath $(FAIRLEAD)) $(CARGO) test -q --test e2e -- $(FILTER)
+
+e2e-kubernetes: setup ## The same with Kubernetes itself: a real control plane, pods as real processes (root, Go 1.26). FILTER=words narrows.
+	$(CARGO) build --release --features dpdk
+	assets=$$(tests/cluster/build.sh) && KUBEBUILDER_ASSETS=$$assets FAIRLEAD_BIN=$(abspath $(FAIRLEAD)) \
+	 $(CARGO) test -q --test kubernetes -- $(FILTER)
 
 systemd-test: setup ## The systemd unit as shipped, under a systemd in namespaces of its own (root).
 	$(CARGO) build --release --features dpdk

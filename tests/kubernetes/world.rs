@@ -1,0 +1,208 @@
+//! What a check gets: the lab with Kubernetes in it, and the few steps that every check takes.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use lab::appliance::{Appliance, Options};
+use lab::checks::Stage;
+use lab::controlplane::{self, Component, Kubectl};
+use lab::kubernetes::KubeLab;
+use lab::metrics::Metrics;
+use lab::netns::Namespace;
+use lab::process::until;
+use serde_json::Value;
+
+use crate::objects::Web;
+use crate::{agreement, services};
+
+/// What the names of these labs begin with; the process id follows.
+pub(crate) const STEM: &str = "k8s";
+/// Longest wait for something that Kubernetes does: a rollout, an eviction.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
+
+/// Longest wait for the appliance to follow what Kubernetes has done.
+const FOLLOWS: Duration = Duration::from_secs(5);
+
+/// The lab, and the appliance in it.
+pub(crate) struct World {
+    /// Declared first, so that it ends before the namespaces go.
+    appliance: Option<Appliance>,
+    pub(crate) lab: KubeLab,
+}
+
+impl World {
+    /// The kernel's router in the appliance's place.
+    pub(crate) fn router(_: &Path) -> Result<Self> {
+        let lab = KubeLab::up(&format!("{STEM}{}r", std::process::id()), &controlplane::assets()?)?;
+        lab.kernel_router()?;
+        Ok(Self { appliance: None, lab })
+    }
+
+    /// The appliance, with the account that is shipped, and the Service that most checks ask.
+    pub(crate) fn appliance(binary: &Path) -> Result<Self> {
+        let lab = KubeLab::up(&format!("{STEM}{}", std::process::id()), &controlplane::assets()?)?;
+        let kubeconfig = Some(lab.install()?);
+        let options = Options { binary: binary.to_owned(), tap: true, mode: "auto", kubeconfig };
+        let world = Self { appliance: Some(lab.appliance(&options)?), lab };
+        let shop = services::shop();
+        world.deploy(&shop)?;
+        world.slices_settle(&shop, 3)?;
+        Ok(world)
+    }
+
+    /// The appliance's counters.
+    pub(crate) fn metrics(&self) -> Result<Metrics> {
+        self.appliance.as_ref().context("there is no appliance")?.metrics(self.host("gw"))
+    }
+
+    /// `fairlead show services -o json`.
+    fn shown(&self) -> Result<Value> {
+        let appliance = self.appliance.as_ref().context("there is no appliance")?;
+        let text = appliance.ask(&["show", "services", "-o", "json"])?.ok()?;
+        serde_json::from_str(&text).with_context(|| format!("show services -o json printed:\n{text}"))
+    }
+
+    /// The IPv4 address under which the appliance serves a LoadBalancer Service, once it has one.
+    pub(crate) fn address(&self, web: &Web) -> Result<IpAddr> {
+        self.address_of(web.namespace, web.name)
+    }
+
+    /// The same by names.
+    pub(crate) fn address_of(&self, namespace: &str, name: &str) -> Result<IpAddr> {
+        let mut found = None;
+        until(&format!("{namespace}/{name} has an address"), FOLLOWS, || {
+            let shown = self.shown().unwrap_or_default();
+            let mut rows = shown.as_array().into_iter().flatten();
+            let row = rows.find(|row| row["namespace"] == namespace && row["name"] == name);
+            let addresses = row.and_then(|row| row["loadBalancerIPs"].as_array());
+            let mut addresses = addresses.into_iter().flatten().filter_map(|ip| ip.as_str()?.parse().ok());
+            found = addresses.find(IpAddr::is_ipv4);
+            found.is_some()
+        })?;
+        found.context("just found")
+    }
+
+    /// Waits until `fairlead show services` says what `kubectl get` says.
+    pub(crate) fn agrees(&self) -> Result<()> {
+        let mut differences = Vec::new();
+        until("fairlead and kubectl agree", FOLLOWS, || {
+            let compared = (|| -> Result<Vec<String>> {
+                let services = self.kubectl().json(&["get", "services", "-A"])?;
+                let slices = self.kubectl().json(&["get", "endpointslices", "-A"])?;
+                Ok(agreement::differences(&services, &slices, &self.shown()?))
+            })();
+            differences = compared.unwrap_or_else(|error| vec![format!("{error:#}")]);
+            differences.is_empty()
+        })
+        .with_context(|| differences.join("\n       "))
+    }
+
+    /// Endpoints of a Service that are ready and on a node.
+    pub(crate) fn ready_on(&self, web: &Web, node: &str) -> Result<usize> {
+        let selector = format!("kubernetes.io/service-name={}", web.name);
+        let list = self.kubectl().json(&["get", "endpointslices", "-n", web.namespace, "-l", &selector])?;
+        let slices = list["items"].as_array().into_iter().flatten();
+        let endpoints = slices.flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten());
+        Ok(endpoints.filter(|e| e["nodeName"] == node && e["conditions"]["ready"] == true).count())
+    }
+
+    /// `kubectl` as the administrator.
+    pub(crate) fn kubectl(&self) -> &Kubectl {
+        self.lab.kubectl()
+    }
+
+    /// A machine of the lab.
+    pub(crate) fn host(&self, name: &str) -> &Namespace {
+        self.lab.host(name)
+    }
+
+    /// Applies a web server and waits until it is rolled out.
+    pub(crate) fn deploy(&self, web: &Web) -> Result<()> {
+        self.kubectl().apply(&web.yaml())?;
+        self.rolled_out(web)
+    }
+
+    /// Waits until its Deployment has what it wants.
+    pub(crate) fn rolled_out(&self, web: &Web) -> Result<()> {
+        let what = format!("deployment/{}", web.name);
+        self.kubectl()
+            .wait(&["rollout", "status", &what, "-n", web.namespace, "--timeout=60s"], SOON)
+            .map(drop)
+    }
+
+    /// Scales it and waits.
+    pub(crate) fn scale(&self, web: &Web, replicas: u32) -> Result<()> {
+        let (what, count) = (format!("deployment/{}", web.name), format!("--replicas={replicas}"));
+        self.kubectl().run(&["scale", &what, "-n", web.namespace, &count])?;
+        self.rolled_out(web)
+    }
+
+    /// Deletes its namespace with everything in it; Kubernetes takes some seconds for that, nobody waits for it.
+    pub(crate) fn delete(&self, web: &Web) -> Result<()> {
+        self.kubectl().run(&["delete", "namespace", web.namespace, "--wait=false"]).map(drop)
+    }
+
+    /// Its ready pods with their addresses.
+    pub(crate) fn ready_pods(&self, web: &Web) -> Result<BTreeMap<String, Vec<IpAddr>>> {
+        self.lab.ready_pods(web.namespace, &format!("app={}", web.name))
+    }
+
+    /// Endpoints of its Service in the slices of one family: address and whether it is ready.
+    pub(crate) fn slices(&self, web: &Web, family: &str) -> Result<BTreeMap<IpAddr, bool>> {
+        let selector = format!("kubernetes.io/service-name={}", web.name);
+        let list = self.kubectl().json(&["get", "endpointslices", "-n", web.namespace, "-l", &selector])?;
+        let slices = list["items"].as_array().into_iter().flatten();
+        let endpoints = slices.filter(|slice| slice["addressType"] == family).flat_map(|slice| {
+            let endpoints = slice["endpoints"].as_array().cloned().unwrap_or_default();
+            endpoints.into_iter().filter_map(|endpoint| {
+                let address = endpoint["addresses"][0].as_str()?.parse().ok()?;
+                Some((address, endpoint["conditions"]["ready"] == true))
+            })
+        });
+        Ok(endpoints.collect())
+    }
+
+    /// Waits until the slices of both families list exactly the ready pods, as many as wanted.
+    pub(crate) fn slices_settle(&self, web: &Web, count: usize) -> Result<()> {
+        let mut seen = String::new();
+        until("the slices list the ready pods", SOON, || {
+            let settled = (|| -> Result<()> {
+                let pods = self.ready_pods(web)?;
+                for (family, index) in [("IPv4", 0), ("IPv6", 1)] {
+                    let slices = self.slices(web, family)?;
+                    let want: BTreeMap<IpAddr, bool> =
+                        pods.values().filter_map(|ips| Some((*ips.get(index)?, true))).collect();
+                    ensure!(
+                        slices == want && want.len() == count,
+                        "{family}: pods {want:?}, slices {slices:?}"
+                    );
+                }
+                Ok(())
+            })();
+            seen = settled.as_ref().err().map(ToString::to_string).unwrap_or_default();
+            settled.is_ok()
+        })
+        .context(seen)
+    }
+}
+
+impl Stage for World {
+    fn still_sound(&mut self) -> Result<()> {
+        if let Some(appliance) = self.appliance.as_mut() {
+            appliance.daemon().check_alive()?;
+        }
+        self.lab.check_alive()
+    }
+
+    fn explain(&mut self) {
+        let pods = self.kubectl().run(&["get", "pods,services,endpointslices,nodes", "-A", "-o", "wide"]);
+        println!("--- the cluster\n{}", pods.unwrap_or_else(|error| format!("{error:#}")));
+        if let Some(appliance) = self.appliance.as_mut() {
+            println!("--- end of the appliance's log\n{}", appliance.daemon().log_tail(30));
+        }
+        println!("--- end of the API server's log\n{}\n---", self.lab.plane.log_tail(Component::ApiServer));
+    }
+}
