@@ -7,6 +7,7 @@ use tables::{AddressInfo, AddressKind, PortAddress, PortId, PortInfo, PortSet};
 
 use super::Compiler;
 use super::cluster::prefix;
+use super::frontends::unusable;
 use crate::network::Network;
 
 impl Compiler {
@@ -33,9 +34,12 @@ impl Compiler {
         for (address, info) in &own {
             self.tables.addresses.insert(*address, *info);
         }
-        let by_kernel = |info: &AddressInfo| info.answer_arp == PortSet::NONE && info.node_ports;
+        // A link-local address cannot be bound without its link, and no load balancer is told of it.
+        let asked = |at: IpAddr, info: &AddressInfo| {
+            info.answer_arp == PortSet::NONE && info.node_ports && unusable(at).is_none()
+        };
         self.set_health_addresses(
-            own.iter().filter(|(_, info)| by_kernel(info)).map(|(at, _)| *at).collect(),
+            own.iter().filter(|(at, info)| asked(**at, info)).map(|(at, _)| *at).collect(),
         );
         self.own = own;
     }
