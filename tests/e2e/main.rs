@@ -11,6 +11,7 @@ mod frontends;
 mod kernel;
 mod lifecycle;
 mod load;
+mod numbers;
 mod variants;
 mod world;
 
@@ -29,7 +30,14 @@ const GROUPS: [Group<World>; 4] = [
     Group {
         name: "appliance",
         make: World::standard,
-        checks: &[frontends::CHECKS, kernel::CHECKS, changes::CHECKS, load::CHECKS, lifecycle::CHECKS],
+        checks: &[
+            frontends::CHECKS,
+            kernel::CHECKS,
+            changes::CHECKS,
+            load::CHECKS,
+            numbers::CHECKS,
+            lifecycle::CHECKS,
+        ],
     },
     Group { name: "offload", make: World::offload, checks: &[variants::OFFLOAD] },
     Group { name: "static", make: World::tapless, checks: &[variants::STATIC] },

@@ -176,6 +176,7 @@ fn entry(
         load_balancer_ip: Some(Ipv4Addr::new(203, 0, 113, public)),
         ports,
         local: false,
+        health_check_node_port: 0,
         mode: None,
     };
     Entry { service, members: pods.iter().copied().map(Member::ready).collect() }

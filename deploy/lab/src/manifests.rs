@@ -42,6 +42,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// externalTrafficPolicy Local.
     pub local: bool,
+    /// The healthCheckNodePort; 0 for none.
+    pub health_check_node_port: u16,
     /// Annotation `fairlead.dev/mode`.
     pub mode: Option<&'static str>,
 }
@@ -75,6 +77,9 @@ impl Service {
         }
         if self.local {
             text += "  externalTrafficPolicy: Local\n";
+        }
+        if self.health_check_node_port != 0 {
+            text += &format!("  healthCheckNodePort: {}\n", self.health_check_node_port);
         }
         text += &format!("  selector:\n    app: {}\n  ports:\n", self.name);
         for port in &self.ports {

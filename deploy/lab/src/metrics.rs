@@ -30,6 +30,17 @@ impl Metrics {
         matching.map(|(_, _, value)| value).sum()
     }
 
+    /// Whether there is a sample of this name whose labels contain `label`.
+    pub fn has(&self, name: &str, label: &str) -> bool {
+        self.samples.iter().any(|(n, labels, _)| n == name && labels.contains(label))
+    }
+
+    /// Whether anything but the workers' own turns differs between this page and a later one.
+    pub fn moved(&self, later: &Self) -> bool {
+        let rests = |(name, _, _): &&(String, String, f64)| !name.starts_with("fairlead_loop_");
+        self.samples.iter().filter(rests).ne(later.samples.iter().filter(rests))
+    }
+
     /// Table versions that every worker has taken.
     pub fn generation(&self) -> f64 {
         self.sum("fairlead_tables_programmed_generation")
