@@ -33,12 +33,12 @@ assets() {
 
 check_go() {
     command -v "$GO" >/dev/null || die "Go $GO_MIN or newer is needed to build Kubernetes and there is no '$GO' on the PATH.
-Install it from https://go.dev/dl/ (Debian 12's own is too old), set GO=/path/to/go, or point KUBEBUILDER_ASSETS to a
+Install it from the Go project's own site (Debian 12's is too old), set GO=/path/to/go, or point KUBEBUILDER_ASSETS to a
 folder that holds: $COMPONENTS"
     have=$($GO env GOVERSION | sed 's/^go//')
     oldest=$(printf '%s\n%s\n' "$GO_MIN" "$have" | sort -V | head -n 1)
     [ "$oldest" = "$GO_MIN" ] || die "Go $GO_MIN or newer is needed to build Kubernetes; '$GO' is $have. Install a newer one
-from https://go.dev/dl/ and set GO=/path/to/go."
+from the Go project's own site and set GO=/path/to/go."
 }
 
 # The server says what version it is only if the linker is told; the module's requirement is where it stands.

@@ -1,6 +1,6 @@
 //! The cluster changes: endpoints come and go, Services are added and deleted, a manifest breaks.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -33,7 +33,7 @@ const LIVE: Duration = Duration::from_millis(50);
 /// New connections from `from` all through `during`: when each began and which pod answered.
 fn connections(
     world: &World,
-    target: SocketAddrV4,
+    target: SocketAddr,
     during: impl FnOnce() -> Result<()>,
 ) -> Result<Vec<(Instant, String)>> {
     let (seen, over) = (Mutex::new(Vec::new()), AtomicBool::new(false));
@@ -41,7 +41,7 @@ fn connections(
     let load = || -> Result<()> {
         while !over.load(Ordering::Relaxed) {
             let begun = Instant::now();
-            let answer = http::who(target.into(), traffic::ANSWER)?;
+            let answer = http::who(target, traffic::ANSWER)?;
             seen.lock().expect("no thread panics with it").push((begun, answer.pod));
             thread::sleep(Duration::from_millis(1));
         }
@@ -146,7 +146,7 @@ fn no_endpoints(world: &mut World) -> Result<()> {
     world.lab.manifests.endpoints(&web.service, &[])?;
     thread::sleep(2 * LIVE);
     let client = world.host("c1");
-    let refused = client.within(|| Connection::open(target.into(), Duration::from_secs(2)).err())?;
+    let refused = client.within(|| Connection::open(target, Duration::from_secs(2)).err())?;
     let error = refused.context("a Service without endpoints took a connection")?;
     let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
     ensure!(kind == Some(std::io::ErrorKind::ConnectionRefused), "not refused but: {error:#}");
@@ -175,7 +175,7 @@ fn add_and_delete(world: &mut World) -> Result<()> {
             let address = entry.target(Frontend::LoadBalancer, "http", false);
             world.lab.manifests.service(&entry.service, &entry.members)?;
             until("a new Service answers", Duration::from_secs(1), || {
-                let who = || http::who(address.into(), Duration::from_millis(200));
+                let who = || http::who(address, Duration::from_millis(200));
                 world.host("c2").within(who).is_ok_and(|answer| answer.is_ok())
             })
             .with_context(|| format!("extra-{number} at {address}"))?;
@@ -194,7 +194,7 @@ fn add_and_delete(world: &mut World) -> Result<()> {
     ensure!(seen.len() > 100, "only {} requests meanwhile", seen.len());
     let gone = extra(1).target(Frontend::LoadBalancer, "http", false);
     until("a deleted Service is gone", Duration::from_secs(1), || {
-        let who = || http::who(gone.into(), Duration::from_millis(200));
+        let who = || http::who(gone, Duration::from_millis(200));
         world.host("c1").within(who).is_ok_and(|answer| answer.is_err())
     })
 }

@@ -1,6 +1,6 @@
 //! The lab itself, with the kernel's router in the appliance's place: what fails here is not the appliance's fault.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use lab::echo::EchoClient;
@@ -15,8 +15,8 @@ pub(crate) const CHECKS: &[Check] = &[
     ("RTMP and iperf3 work pod to client", streams_work),
 ];
 
-fn direct(pod: &str, container: Container) -> SocketAddrV4 {
-    SocketAddrV4::new(plan::pod(pod).address(), container.port())
+fn direct(pod: &str, container: Container) -> SocketAddr {
+    SocketAddr::new(plan::pod(pod).address().into(), container.port())
 }
 
 fn servers_answer(world: &mut World) -> Result<()> {
@@ -24,7 +24,7 @@ fn servers_answer(world: &mut World) -> Result<()> {
         let from = world.host(host);
         let answer = traffic::who(from, direct("web-2", Container::Web))?;
         ensure!((answer.pod.as_str(), answer.client.as_str()) == ("web-2", address), "{host}: {answer:?}");
-        let node_port = SocketAddrV4::new(plan::NODES[1].address(), plan::NODE_PORT);
+        let node_port = SocketAddr::new(plan::NODES[1].address().into(), plan::NODE_PORT);
         ensure!(traffic::who(from, node_port)?.pod == "web-2", "{host}: a node's own nodePort");
         traffic::dns_who(from, direct("dns-1", Container::Dns), false)?;
         traffic::dns_truncated(from, direct("dns-2", Container::Dns))?;

@@ -1,9 +1,9 @@
 //! The appliance's own addresses and its place on the wire: TAP mirror, neighbours, ARP for VIPs, ping.
 
 use std::io::Read;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::catalog::{self, Frontend};
@@ -20,6 +20,7 @@ pub(crate) const CHECKS: &[Check] = &[
     ("ip neigh on the appliance knows its neighbours", neighbours),
     ("tcpdump on the TAP sees the kernel's traffic", tcpdump),
     ("a VIP on the connected pool is answered by ARP with the port's MAC", arp_for_vip),
+    ("a VIP of IPv6 on the connected pool is answered by ND with the port's MAC", nd_for_vip),
     ("ping of a VIP with a usable backend", ping_vip),
     ("a packet whose TTL runs out is answered from the receiving port's address", ttl),
     ("a clusterIP's unknown port is refused, an unallocated one dropped", refusals),
@@ -119,29 +120,49 @@ fn arp_for_vip(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-fn ping_vip(world: &mut World) -> Result<()> {
-    ping(world.host("c1"), "192.0.2.110")?;
-    ping(world.host("c1"), "203.0.113.10")
-}
-
-fn ttl(world: &mut World) -> Result<()> {
-    let outcome = world
-        .host("c1")
-        .run(&["ping", "-c", "1", "-t", "1", "-W", "2", "10.244.1.11"], Duration::from_secs(5))?;
-    ensure!(outcome.stdout.contains("From 192.0.2.1 "), "{}", outcome.stdout);
+fn nd_for_vip(world: &mut World) -> Result<()> {
+    let web = catalog::web_local().over_ipv6();
+    let client = world.host("c2");
+    traffic::who(client, web.target(Frontend::LoadBalancer, "", false))?;
+    let known = client.script("ip -6 neigh show 2001:db8:1::110")?;
+    ensure!(known.contains("02:00:00:00:01:01"), "2001:db8:1::110 resolved to: {known}");
     Ok(())
 }
 
+fn ping_vip(world: &mut World) -> Result<()> {
+    for vip in ["192.0.2.110", "203.0.113.10", "2001:db8:1::110", "2001:db8:f::10"] {
+        ping(world.host("c1"), vip)?;
+    }
+    Ok(())
+}
+
+fn ttl(world: &mut World) -> Result<()> {
+    for (pod, own) in [("10.244.1.11", "192.0.2.1"), ("fd00:244:1::11", "2001:db8:1::1")] {
+        let argv = ["ping", "-n", "-c", "1", "-t", "1", "-W", "2", pod];
+        let outcome = world.host("c1").run(&argv, Duration::from_secs(5))?;
+        ensure!(outcome.stdout.contains(&format!("From {own} ")), "{}", outcome.stdout);
+    }
+    Ok(())
+}
+
+/// A refused connection must be told at once.
+const AT_ONCE: Duration = Duration::from_millis(100);
+
 fn refusals(world: &mut World) -> Result<()> {
     world.host("c1").within(|| {
-        let open = catalog::web().service.cluster_ip;
-        let refused = TcpStream::connect_timeout(&(open, 9).into(), Duration::from_secs(2));
-        let Err(error) = refused else { bail!("port 9 of a clusterIP took a connection") };
-        ensure!(error.kind() == std::io::ErrorKind::ConnectionRefused, "port 9 of a clusterIP: {error}");
-        let nobody = Ipv4Addr::new(10, 3, 250, 1);
-        let dropped = TcpStream::connect_timeout(&(nobody, 80).into(), Duration::from_millis(700));
-        let Err(error) = dropped else { bail!("an unallocated clusterIP took a connection") };
-        ensure!(error.kind() == std::io::ErrorKind::TimedOut, "an unallocated clusterIP: {error}");
+        for open in [catalog::web(), catalog::web().over_ipv6()].map(|web| web.service.cluster_ip) {
+            let begun = Instant::now();
+            let refused = TcpStream::connect_timeout(&(open, 9).into(), Duration::from_secs(2));
+            let Err(error) = refused else { bail!("port 9 of {open} took a connection") };
+            ensure!(error.kind() == std::io::ErrorKind::ConnectionRefused, "port 9 of {open}: {error}");
+            ensure!(begun.elapsed() < AT_ONCE, "port 9 of {open} was refused after {:?}", begun.elapsed());
+        }
+        for nobody in ["10.3.250.1", "fd00:3::9999"] {
+            let nobody = SocketAddr::new(nobody.parse()?, 80);
+            let dropped = TcpStream::connect_timeout(&nobody, Duration::from_millis(700));
+            let Err(error) = dropped else { bail!("{nobody}, an unallocated clusterIP, took a connection") };
+            ensure!(error.kind() == std::io::ErrorKind::TimedOut, "{nobody}, unallocated: {error}");
+        }
         Ok(())
     })?
 }

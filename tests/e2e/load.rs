@@ -115,7 +115,7 @@ fn soak(world: &mut World) -> Result<()> {
     let load = || -> Result<u64> {
         let mut requests = 0;
         while Instant::now() < end {
-            http::who(target.into(), traffic::ANSWER).with_context(|| format!("request {requests}"))?;
+            http::who(target, traffic::ANSWER).with_context(|| format!("request {requests}"))?;
             requests += 1;
             thread::sleep(Duration::from_millis(1));
         }

@@ -12,6 +12,7 @@ mod kernel;
 mod lifecycle;
 mod load;
 mod numbers;
+mod paths;
 mod variants;
 mod world;
 
@@ -33,6 +34,7 @@ const GROUPS: [Group<World>; 4] = [
         checks: &[
             frontends::CHECKS,
             kernel::CHECKS,
+            paths::CHECKS,
             changes::CHECKS,
             load::CHECKS,
             numbers::CHECKS,

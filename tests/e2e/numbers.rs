@@ -104,7 +104,7 @@ fn ports_agree(shown: &Value, metrics: &Metrics) -> Result<()> {
 fn health_check(world: &mut World) -> Result<()> {
     let mut probed = catalog::web_local();
     probed.service.name = "probed".to_owned();
-    probed.service.cluster_ip = Ipv4Addr::new(10, 3, 242, 91);
+    probed.service.cluster_ip = Ipv4Addr::new(10, 3, 242, 91).into();
     probed.service.load_balancer_ip = None;
     probed.service.external_ips.clear();
     probed.service.ports[0].node_port = 0;

@@ -24,34 +24,39 @@ fn unfinished_checksums(world: &mut World) -> Result<()> {
     let offload = world.host("c1").script("ethtool -k eth0 | grep '^tx-checksumming'")?;
     ensure!(offload.contains(": on"), "the lab left it off: {offload}");
     let (web, echo) = (catalog::web(), catalog::echo());
-    for frontend in FRONTENDS {
-        let what = || format!("{frontend:?}");
-        traffic::who(world.host("c1"), web.target(frontend, "http", false)).with_context(what)?;
-        world
-            .host("c1")
-            .within(|| -> Result<()> {
-                EchoClient::connect(echo.target(frontend, "tcp", false))?.exchange(50_000)?;
-                who_udp(echo.target(frontend, "udp", false)).map(drop)
-            })?
-            .with_context(what)?;
+    for (web, echo) in [(web.over_ipv6(), echo.over_ipv6()), (web, echo)] {
+        for frontend in FRONTENDS {
+            let what = || format!("{frontend:?} of {}", web.service.name);
+            traffic::who(world.host("c1"), web.target(frontend, "http", false)).with_context(what)?;
+            world
+                .host("c1")
+                .within(|| -> Result<()> {
+                    EchoClient::connect(echo.target(frontend, "tcp", false))?.exchange(50_000)?;
+                    who_udp(echo.target(frontend, "udp", false)).map(drop)
+                })?
+                .with_context(what)?;
+        }
     }
     ping(world.host("c1"), "192.0.2.1")
 }
 
 fn static_neighbours(world: &mut World) -> Result<()> {
-    let web = catalog::web();
-    for (host, inside) in [("c1", false), ("n1", true), ("tool-1", true)] {
-        for frontend in FRONTENDS {
-            let target = web.target(frontend, "http", inside);
-            let answer = traffic::who(world.host(host), target)
-                .with_context(|| format!("{frontend:?} from {host}"))?;
-            // forwarding.mode is dnat here: outside clients keep their address on external frontends.
-            if !inside && frontend != Frontend::ClusterIp {
-                ensure!(answer.client == "192.0.2.11", "{frontend:?}: the pod saw {answer:?}");
+    for (web, c1) in [(catalog::web(), "192.0.2.11"), (catalog::web().over_ipv6(), "2001:db8:1::11")] {
+        for (host, inside) in [("c1", false), ("n1", true), ("tool-1", true)] {
+            for frontend in FRONTENDS {
+                let target = web.target(frontend, "http", inside);
+                let answer = traffic::who(world.host(host), target)
+                    .with_context(|| format!("{frontend:?} from {host}"))?;
+                // forwarding.mode is dnat here: outside clients keep their address on external frontends.
+                if !inside && frontend != Frontend::ClusterIp {
+                    ensure!(answer.client == c1, "{frontend:?}: the pod saw {answer:?}");
+                }
             }
         }
+        let target = web.target(Frontend::LoadBalancer, "http", false);
+        traffic::keep_alive(world.host("c2"), target, 200)?;
     }
-    traffic::keep_alive(world.host("c2"), web.target(Frontend::LoadBalancer, "http", false), 200).map(drop)
+    Ok(())
 }
 
 fn own_answers(world: &mut World) -> Result<()> {

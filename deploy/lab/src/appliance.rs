@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -58,11 +58,11 @@ workers: {{count: 1, idle: sleep}}
 dpdk: {{memoryMiB: 128, hugepages: auto}}
 kubernetes:
   {source}
-  externalIPAllow: [222.128.5.0/24, 192.0.2.0/24]
+  externalIPAllow: [222.128.5.0/24, 192.0.2.0/24, \"2001:db8:222::/64\"]
 pools:
 - name: public
   cidrs: [{routed}, \"{routed6}\"]
-  ranges: [{connected}]
+  ranges: [{connected}, \"{connected6}\"]
   autoAssign: true
 forwarding: {{mode: {mode}, flowsPerWorker: 262144}}
 admin: {{socket: {shown}/admin.sock}}
@@ -74,13 +74,16 @@ stateDir: {shown}/state
         routed = plan::POOL_ROUTED,
         routed6 = plan::POOL_ROUTED6,
         connected = plan::POOL_CONNECTED,
+        connected6 = plan::POOL_CONNECTED6,
     );
     if !tap {
         text += "neighbors:\n";
         for machine in CLIENTS.iter().chain(&NODES) {
             let port = if machine.outside { "outside" } else { "inside" };
-            let (address, mac) = (machine.address(), machine.mac());
-            let _ = writeln!(text, "- {{address: {address}, mac: \"{mac}\", port: {port}}}");
+            let mac = machine.mac();
+            for address in [IpAddr::V4(machine.address()), machine.address6().into()] {
+                let _ = writeln!(text, "- {{address: \"{address}\", mac: \"{mac}\", port: {port}}}");
+            }
         }
     }
     text

@@ -1,9 +1,9 @@
 //! The Services of the lab: one for each protocol with every kind of frontend, and a few that differ in policy.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::manifests::{Member, Service, ServicePort, port};
-use crate::plan::{Container, EXTERNAL_IP, GATEWAY_INSIDE, GATEWAY_OUTSIDE, NODE_PORT, NODES};
+use crate::plan::{self, Container, EXTERNAL_IP, EXTERNAL_IP6, NODE_PORT, NODES};
 
 /// A Service with its endpoints.
 #[derive(Clone, Debug)]
@@ -34,19 +34,34 @@ pub const FRONTENDS: [Frontend; 4] =
 impl Entry {
     /// Where a client finds the port called `port_name` through a frontend. `inside`: the client is a node or a pod,
     /// so it uses the appliance's inside address for a nodePort.
-    pub fn target(&self, frontend: Frontend, port_name: &str, inside: bool) -> SocketAddrV4 {
+    pub fn target(&self, frontend: Frontend, port_name: &str, inside: bool) -> SocketAddr {
         let service = &self.service;
         let port =
             service.ports.iter().find(|port| port.name == port_name).unwrap_or_else(|| service.first_port());
         let (address, number) = match frontend {
             Frontend::ClusterIp => (service.cluster_ip, port.port),
-            Frontend::NodePort => (if inside { GATEWAY_INSIDE } else { GATEWAY_OUTSIDE }, port.node_port),
+            Frontend::NodePort => (gateway(service.is_ipv6(), inside), port.node_port),
             Frontend::ExternalIp => (*service.external_ips.first().expect("every entry has one"), port.port),
             Frontend::LoadBalancer => {
                 (service.load_balancer_ip.expect("every entry asks for one"), port.port)
             }
         };
-        SocketAddrV4::new(address, number)
+        SocketAddr::new(address, number)
+    }
+
+    /// The same pods and ports as a Service of IPv6. Its nodePorts are others: a number belongs to one Service.
+    pub fn over_ipv6(&self) -> Self {
+        let mut twin = self.clone();
+        let service = &mut twin.service;
+        service.name += "-6";
+        service.cluster_ip = in_v6(service.cluster_ip, [0xfd00, 3]);
+        service.external_ips = vec![EXTERNAL_IP6.parse().expect("a constant address")];
+        service.load_balancer_ip = service.load_balancer_ip.map(|ip| match ip {
+            IpAddr::V4(v4) if v4.octets()[0] == 192 => in_v6(ip, [0x2001, 0xdb8, 1]),
+            _ => in_v6(ip, [0x2001, 0xdb8, 0xf]),
+        });
+        service.ports.iter_mut().for_each(|port| port.node_port -= 1_000);
+        twin
     }
 }
 
@@ -73,7 +88,7 @@ pub fn web_local() -> Entry {
         &["web-1", "web-2", "web-3"],
     );
     web.service.local = true;
-    web.service.load_balancer_ip = Some(Ipv4Addr::new(192, 0, 2, 110));
+    web.service.load_balancer_ip = Some([192, 0, 2, 110].into());
     web
 }
 
@@ -117,7 +132,7 @@ pub fn iperf() -> Entry {
 }
 
 /// Address of [`edge_yaml`]'s Service.
-pub const EDGE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 16), 80);
+pub const EDGE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 16)), 80);
 
 /// The external load balancer of the picture: a Service without a selector whose endpoints are the nodes' nodePorts.
 /// Behind [`NODE_PORT`] each node has the rule that kube-proxy would write.
@@ -159,6 +174,31 @@ pub fn all() -> Vec<Entry> {
     vec![web(), web_local(), echo(), dns(), mqtt(), rtmp(), iperf()]
 }
 
+/// Their twins of IPv6, but for RTMP, whose server has none.
+pub fn all_over_ipv6() -> Vec<Entry> {
+    all().iter().filter(|entry| entry.service.name != "rtmp").map(Entry::over_ipv6).collect()
+}
+
+/// The appliance's address that serves a client's nodePorts.
+fn gateway(ipv6: bool, inside: bool) -> IpAddr {
+    match (ipv6, inside) {
+        (false, false) => plan::GATEWAY_OUTSIDE.into(),
+        (false, true) => plan::GATEWAY_INSIDE.into(),
+        (true, false) => plan::GATEWAY_OUTSIDE6.into(),
+        (true, true) => plan::GATEWAY_INSIDE6.into(),
+    }
+}
+
+/// The IPv6 address of this prefix that ends as the IPv4 one does.
+fn in_v6<const N: usize>(ip: IpAddr, prefix: [u16; N]) -> IpAddr {
+    let mut words = [0; 8];
+    words[..N].copy_from_slice(&prefix);
+    if let IpAddr::V4(v4) = ip {
+        words[7] = plan::digits(v4.octets()[3]);
+    }
+    Ipv6Addr::from(words).into()
+}
+
 fn entry(
     namespace: &'static str,
     name: &str,
@@ -171,9 +211,9 @@ fn entry(
         namespace,
         name: name.to_owned(),
         kind: "LoadBalancer",
-        cluster_ip: Ipv4Addr::new(10, 3, 241, cluster),
+        cluster_ip: [10, 3, 241, cluster].into(),
         external_ips: vec![EXTERNAL_IP.parse().expect("a constant address")],
-        load_balancer_ip: Some(Ipv4Addr::new(203, 0, 113, public)),
+        load_balancer_ip: Some([203, 0, 113, public].into()),
         ports,
         local: false,
         health_check_node_port: 0,
@@ -191,7 +231,7 @@ mod tests {
     #[test]
     fn no_two_entries_share_a_frontend() {
         let mut seen = HashSet::new();
-        for entry in all() {
+        for entry in all().into_iter().chain(all_over_ipv6()) {
             for port in &entry.service.ports {
                 for frontend in FRONTENDS {
                     let target = entry.target(frontend, port.name, false);

@@ -54,7 +54,7 @@ impl Lab {
             site,
         };
         lab.wire_pods()?;
-        for entry in catalog::all() {
+        for entry in catalog::all().into_iter().chain(catalog::all_over_ipv6()) {
             lab.manifests.service(&entry.service, &entry.members)?;
         }
         lab.manifests.write("shop-edge.yaml", &catalog::edge_yaml())?;

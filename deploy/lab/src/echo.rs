@@ -2,7 +2,7 @@
 //! The server greets a TCP client with `<pod> <client address>\n`; a datagram `who` is answered the same way.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ pub(crate) fn run_if_asked(arguments: &[String]) {
 }
 
 fn serve(pod: &str, port: u16) -> Result<()> {
-    // Takes IPv4 too, as addresses that are mapped.
+    // Of both families.
     let address = (Ipv6Addr::UNSPECIFIED, port);
     let udp = UdpSocket::bind(address)?;
     let listener = TcpListener::bind(address)?;
@@ -32,13 +32,21 @@ fn serve(pod: &str, port: u16) -> Result<()> {
     thread::spawn(move || serve_udp(&name, &udp));
     loop {
         let (stream, client) = listener.accept()?;
-        let greeting = format!("{pod} {}\n", plain(client));
+        let greeting = format!("{pod} {}\n", canonical(client));
         thread::spawn(move || serve_tcp(stream, &greeting));
     }
 }
 
-fn plain(client: SocketAddr) -> SocketAddr {
+/// An IPv4 client as IPv4.
+fn canonical(client: SocketAddr) -> SocketAddr {
     SocketAddr::new(client.ip().to_canonical(), client.port())
+}
+
+/// A UDP socket that can reach the server.
+fn udp_towards(server: SocketAddr) -> std::io::Result<UdpSocket> {
+    let any: IpAddr =
+        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    UdpSocket::bind((any, 0))
 }
 
 fn serve_tcp(mut stream: TcpStream, greeting: &str) -> Option<()> {
@@ -58,7 +66,7 @@ fn serve_udp(pod: &str, socket: &UdpSocket) -> Option<()> {
     loop {
         // An ICMP error of an earlier answer shows up here; it ends nothing.
         let Ok((len, client)) = socket.recv_from(&mut buffer) else { continue };
-        let answer = format!("{pod} {}\n", plain(client));
+        let answer = format!("{pod} {}\n", canonical(client));
         let bytes = if &buffer[..len] == b"who" { answer.as_bytes() } else { &buffer[..len] };
         let _ = socket.send_to(bytes, client);
     }
@@ -79,8 +87,8 @@ impl EchoClient {
     ///
     /// # Errors
     /// When nobody answers in time.
-    pub fn connect(server: SocketAddrV4) -> Result<Self> {
-        let stream = TcpStream::connect_timeout(&server.into(), PATIENCE)?;
+    pub fn connect(server: SocketAddr) -> Result<Self> {
+        let stream = TcpStream::connect_timeout(&server, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
@@ -121,8 +129,8 @@ impl UdpAsker {
     ///
     /// # Errors
     /// When there is no socket or no route.
-    pub fn new(server: SocketAddrV4) -> Result<Self> {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    pub fn new(server: SocketAddr) -> Result<Self> {
+        let socket = udp_towards(server)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.connect(server)?;
         Ok(Self { socket })
@@ -146,7 +154,7 @@ impl UdpAsker {
 ///
 /// # Errors
 /// When nobody answers in time.
-pub fn who_udp(server: SocketAddrV4) -> Result<(String, SocketAddr)> {
+pub fn who_udp(server: SocketAddr) -> Result<(String, SocketAddr)> {
     UdpAsker::new(server)?.who()
 }
 
@@ -167,8 +175,8 @@ pub struct UdpReport {
 ///
 /// # Errors
 /// When the socket cannot be used.
-pub fn udp_stream(server: SocketAddrV4, rate: u32, more: impl Fn() -> bool + Sync) -> Result<UdpReport> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+pub fn udp_stream(server: SocketAddr, rate: u32, more: impl Fn() -> bool + Sync) -> Result<UdpReport> {
+    let socket = udp_towards(server)?;
     socket.connect(server)?;
     socket.set_read_timeout(Some(Duration::from_millis(500)))?;
     let gap = Duration::from_secs(1) / rate;

@@ -1,7 +1,7 @@
 //! The manifests of the lab's cluster, as a Kubernetes user would write them, and their atomic replacement.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -33,11 +33,11 @@ pub struct Service {
     /// `ClusterIP`, `NodePort` or `LoadBalancer`.
     pub kind: &'static str,
     /// Its clusterIP.
-    pub cluster_ip: Ipv4Addr,
+    pub cluster_ip: IpAddr,
     /// Its externalIPs.
-    pub external_ips: Vec<Ipv4Addr>,
+    pub external_ips: Vec<IpAddr>,
     /// `spec.loadBalancerIP`, where a fixed address is asked for.
-    pub load_balancer_ip: Option<Ipv4Addr>,
+    pub load_balancer_ip: Option<IpAddr>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
     /// externalTrafficPolicy Local.
@@ -54,6 +54,11 @@ impl Service {
         self.ports.first().expect("a Service of the lab has a port")
     }
 
+    /// Whether it is a Service of IPv6.
+    pub fn is_ipv6(&self) -> bool {
+        self.cluster_ip.is_ipv6()
+    }
+
     /// YAML of the object.
     pub fn yaml(&self) -> String {
         let mut text = format!(
@@ -64,16 +69,17 @@ impl Service {
             text += &format!("  annotations:\n    fairlead.dev/mode: {mode}\n");
         }
         text += &format!(
-            "spec:\n  type: {}\n  clusterIP: {ip}\n  clusterIPs: [{ip}]\n",
+            "spec:\n  type: {}\n  clusterIP: \"{ip}\"\n  clusterIPs: [\"{ip}\"]\n  ipFamilies: [{family}]\n",
             self.kind,
-            ip = self.cluster_ip
+            ip = self.cluster_ip,
+            family = self.family()
         );
         if !self.external_ips.is_empty() {
-            let list: Vec<_> = self.external_ips.iter().map(Ipv4Addr::to_string).collect();
+            let list: Vec<_> = self.external_ips.iter().map(|ip| format!("\"{ip}\"")).collect();
             text += &format!("  externalIPs: [{}]\n", list.join(", "));
         }
         if let Some(ip) = self.load_balancer_ip {
-            text += &format!("  loadBalancerIP: {ip}\n");
+            text += &format!("  loadBalancerIP: \"{ip}\"\n");
         }
         if self.local {
             text += "  externalTrafficPolicy: Local\n";
@@ -101,8 +107,9 @@ impl Service {
     pub fn endpoints_yaml(&self, members: &[Member]) -> String {
         let mut text = format!(
             "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {name}-x7k2p\n  namespace: {}\n  \
-             labels:\n    kubernetes.io/service-name: {name}\naddressType: IPv4\nports:\n",
+             labels:\n    kubernetes.io/service-name: {name}\naddressType: {family}\nports:\n",
             self.namespace,
+            family = self.family(),
             name = self.name
         );
         for port in &self.ports {
@@ -115,9 +122,9 @@ impl Service {
         for member in members {
             let pod = plan::pod(member.pod);
             text += &format!(
-                "- addresses: [{}]\n  nodeName: {}\n  targetRef: {{kind: Pod, name: {}, namespace: {}}}\n  \
+                "- addresses: [\"{}\"]\n  nodeName: {}\n  targetRef: {{kind: Pod, name: {}, namespace: {}}}\n  \
                  conditions: {{ready: {}, serving: {}, terminating: {}}}\n",
-                pod.address(),
+                if self.is_ipv6() { IpAddr::V6(pod.address6()) } else { pod.address().into() },
                 plan::NODES[pod.node].name,
                 pod.name,
                 self.namespace,
@@ -127,6 +134,12 @@ impl Service {
             );
         }
         text
+    }
+}
+
+impl Service {
+    fn family(&self) -> &'static str {
+        if self.is_ipv6() { "IPv6" } else { "IPv4" }
     }
 }
 
@@ -162,12 +175,14 @@ impl Member {
 
 /// YAML of a Node with its podCIDR.
 pub fn node_yaml(index: usize, node: &Machine) -> String {
-    let cidr = format!("10.244.{}.0/24", plan::pod_net(index));
+    let net = plan::pod_net(index);
+    let (cidr, cidr6) = (format!("10.244.{net}.0/24"), format!("fd00:244:{net}::/64"));
     format!(
         "apiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\n  labels: {{topology.kubernetes.io/zone: rack-{name}}}\n\
-         spec:\n  podCIDR: {cidr}\n  podCIDRs: [{cidr}]\nstatus:\n  addresses:\n  - {{type: InternalIP, address: {}}}\n  \
-         - {{type: Hostname, address: {name}}}\n",
+         spec:\n  podCIDR: {cidr}\n  podCIDRs: [{cidr}, \"{cidr6}\"]\nstatus:\n  addresses:\n  - {{type: InternalIP, address: {}}}\n  \
+         - {{type: InternalIP, address: \"{}\"}}\n  - {{type: Hostname, address: {name}}}\n",
         node.address(),
+        node.address6(),
         name = node.name
     )
 }
@@ -175,8 +190,9 @@ pub fn node_yaml(index: usize, node: &Machine) -> String {
 /// YAML of the ServiceCIDR object.
 pub fn service_cidr_yaml() -> String {
     format!(
-        "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata:\n  name: kubernetes\nspec:\n  cidrs: [{}]\n",
-        plan::SERVICE_CIDR
+        "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata:\n  name: kubernetes\nspec:\n  cidrs: [{}, \"{}\"]\n",
+        plan::SERVICE_CIDR,
+        plan::SERVICE_CIDR6
     )
 }
 

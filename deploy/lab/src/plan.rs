@@ -14,24 +14,32 @@ use crate::podnet::PodNet;
 
 /// Address range of the Services' clusterIPs; no interface has any of it.
 pub const SERVICE_CIDR: &str = "10.3.240.0/20";
+/// The same for IPv6.
+pub const SERVICE_CIDR6: &str = "fd00:3::/112";
 /// LoadBalancer addresses that clients reach through a route.
 pub const POOL_ROUTED: &str = "203.0.113.0/26";
-/// The same over IPv6.
+/// The same for IPv6.
 pub const POOL_ROUTED6: &str = "2001:db8:f::/112";
 /// LoadBalancer addresses on the clients' own segment, reached by ARP.
 pub const POOL_CONNECTED: &str = "192.0.2.100-192.0.2.199";
+/// The same for IPv6, reached by neighbour discovery.
+pub const POOL_CONNECTED6: &str = "2001:db8:1::100-2001:db8:1::199";
 /// An address of the outside world that Services list under `externalIPs`.
 pub const EXTERNAL_IP: &str = "222.128.5.170";
+/// The same for IPv6.
+pub const EXTERNAL_IP6: &str = "2001:db8:222::170";
 /// Range of the pods of all nodes where Kubernetes itself gives each node its part, one a family.
 pub const CLUSTER_CIDRS: [&str; 2] = ["10.244.0.0/16", "fd00:244::/48"];
-/// IPv6 range of the Services' clusterIPs.
-pub const SERVICE_CIDR6: &str = "fd00:3:240::/112";
 /// The machine with Kubernetes' control plane, where a lab has one.
 pub const CONTROL_PLANE: Machine = Machine { name: "cp", number: 5, outside: false };
 /// The appliance's address on the outside segment.
 pub const GATEWAY_OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// The same for IPv6.
+pub const GATEWAY_OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
 /// The appliance's address on the inside segment.
 pub const GATEWAY_INSIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+/// The same for IPv6.
+pub const GATEWAY_INSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1);
 
 /// The nodePort that each node itself translates to its first web pod.
 pub const NODE_PORT: u16 = 30080;
@@ -57,21 +65,15 @@ impl Machine {
         }
     }
 
-    /// Its IPv6 address.
+    /// Its IPv6 address: the number in hexadecimal reads as the last byte of the IPv4 address does.
     pub fn address6(&self) -> Ipv6Addr {
-        let segment = if self.outside { 1 } else { 2 };
-        // The same digits as in the IPv4 address, so that people recognise it.
-        let digits = u16::from(self.number / 10 * 16 + self.number % 10);
-        Ipv6Addr::new(0x2001, 0xdb8, segment, 0, 0, 0, 0, digits)
+        let net = if self.outside { 1 } else { 2 };
+        Ipv6Addr::new(0x2001, 0xdb8, net, 0, 0, 0, 0, digits(self.number))
     }
 
     /// The appliance's addresses on its segment.
     pub fn gateways(&self) -> (Ipv4Addr, Ipv6Addr) {
-        if self.outside {
-            (GATEWAY_OUTSIDE, Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1))
-        } else {
-            (GATEWAY_INSIDE, Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1))
-        }
+        if self.outside { (GATEWAY_OUTSIDE, GATEWAY_OUTSIDE6) } else { (GATEWAY_INSIDE, GATEWAY_INSIDE6) }
     }
 
     /// Its MAC address: fixed, so that static neighbours can be written down.
@@ -136,6 +138,17 @@ impl PodPlan {
     pub fn address(&self) -> Ipv4Addr {
         Ipv4Addr::new(10, 244, pod_net(self.node), self.number)
     }
+
+    /// Its IPv6 address, of its node's podCIDR.
+    pub fn address6(&self) -> Ipv6Addr {
+        pod_network(self.node).addresses(self.number).1
+    }
+}
+
+/// The number whose hexadecimal digits are the decimal ones of this.
+pub fn digits(number: u8) -> u16 {
+    let number = u16::from(number);
+    (number / 100) * 0x100 + (number / 10 % 10) * 0x10 + number % 10
 }
 
 /// Third byte of a node's podCIDR.

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use anyhow::{Context, Result, bail};
 
 use crate::netns::Namespace;
+use crate::plan::digits;
 use crate::site::plain;
 
 /// A node's pod ranges, one IPv4 and one IPv6.
@@ -37,11 +38,9 @@ impl PodNet {
 
     /// The addresses with a number in the ranges. Both show the same digits, so that people recognise them.
     pub fn addresses(&self, number: u8) -> (Ipv4Addr, Ipv6Addr) {
-        let digits =
-            u128::from(number / 100) << 8 | u128::from(number / 10 % 10) << 4 | u128::from(number % 10);
         (
             Ipv4Addr::from_bits(self.v4.0.to_bits() | u32::from(number)),
-            Ipv6Addr::from_bits(self.v6.0.to_bits() | digits),
+            Ipv6Addr::from_bits(self.v6.0.to_bits() | u128::from(digits(number))),
         )
     }
 

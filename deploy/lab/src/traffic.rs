@@ -2,7 +2,7 @@
 //! Each function runs its client in the namespace `from`, waits a bounded time and says what came back.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,19 +25,19 @@ const TRANSFER: Duration = Duration::from_secs(90);
 ///
 /// # Errors
 /// When it does not answer in time.
-pub fn who(from: &Namespace, target: SocketAddrV4) -> Result<WebAnswer> {
-    from.within(|| http::who(target.into(), ANSWER))?
+pub fn who(from: &Namespace, target: SocketAddr) -> Result<WebAnswer> {
+    from.within(|| http::who(target, ANSWER))?
 }
 
 /// How often each pod answered `count` requests on connections of their own.
 ///
 /// # Errors
 /// When one of them is not answered.
-pub fn balance(from: &Namespace, target: SocketAddrV4, count: u32) -> Result<BTreeMap<String, u32>> {
+pub fn balance(from: &Namespace, target: SocketAddr, count: u32) -> Result<BTreeMap<String, u32>> {
     from.within(|| {
         let mut pods = BTreeMap::new();
         for _ in 0..count {
-            *pods.entry(http::who(target.into(), ANSWER)?.pod).or_insert(0) += 1;
+            *pods.entry(http::who(target, ANSWER)?.pod).or_insert(0) += 1;
         }
         Ok(pods)
     })?
@@ -47,9 +47,9 @@ pub fn balance(from: &Namespace, target: SocketAddrV4, count: u32) -> Result<BTr
 ///
 /// # Errors
 /// When the connection breaks or changes its pod.
-pub fn keep_alive(from: &Namespace, target: SocketAddrV4, count: u32) -> Result<String> {
+pub fn keep_alive(from: &Namespace, target: SocketAddr, count: u32) -> Result<String> {
     from.within(|| {
-        let mut connection = Connection::open(target.into(), ANSWER)?;
+        let mut connection = Connection::open(target, ANSWER)?;
         let (_, first) = connection.get("/")?;
         for _ in 1..count {
             let (status, body) = connection.get("/")?;
@@ -72,9 +72,9 @@ pub fn sha256(file: &Path) -> Result<String> {
 ///
 /// # Errors
 /// When curl fails or takes too long.
-pub fn download(from: &Namespace, target: SocketAddrV4, name: &str, file: &Path) -> Result<()> {
+pub fn download(from: &Namespace, target: SocketAddr, name: &str, file: &Path) -> Result<()> {
     let (url, file) = (format!("http://{target}/files/{name}"), file.to_string_lossy());
-    let argv = ["curl", "-sS", "--fail", "--max-time", "80", "-o", &file, &url];
+    let argv = ["curl", "-g", "-sS", "--fail", "--max-time", "80", "-o", &file, &url];
     from.run(&argv, TRANSFER)?.ok().map(drop).with_context(|| format!("curl {url}"))
 }
 
@@ -82,9 +82,9 @@ pub fn download(from: &Namespace, target: SocketAddrV4, name: &str, file: &Path)
 ///
 /// # Errors
 /// When curl fails or takes too long.
-pub fn upload(from: &Namespace, target: SocketAddrV4, file: &Path, name: &str) -> Result<()> {
+pub fn upload(from: &Namespace, target: SocketAddr, file: &Path, name: &str) -> Result<()> {
     let (url, file) = (format!("http://{target}/files/{name}"), file.to_string_lossy());
-    let argv = ["curl", "-sS", "--fail", "--max-time", "80", "-T", &file, &url];
+    let argv = ["curl", "-g", "-sS", "--fail", "--max-time", "80", "-T", &file, &url];
     from.run(&argv, TRANSFER)?.ok().map(drop).with_context(|| format!("curl -T {url}"))
 }
 
@@ -95,7 +95,7 @@ pub fn upload(from: &Namespace, target: SocketAddrV4, file: &Path, name: &str) -
 pub fn mqtt(
     subscriber: &Namespace,
     publisher: &Namespace,
-    target: SocketAddrV4,
+    target: SocketAddr,
     message: &str,
 ) -> Result<String> {
     let (host, port) = (target.ip().to_string(), target.port().to_string());
@@ -131,7 +131,7 @@ pub fn mqtt(
 ///
 /// # Errors
 /// When dig gets no answer.
-pub fn dns_who(from: &Namespace, target: SocketAddrV4, tcp: bool) -> Result<String> {
+pub fn dns_who(from: &Namespace, target: SocketAddr, tcp: bool) -> Result<String> {
     let text = dig(from, target, "whoami.lab", &[if tcp { "+tcp" } else { "+notcp" }])?;
     let pod = text.trim().trim_matches('"').to_owned();
     ensure!(pod.starts_with("dns-"), "an odd answer: {text:?}");
@@ -142,14 +142,14 @@ pub fn dns_who(from: &Namespace, target: SocketAddrV4, tcp: bool) -> Result<Stri
 ///
 /// # Errors
 /// When the whole answer does not arrive.
-pub fn dns_truncated(from: &Namespace, target: SocketAddrV4) -> Result<()> {
+pub fn dns_truncated(from: &Namespace, target: SocketAddr) -> Result<()> {
     let text = dig(from, target, "long.lab", &["+noedns"])?;
     let records = text.lines().filter(|line| line.starts_with('"')).count();
     ensure!(records == 20, "{records} of 20 records:\n{text}");
     Ok(())
 }
 
-fn dig(from: &Namespace, target: SocketAddrV4, name: &str, options: &[&str]) -> Result<String> {
+fn dig(from: &Namespace, target: SocketAddr, name: &str, options: &[&str]) -> Result<String> {
     let (server, port) = (format!("@{}", target.ip()), target.port().to_string());
     let argv =
         [&["dig", &server, "-p", &port, "+short", "+tries=1", "+time=3", "TXT", name], options].concat();
@@ -163,7 +163,7 @@ fn dig(from: &Namespace, target: SocketAddrV4, name: &str, options: &[&str]) -> 
 pub fn rtmp(
     publisher: &Namespace,
     player: &Namespace,
-    target: SocketAddrV4,
+    target: SocketAddr,
     name: &str,
     dir: &Path,
 ) -> Result<()> {
@@ -214,7 +214,7 @@ pub struct Throughput {
 ///
 /// # Errors
 /// When the test does not come to its end.
-pub fn iperf(from: &Namespace, target: SocketAddrV4, seconds: u32, options: &[&str]) -> Result<Throughput> {
+pub fn iperf(from: &Namespace, target: SocketAddr, seconds: u32, options: &[&str]) -> Result<Throughput> {
     let (host, port, time) = (target.ip().to_string(), target.port().to_string(), seconds.to_string());
     let argv =
         [&["iperf3", "-c", &host, "-p", &port, "-t", &time, "-J", "--connect-timeout", "3000"], options]

@@ -1,7 +1,7 @@
 //! The eight rows: pods, services, clusterIP, the control loop, NodePort, externalIPs, ingress, LoadBalancer.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,12 +21,12 @@ use super::{NAME, Stage};
 pub(super) const ALL: [fn(&mut Stage, &mut Report); 8] =
     [pods, services, cluster_ip, control_loop, node_port, external_ips, ingress, load_balancer];
 
-fn curl(host: &str, target: SocketAddrV4) -> String {
+fn curl(host: &str, target: SocketAddr) -> String {
     format!("ip netns exec fl-{NAME}-{host} curl -s http://{target}/")
 }
 
 /// Asks a web Service from a host; the answer names the pod and the client address that it saw.
-fn ask(stage: &Stage, report: &mut Report, from: &str, what: &str, target: SocketAddrV4) {
+fn ask(stage: &Stage, report: &mut Report, from: &str, what: &str, target: SocketAddr) {
     let answer = traffic::who(stage.host(from), target)
         .map(|answer| format!("pod {} answered; it saw the client as {}", answer.pod, answer.client));
     report.step(&format!("{from} asks {target} ({what})"), &curl(from, target), answer);
@@ -48,7 +48,7 @@ fn pods(stage: &mut Stage, report: &mut Report) {
         &format!("ip netns exec fl-{NAME}-web-1 ss -ltn"),
         listeners,
     );
-    let pod = SocketAddrV4::new(plan::pod("web-2").address(), Container::Web.port());
+    let pod = SocketAddr::new(plan::pod("web-2").address().into(), Container::Web.port());
     ask(stage, report, "c1", "a pod on node n2, routed by the appliance", pod);
     let routes = stage.fairlead(&["show", "routes"]).and_then(|text| {
         let lines: Vec<&str> = text.lines().filter(|line| line.contains("10.244.")).collect();
@@ -133,7 +133,7 @@ fn readiness(stage: &Stage, web: &Entry) -> Result<String> {
         let mut last = Duration::ZERO;
         while changed.elapsed() < Duration::from_millis(400) {
             let begun = changed.elapsed();
-            if http::who(target.into(), traffic::ANSWER)?.pod == "web-2" {
+            if http::who(target, traffic::ANSWER)?.pod == "web-2" {
                 last = begun;
             }
         }
@@ -304,7 +304,7 @@ fn load_balancer(stage: &mut Stage, report: &mut Report) {
         "a new Service of type LoadBalancer: which address does it get, and does it work?",
         &by_hand(stage, "show pools"),
         picked.and_then(|address| {
-            let target = SocketAddrV4::new(address, 80);
+            let target = SocketAddr::new(address, 80);
             let pod = traffic::who(stage.host("c1"), target)?.pod;
             Ok(format!("{address}, from pool public; {pod} answered there"))
         }),
@@ -339,7 +339,7 @@ fn load_balancer(stage: &mut Stage, report: &mut Report) {
     );
 }
 
-fn picked_address(stage: &Stage, entry: &Entry) -> Result<std::net::Ipv4Addr> {
+fn picked_address(stage: &Stage, entry: &Entry) -> Result<std::net::IpAddr> {
     stage.lab.manifests.service(&entry.service, &entry.members)?;
     let mut address = None;
     until("it has an address", Duration::from_secs(2), || {
