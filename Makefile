@@ -12,7 +12,7 @@ LAB := $(TARGET)/release/lab
 DPDK_CRATES := -p dpdk-sys -p dpdk
 SETUP := deploy/setup.sh
 
-.PHONY: help build demo demo-down test setup-test unit dpdk-test e2e test-long bench bench-wire lint layers doc fuzz clean setup setup-build systemd-test cluster kube-proxy e2e-kubernetes
+.PHONY: help build demo demo-kubernetes demo-down test setup-test unit dpdk-test e2e test-long bench bench-wire lint layers doc fuzz clean setup setup-build systemd-test cluster kube-proxy e2e-kubernetes
 
 help: ## This list.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -30,8 +30,14 @@ demo: setup ## A small data centre in namespaces, walked with real traffic. KEEP
 	$(CARGO) build --release --features dpdk
 	@FAIRLEAD_BIN=$(FAIRLEAD) $(LAB) demo $(if $(KEEP),--keep)
 
-demo-down: ## End a demo that was kept.
+demo-kubernetes: setup ## The same with Kubernetes itself, driven by kubectl (Go 1.26, once). KEEP=1 leaves it running.
+	$(CARGO) build --release --features dpdk
+	@assets=$$(tests/cluster/build.sh) && \
+	 KUBEBUILDER_ASSETS=$$assets FAIRLEAD_BIN=$(FAIRLEAD) $(LAB) demo kubernetes $(if $(KEEP),--keep)
+
+demo-down: ## End demos that were kept.
 	@$(LAB) down demo
+	@$(LAB) down kubedemo
 
 test: setup setup-test lint unit dpdk-test layers doc e2e e2e-kubernetes systemd-test kube-proxy ## Every test there is.
 	@echo "make test: all green"

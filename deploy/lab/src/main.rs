@@ -14,11 +14,11 @@ use lab::kubernetes::KubeLab;
 use lab::{Lab, LabOptions};
 
 const USAGE: &str = "usage:
-  lab demo [--keep]     walk through the lab with real traffic; --keep leaves it running
-  lab up NAME           make a lab with the appliance in it and leave it running
-  lab kubernetes NAME   make a lab with Kubernetes in it and a router in the appliance's place, and leave it running
-  lab down NAME         end it: processes, namespaces, files
-  lab plan NAME         how to look around in it
+  lab demo [kubernetes] [--keep]   walk through a lab with real traffic, or one with Kubernetes; --keep leaves it running
+  lab up NAME                      make a lab with the appliance in it and leave it running
+  lab kubernetes NAME              make a lab with Kubernetes in it and a router in the appliance's place, and leave it running
+  lab down NAME                    end it: processes, namespaces, files
+  lab plan NAME                    how to look around in it
 The appliance is $FAIRLEAD_BIN, else target/release/fairlead.";
 
 fn main() -> ExitCode {
@@ -28,6 +28,8 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["demo"] => demo::run(false),
         ["demo", "--keep"] => demo::run(true),
+        ["demo", "kubernetes"] => demo::kubernetes::run(false),
+        ["demo", "kubernetes", "--keep"] => demo::kubernetes::run(true),
         ["up", name] => up(name),
         ["kubernetes", name] => kubernetes(name),
         ["down", name] => down(name),
@@ -60,12 +62,7 @@ fn kubernetes(name: &str) -> Result<bool> {
     need_root()?;
     let lab = KubeLab::up(name, &controlplane::assets()?)?;
     lab.kernel_router()?;
-    println!(
-        "Kubernetes is running: cp 10.0.0.5, nodes n1 n2, clients c1 c2.
-  be the user   {dir}/kubectl get nodes
-  end it        lab down {name}",
-        dir = lab.dir().display()
-    );
+    println!("{}\n  end it          lab down {name}", demo::kubernetes::machines(name));
     lab.release();
     Ok(true)
 }

@@ -1,8 +1,9 @@
 //! Processes of the lab: bounded one-shot commands and long-running children with a log each.
 //! Invariant: a child started here is ended by its pid and reaped when its owner is dropped.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -78,6 +79,19 @@ pub fn until(what: &str, limit: Duration, mut done: impl FnMut() -> bool) -> Res
         }
         thread::sleep(POLL);
     }
+    Ok(())
+}
+
+/// Writes a script that runs `command` with further arguments, from anywhere on this machine; its output goes to the end of
+/// `log`, if there is one.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_script(file: &Path, command: &Command, log: Option<&Path>) -> Result<()> {
+    let output = log.map(|log| format!(" >>{} 2>&1", log.display())).unwrap_or_default();
+    let text = format!("#!/bin/sh\nexec {} \"$@\"{output}\n", describe(command));
+    std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    std::fs::set_permissions(file, Permissions::from_mode(0o755))?;
     Ok(())
 }
 

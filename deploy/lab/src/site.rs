@@ -195,8 +195,9 @@ pub fn down(name: &str) -> Result<usize> {
             break;
         }
     }
-    for namespace in &namespaces {
-        netns::delete(namespace)?;
+    // Anew: a node that ends takes down its pods, and may have begun one more.
+    for namespace in netns::existing(name)? {
+        netns::delete(&namespace)?;
     }
     let dir = dir_of(name);
     if dir.exists() {

@@ -1,7 +1,6 @@
 //! `kubectl` as a user runs it, bounded in time; and kubeconfig files.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -98,15 +97,9 @@ impl Kubectl {
     /// # Errors
     /// When the file cannot be written.
     pub fn write_script(&self, file: &Path) -> Result<()> {
-        let text = format!(
-            "#!/bin/sh\nexec ip netns exec {} {} --kubeconfig {} \"$@\"\n",
-            self.namespace.name(),
-            self.program.display(),
-            self.kubeconfig.display()
-        );
-        fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
-        fs::set_permissions(file, fs::Permissions::from_mode(0o755))?;
-        Ok(())
+        let mut command = self.namespace.command(&self.program.to_string_lossy());
+        command.arg("--kubeconfig").arg(&self.kubeconfig);
+        process::write_script(file, &command, None)
     }
 
     fn input(&self, arguments: &[&str], input: &str, limit: Duration) -> Result<String> {

@@ -119,8 +119,19 @@ impl ControlPlane {
         let mut command = self.namespace.command(&program.to_string_lossy());
         command.args(self.arguments(component));
         let log = self.log(component);
+        process::write_script(&self.script(component), &command, Some(&log))?;
         self.running.insert(component, Daemon::start(component.program(), &mut command, &log)?);
         Ok(())
+    }
+
+    /// A script that starts a component as it was started here.
+    pub fn script(&self, component: Component) -> PathBuf {
+        self.dir.join(format!("{}.sh", component.program()))
+    }
+
+    /// Process id of a component that runs.
+    pub fn pid(&self, component: Component) -> Option<u32> {
+        self.running.get(&component).map(Daemon::pid)
     }
 
     /// Ends a component at once.

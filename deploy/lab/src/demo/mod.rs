@@ -1,5 +1,6 @@
-//! The demo: how a packet reaches a pod, stage by stage, with real clients and servers.
+//! The demo: how a packet reaches a pod, stage by stage, with real clients and servers. `kubernetes` is the other one.
 
+pub(crate) mod kubernetes;
 mod report;
 mod rows;
 
