@@ -8,6 +8,7 @@
 mod agreement;
 mod harness;
 mod objects;
+mod rights;
 mod services;
 mod world;
 
@@ -21,7 +22,7 @@ use crate::world::World;
 
 const GROUPS: [Group<World>; 2] = [
     Group { name: "cluster", make: World::router, checks: &[harness::CHECKS] },
-    Group { name: "appliance", make: World::appliance, checks: &[services::CHECKS] },
+    Group { name: "appliance", make: World::appliance, checks: &[services::CHECKS, rights::CHECKS] },
 ];
 
 fn main() -> ExitCode {

@@ -2,6 +2,7 @@
 //! clients outside, and the place of the appliance between them. Driven by `kubectl`.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::appliance::{Appliance, Options};
+use crate::audit;
 use crate::controlplane::{ControlPlane, Kubectl};
 use crate::netns::Namespace;
 use crate::node::{LabNode, NodeOptions};
@@ -18,6 +20,9 @@ use crate::site::Site;
 
 /// The well-known label of a node's zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// What gives Fairlead its account, as it is shipped.
+const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../kubernetes");
 
 /// A running lab with Kubernetes in it.
 pub struct KubeLab {
@@ -98,8 +103,24 @@ impl KubeLab {
     /// # Errors
     /// When `kubectl` fails.
     pub fn install(&self) -> Result<PathBuf> {
-        self.kubectl.run(&["apply", "-k", concat!(env!("CARGO_MANIFEST_DIR"), "/../kubernetes")])?;
+        self.kubectl.run(&["apply", "-k", DEPLOY])?;
         self.plane.service_account_kubeconfig("fairlead-system", "fairlead")
+    }
+
+    /// In what Fairlead's requests so far and the rights that `deploy/kubernetes` gives it differ, a sentence each: what it
+    /// had no right to, and rights that it never used.
+    ///
+    /// # Errors
+    /// When `kubectl` fails or the audit log cannot be read.
+    pub fn rights_differ(&self) -> Result<Vec<String>> {
+        // One document after the other, no list.
+        let shipped = self.kubectl.run(&["create", "--dry-run=client", "-o", "json", "-k", DEPLOY])?;
+        let shipped: Vec<Value> =
+            serde_json::Deserializer::from_str(&shipped).into_iter().collect::<Result<_, _>>()?;
+        let log = fs::read_to_string(self.plane.audit_log()).context("the audit log")?;
+        let asked = audit::requests(&log, "system:serviceaccount:fairlead-system:fairlead")?;
+        let rights = audit::rights(&shipped);
+        Ok([audit::missing(&rights, &asked), audit::unused(&rights, &asked)].concat())
     }
 
     /// Starts the appliance.

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod appliance;
+pub mod audit;
 pub mod catalog;
 pub mod checks;
 mod cluster;

@@ -29,6 +29,13 @@ pub const NODE_GRACE_S: u32 = 6;
 const READY: Duration = Duration::from_secs(90);
 /// The API server's port.
 const PORT: u16 = 6443;
+/// What the API server writes down: each request of a ServiceAccount, once its answer begins and once it has ended.
+const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: Metadata, userGroups: [\"system:serviceaccounts\"]}
+";
 
 /// A part of the control plane.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -106,6 +113,7 @@ impl ControlPlane {
         };
         let admin = Identity::Token(plane.pki.admin_token.clone());
         write_kubeconfig(&plane.admin_kubeconfig(), &plane.server(), &plane.pki.ca, &admin)?;
+        fs::write(plane.audit_policy(), AUDIT_POLICY)?;
         for component in Component::ALL {
             plane.run(component)?;
         }
@@ -238,6 +246,15 @@ impl ControlPlane {
             .map_or_else(|| format!("(see {})", self.log(component).display()), |d| d.log_tail(20))
     }
 
+    /// What ServiceAccounts asked, and whether they were let: a line of JSON each (audit.k8s.io/v1).
+    pub fn audit_log(&self) -> PathBuf {
+        self.dir.join("audit.log")
+    }
+
+    fn audit_policy(&self) -> PathBuf {
+        self.dir.join("audit-policy.yaml")
+    }
+
     /// Lets it run on (`KEEP=1`).
     pub fn release(mut self) {
         std::mem::take(&mut self.running).into_values().for_each(Daemon::release);
@@ -270,6 +287,8 @@ impl ControlPlane {
                     file("token-auth-file", &self.pki.tokens),
                     file("service-account-key-file", &self.pki.accounts_public),
                     file("service-account-signing-key-file", &self.pki.accounts_key),
+                    file("audit-policy-file", &self.audit_policy()),
+                    file("audit-log-path", &self.audit_log()),
                 ],
             ),
             Component::Controllers => words(
