@@ -32,8 +32,8 @@ demo: setup ## A small data centre in namespaces, walked with real traffic. KEEP
 
 demo-kubernetes: setup ## The same with Kubernetes itself, driven by kubectl (Go 1.26, once). KEEP=1 leaves it running.
 	$(CARGO) build --release --features dpdk
-	@assets=$$(tests/cluster/build.sh) && \
-	 KUBEBUILDER_ASSETS=$$assets FAIRLEAD_BIN=$(FAIRLEAD) $(LAB) demo kubernetes $(if $(KEEP),--keep)
+	@assets=$$(tests/cluster/build.sh) && traefik=$$(tests/traefik/build.sh) && \
+	 KUBEBUILDER_ASSETS=$$assets TRAEFIK=$$traefik FAIRLEAD_BIN=$(FAIRLEAD) $(LAB) demo kubernetes $(if $(KEEP),--keep)
 
 demo-down: ## End demos that were kept.
 	@$(LAB) down demo
@@ -57,15 +57,17 @@ e2e: setup ## End to end: real clients and servers through the appliance (root).
 
 e2e-kubernetes: setup ## The same with Kubernetes itself: a real control plane, pods as real processes (root, Go 1.26). FILTER=words narrows.
 	$(CARGO) build --release --features dpdk
-	assets=$$(tests/cluster/build.sh) && KUBEBUILDER_ASSETS=$$assets FAIRLEAD_BIN=$(abspath $(FAIRLEAD)) \
+	assets=$$(tests/cluster/build.sh) && traefik=$$(tests/traefik/build.sh) && \
+	 KUBEBUILDER_ASSETS=$$assets TRAEFIK=$$traefik FAIRLEAD_BIN=$(abspath $(FAIRLEAD)) \
 	 $(CARGO) test -q --test kubernetes -- $(FILTER)
 
 systemd-test: setup ## The systemd unit as shipped, under a systemd in namespaces of its own (root).
 	$(CARGO) build --release --features dpdk
 	@FAIRLEAD_BIN=$(abspath $(FAIRLEAD)) tests/systemd.sh
 
-cluster: ## Kubernetes' control plane for tests and demo, built from source and kept (Go 1.26). Minutes, once.
+cluster: ## Kubernetes' control plane and an ingress controller for tests and demo, built from source and kept (Go 1.26). Minutes, once.
 	@tests/cluster/build.sh
+	@tests/traefik/build.sh
 
 kube-proxy: setup ## Random cluster states, the real kube-proxy and Fairlead compared (root). STATES=100 SEED=1.
 	FAIRLEAD_DIFF_STATES=$(or $(STATES),100) FAIRLEAD_DIFF_SEED=$(or $(SEED),1) $(CARGO) test -q --test kube_proxy

@@ -7,6 +7,7 @@
 
 mod agreement;
 mod harness;
+mod ingress;
 mod objects;
 mod rights;
 mod services;
@@ -22,7 +23,11 @@ use crate::world::World;
 
 const GROUPS: [Group<World>; 2] = [
     Group { name: "cluster", make: World::router, checks: &[harness::CHECKS] },
-    Group { name: "appliance", make: World::appliance, checks: &[services::CHECKS, rights::CHECKS] },
+    Group {
+        name: "appliance",
+        make: World::appliance,
+        checks: &[services::CHECKS, ingress::CHECKS, rights::CHECKS],
+    },
 ];
 
 fn main() -> ExitCode {

@@ -14,6 +14,7 @@ mod cluster;
 pub mod controlplane;
 pub mod echo;
 pub mod http;
+pub mod ingress;
 pub mod kubernetes;
 pub mod load;
 pub mod manifests;

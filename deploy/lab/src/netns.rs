@@ -90,6 +90,20 @@ impl Namespace {
         command
     }
 
+    /// A command that was made by [`Namespace::command`], after a shell has done `script` in the mount namespace that the
+    /// command has for itself.
+    pub fn prepared(&self, command: &Command, script: &str) -> Command {
+        let mut prepared = self.command("sh");
+        prepared.args(["-euc", &format!("{script}exec \"$@\""), "sh"]);
+        // Without what makes it run inside: `netns exec NAME`.
+        prepared.args(command.get_args().skip(3));
+        if let Some(dir) = command.get_current_dir() {
+            prepared.current_dir(dir);
+        }
+        prepared.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        prepared
+    }
+
     /// Runs a program inside to its end, within `limit`.
     ///
     /// # Errors

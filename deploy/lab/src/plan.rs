@@ -14,6 +14,8 @@ use crate::podnet::PodNet;
 
 /// Address range of the Services' clusterIPs; no interface has any of it.
 pub const SERVICE_CIDR: &str = "10.3.240.0/20";
+/// The first of it, which Kubernetes gives to the API server's own Service.
+pub const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 3, 240, 1);
 /// The same for IPv6.
 pub const SERVICE_CIDR6: &str = "fd00:3::/112";
 /// LoadBalancer addresses that clients reach through a route.

@@ -102,7 +102,10 @@ impl ControlPlane {
     /// When one ends or does not serve in time; the error ends with its log.
     pub fn start(assets: &Path, namespace: &Arc<Namespace>, address: IpAddr, dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let pki = Pki::create(&dir.join("pki"), &[address, [127, 0, 0, 1].into()])?;
+        let pki = Pki::create(
+            &dir.join("pki"),
+            &[address, [127, 0, 0, 1].into(), plan::KUBERNETES_SERVICE.into()],
+        )?;
         let mut plane = Self {
             running: BTreeMap::new(),
             namespace: Arc::clone(namespace),

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::board::{Board, Exit, Phase};
 use super::image::Image;
 use super::probe::{self, Prober};
+use super::volume;
 use crate::netns::Namespace;
 
 /// First wait before a container that ended is started again; it doubles. The kubelet begins with 10 s.
@@ -66,8 +67,8 @@ pub(super) struct Task {
     pub(super) pod: String,
     pub(super) namespace: Arc<Namespace>,
     pub(super) address: std::net::IpAddr,
-    /// The container's files.
-    pub(super) dir: PathBuf,
+    /// The pod's folder.
+    pub(super) pod_dir: PathBuf,
     pub(super) policy: Policy,
     pub(super) board: Arc<Board>,
     pub(super) deadline: watch::Receiver<Deadline>,
@@ -106,15 +107,20 @@ impl Task {
     }
 
     fn start(&self) -> Result<(Child, Option<Prober>), (&'static str, anyhow::Error)> {
-        let folder = std::fs::create_dir_all(&self.dir);
+        let dir = self.pod_dir.join(&self.spec.name);
+        let folder = std::fs::create_dir_all(&dir);
         folder.map_err(|error| ("RunContainerError", error.into()))?;
         let image = self.image().map_err(|error| ("ErrImagePull", error))?;
-        let made = image.command(&self.spec, &self.pod, &self.namespace, &self.dir);
-        let command = made.map_err(|error| ("CreateContainerConfigError", error))?;
+        let made = image.command(&self.spec, &self.pod, &self.namespace, &dir);
+        let made = made.and_then(|command| Ok((command, volume::mounts(&self.spec, &self.pod_dir)?)));
+        let (mut command, mounts) = made.map_err(|error| ("CreateContainerConfigError", error))?;
+        if !mounts.is_empty() {
+            command = self.namespace.prepared(&command, &mounts);
+        }
         let probe = self.spec.readiness_probe.as_ref();
         let prober = probe.map(|probe| Prober::new(probe, &self.spec, self.address)).transpose();
         let prober = prober.map_err(|error| ("CreateContainerConfigError", error))?;
-        let log = self.dir.join("log");
+        let log = dir.join("log");
         let spawned = File::options().create(true).append(true).open(log).and_then(|log| {
             let mut command = Command::from(command);
             command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);

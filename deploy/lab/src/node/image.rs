@@ -9,18 +9,21 @@ use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::Container as Spec;
 use rustix::process::Signal;
 
+use crate::ingress;
 use crate::netns::Namespace;
-use crate::plan::Container;
+use crate::plan::{self, Container};
 use crate::servers::{self, Server};
 
 /// The images, for messages.
-const NAMES: &str = "nginx, echo, mosquitto, dnsmasq, nginx-rtmp, iperf3, shell";
+const NAMES: &str = "nginx, echo, mosquitto, dnsmasq, nginx-rtmp, iperf3, traefik, shell";
 
 /// What a container's image is here.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Image {
     /// One of the lab's servers.
     Server(Container),
+    /// The ingress controller, with the container's `args`.
+    Traefik,
     /// `sh`, with the container's `args`.
     Shell,
 }
@@ -39,6 +42,7 @@ impl Image {
             "dnsmasq" => Self::Server(Container::Dns),
             "nginx-rtmp" => Self::Server(Container::Rtmp),
             "iperf3" => Self::Server(Container::Iperf),
+            "traefik" => Self::Traefik,
             "shell" => Self::Shell,
             _ => bail!("a lab node has no image {name:?}; it has {NAMES}"),
         })
@@ -72,8 +76,8 @@ impl Image {
                 command.args(words).args(args);
                 command
             }
-            (None, Self::Shell) => {
-                let mut command = namespace.command("sh");
+            (None, Self::Shell | Self::Traefik) => {
+                let mut command = namespace.command(&self.program()?);
                 command.args(args);
                 command
             }
@@ -85,8 +89,18 @@ impl Image {
                 servers::command(container, &Server { pod, namespace, dir, port })?
             }
         };
+        command.env("KUBERNETES_SERVICE_HOST", plan::KUBERNETES_SERVICE.to_string());
+        command.env("KUBERNETES_SERVICE_PORT", "443");
         command.envs(env).env("POD_NAME", pod).env("POD_DIR", dir).current_dir(dir);
         Ok(command)
+    }
+
+    /// Of those that are told everything by `args`.
+    fn program(self) -> Result<String> {
+        match self {
+            Self::Traefik => ingress::program(),
+            _ => Ok("sh".to_owned()),
+        }
     }
 }
 
@@ -107,6 +121,7 @@ mod tests {
             ("nginx:1.27", Image::Server(Container::Web)),
             ("registry.example:5000/lab/echo@sha256:00", Image::Server(Container::Echo)),
             ("shell:x", Image::Shell),
+            ("traefik:v3.6", Image::Traefik),
         ] {
             assert_eq!(Image::parse(name).unwrap(), image, "{name}");
         }

@@ -4,7 +4,7 @@
 //! and all the rest are Kubernetes' own.
 //!
 //! A node is a process: this program again, in the node's network namespace. Absent on purpose: pulling images (see
-//! the catalogue in `image`), volumes, resource limits, init containers, liveness probes, `kubectl logs` and `exec`.
+//! the catalogue in `image`), volumes but those of `volume`, resource limits, init containers, liveness probes, `kubectl logs` and `exec`.
 
 mod addresses;
 mod agent;
@@ -15,6 +15,7 @@ mod image;
 mod pod;
 mod probe;
 mod status;
+mod volume;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

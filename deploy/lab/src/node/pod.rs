@@ -19,6 +19,7 @@ use super::board::{Board, Phase, State};
 use super::container::{Deadline, Policy, Task};
 use super::host::Host;
 use super::status::{Conditions, Known, patch};
+use super::volume::Volumes;
 use crate::netns::{self, Namespace};
 
 /// Wait before something that failed is tried again.
@@ -103,6 +104,9 @@ async fn sandbox(
 /// Runs the containers until all have ended and the pod has to go.
 async fn live(reporter: &mut Reporter<'_>, sandbox: &Sandbox, wanted: &mut watch::Receiver<Wanted>) {
     let (deadline, seen) = watch::channel(None);
+    // Ends with this function.
+    let mut keeper = JoinSet::new();
+    keeper.spawn(sandbox.volumes.clone().keep());
     let mut tasks = JoinSet::new();
     for task in containers(reporter, sandbox, &seen) {
         tasks.spawn(task.run());
@@ -147,7 +151,7 @@ fn containers(reporter: &Reporter<'_>, sandbox: &Sandbox, deadline: &watch::Rece
         pod: reporter.pod.metadata.name.clone().unwrap_or_default(),
         namespace: Arc::clone(&sandbox.namespace),
         address: sandbox.addresses[0],
-        dir: sandbox.dir.join(&container.name),
+        pod_dir: sandbox.dir.clone(),
         policy: Policy::parse(spec.restart_policy.as_deref()),
         board: Arc::clone(reporter.board),
         deadline: deadline.clone(),
@@ -239,27 +243,31 @@ struct Sandbox {
     /// IPv4, then IPv6.
     addresses: [IpAddr; 2],
     dir: PathBuf,
+    volumes: Volumes,
 }
 
 impl Sandbox {
     async fn create(host: &Arc<Host>, pod: &Arc<Pod>) -> Result<Self> {
-        let (host, pod) = (Arc::clone(host), Arc::clone(pod));
-        spawn_blocking(move || {
-            let number = host.take_number()?;
-            Self::make(&host, &pod, number).inspect_err(|_| host.free_number(number))
-        })
-        .await?
-    }
-
-    fn make(host: &Host, pod: &Pod, number: u8) -> Result<Self> {
         let name = pod.metadata.name.as_deref().context("a pod without a name")?;
         let space = pod.metadata.namespace.as_deref().unwrap_or("default");
         let dir = host.dir.join("pods").join(space).join(name);
         std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let namespace = Namespace::create(&host.lab, &format!("{}-{space}-{name}", host.name))?;
+        let volumes = Volumes::new(host, pod, &dir);
+        volumes.write().await?;
+        let (host, host_name) = (Arc::clone(host), format!("{}-{space}-{name}", host.name));
+        let made = spawn_blocking(move || {
+            let number = host.take_number()?;
+            Self::connect(&host, &host_name, number).inspect_err(|_| host.free_number(number))
+        });
+        let (namespace, number, addresses) = made.await??;
+        Ok(Self { namespace: Arc::new(namespace), number, addresses, dir, volumes })
+    }
+
+    fn connect(host: &Host, name: &str, number: u8) -> Result<(Namespace, u8, [IpAddr; 2])> {
+        let namespace = Namespace::create(&host.lab, name)?;
         host.net.plug(&host.namespace, &namespace, number)?;
         let (v4, v6) = host.net.addresses(number);
-        Ok(Self { namespace: Arc::new(namespace), number, addresses: [v4.into(), v6.into()], dir })
+        Ok((namespace, number, [v4.into(), v6.into()]))
     }
 
     /// Ends what still runs in it and takes it down.

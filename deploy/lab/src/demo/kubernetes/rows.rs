@@ -1,11 +1,13 @@
 //! The rows: the cluster, an exposed Deployment, pools, changes under load, an outage of the API server, an end.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use lab::controlplane::Component;
+use lab::http::WebAnswer;
+use lab::ingress::{self, Certificate};
 use lab::process::{Outcome, until};
 use serde_json::Value;
 
@@ -13,8 +15,8 @@ use super::super::report::Report;
 use super::{ANSWER, NAME, Stage, objects};
 
 /// The rows in order.
-pub(super) const ALL: [fn(&mut Stage, &mut Report); 8] =
-    [cluster, expose, pools, scale, restart, drain, outage, delete];
+pub(super) const ALL: [fn(&mut Stage, &mut Report); 9] =
+    [cluster, expose, pools, scale, restart, drain, outage, ingress, delete];
 
 /// Longest wait for the appliance to follow what Kubernetes did.
 const FOLLOWS: Duration = Duration::from_secs(5);
@@ -229,8 +231,66 @@ fn outage(stage: &mut Stage, report: &mut Report) {
     );
 }
 
+fn ingress(stage: &mut Stage, report: &mut Report) {
+    report.row(
+        "8",
+        "Ingress",
+        "An ingress controller behind a Service of its own, whose address it writes to the Ingresses.",
+    );
+    stage.apply(report, "the controller: Traefik", "traefik.yaml", ingress::CONTROLLER);
+    let ready = ["rollout", "status", "deployment/traefik", "-n", ingress::NAME, "--timeout=80s"];
+    stage.kubectl(report, "does it run?", &ready);
+    let certificate = match Certificate::create("hello.example", stage.lab.dir()) {
+        Ok(certificate) => certificate,
+        Err(error) => return report.step("a certificate for hello.example", "", Err(error)),
+    };
+    let rules = ingress::ingress("default", "hello", "hello.example", "hello");
+    let both = format!("{}\n---\n{rules}", certificate.secret("default", "hello"));
+    stage.apply(report, "an Ingress for hello.example, and its certificate", "ingress.yaml", &both);
+    let filled = until("the Ingress has an address", 3 * FOLLOWS, || ingress_address(stage).is_ok());
+    report.step("does it get an address?", "", filled.map(|()| "yes".to_owned()));
+    stage.kubectl(
+        report,
+        "which one has the controller's Service?",
+        &["get", "service", "traefik", "-n", ingress::NAME],
+    );
+    stage.kubectl(report, "and which one the Ingress, under ADDRESS?", &["get", "ingress", "hello"]);
+    let address = ingress_address(stage);
+    let words = |scheme: &str, address: IpAddr| match scheme {
+        "http" => format!("curl -sS --fail --resolve hello.example:80:{address} http://hello.example/"),
+        _ => certificate.curl(address).join(" "),
+    };
+    for scheme in ["http", "https"] {
+        let answer = address
+            .as_ref()
+            .map_err(|error| anyhow!("{error:#}"))
+            .and_then(|address| asked(stage, &words(scheme, *address)));
+        let by_hand = address.as_ref().map_or_else(
+            |_| String::new(),
+            |address| format!("ip netns exec fl-{NAME}-c1 {}", words(scheme, *address)),
+        );
+        report.step(&format!("who answers {scheme}://hello.example/ of c1?"), &by_hand, answer);
+    }
+}
+
+fn ingress_address(stage: &Stage) -> Result<IpAddr> {
+    let found = ingress::addresses(stage.lab.kubectl(), "ingress", "default", "hello")?;
+    found.first().copied().context("the Ingress has no address yet")
+}
+
+/// The answer to a `curl` of c1, once there is one: the controller may have heard of the Ingress last.
+fn asked(stage: &Stage, words: &str) -> Result<String> {
+    let mut said = String::new();
+    until("it answers", 3 * FOLLOWS, || {
+        let answer = stage.lab.host("c1").run(&words.split(' ').collect::<Vec<_>>(), ANSWER);
+        let answer = answer.and_then(Outcome::ok).map(|text| said = text);
+        answer.is_ok()
+    })?;
+    Ok(format!("pod {}", WebAnswer::parse(&said)?.pod))
+}
+
 fn delete(stage: &mut Stage, report: &mut Report) {
-    report.row("8", "kubectl delete", "Pods, then the Service itself.");
+    report.row("9", "kubectl delete", "Pods, then the Service itself.");
     let arguments = ["delete", "pods", "-l", "app=hello", "--wait=false"];
     let answer = stage.under_load(|stage| {
         stage.lab.kubectl().run(&arguments)?;
