@@ -306,16 +306,18 @@ const PACKETS: [(&str, Kind); 9] = [
 ];
 
 /// In the order of `FlowCounts`.
-const FLOWS: [(&str, Kind); 9] = [
+const FLOWS: [(&str, Kind); 11] = [
     ("Flows the table can hold", Kind::Gauge),
     ("Flows now in the table", Kind::Gauge),
-    ("Flows now in the table without a reply, which may be recycled", Kind::Gauge),
+    ("Flows now in the table that are half-open, and may be recycled", Kind::Gauge),
     ("Flows entered", Kind::Counter),
     ("Flows gone by their timeout", Kind::Counter),
-    ("Flows without a reply that made room for another", Kind::Counter),
+    ("Half-open flows that made room for another", Kind::Counter),
     ("Flows taken out on demand, or because their backend went", Kind::Counter),
     ("Flows refused because the table was full", Kind::Counter),
     ("Flows found to have replies that never pass here", Kind::Counter),
+    ("Resets not believed, as their sequence number is far from what was seen", Kind::Counter),
+    ("Flows that went on after a reset", Kind::Counter),
 ];
 
 /// In the order of `AffinityCounts`.

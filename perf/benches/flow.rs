@@ -6,10 +6,13 @@ use packet::{FlowKey, Protocol, TcpFlags};
 use perf::{Random, Sampler, Unit, shuffle};
 use tables::{
     BackendId, Millis, NatMode, ServiceId,
-    flow::{Candidate, Direction, FlowTable, FlowTableConfig, NewFlow},
+    flow::{Candidate, Direction, FlowTable, FlowTableConfig, NewFlow, Numbers},
     hash::FlowHash,
     tcp_state::Timeouts,
 };
+
+/// Of every segment: each acknowledges the SYN of the other side.
+const NUMBERS: Numbers = Numbers { seq: 1, ack: 2 };
 
 const BURST: usize = 32;
 /// The same as the count of items a burst that rows are computed with.
@@ -58,8 +61,8 @@ fn flow(n: u32) -> NewFlow<Ipv4Addr> {
 fn fill(table: &mut FlowTable, flows: u32) {
     for n in 0..flows {
         let entered = table.insert(&flow(n), Millis(0)).expect("room, and keys of their own");
-        table.touch(entered, Direction::Reply, TcpFlags::SYN | TcpFlags::ACK, Millis(0));
-        table.touch(entered, Direction::Original, TcpFlags::ACK, Millis(0));
+        table.touch(entered, Direction::Reply, (TcpFlags::SYN | TcpFlags::ACK, || NUMBERS), Millis(0));
+        table.touch(entered, Direction::Original, (TcpFlags::ACK, || NUMBERS), Millis(0));
     }
 }
 
@@ -78,7 +81,7 @@ fn burst(table: &mut FlowTable, keys: &[FlowKey<Ipv4Addr>], now: Millis) -> usiz
     let mut found = 0;
     for (key, (hash, candidate)) in keys.iter().zip(hashes.into_iter().zip(candidates)) {
         if let Some((flow, direction)) = table.find(hash, candidate, key, now) {
-            black_box(table.touch(flow, direction, TcpFlags::ACK, now));
+            black_box(table.touch(flow, direction, (TcpFlags::ACK, || NUMBERS), now));
             black_box(table.rewrite::<Ipv4Addr>(flow, direction));
             found += 1;
         }

@@ -16,7 +16,10 @@ impl Template {
     /// A 64-byte TCP frame (60 without the check sequence) between two stations.
     #[must_use]
     pub fn new(dst: MacAddr, src: MacAddr, flags: TcpFlags) -> Self {
-        let builder = PacketBuilder::tcp("198.18.0.1:1024", "203.0.113.10:80").flags(flags).pad_to(60);
+        // Every ACK acknowledges every SYN-ACK.
+        let seq = u32::from(!(flags.syn() && flags.ack()));
+        let builder = PacketBuilder::tcp("198.18.0.1:1024", "203.0.113.10:80").flags(flags).numbers(seq, 1);
+        let builder = builder.pad_to(60);
         let frame = builder.macs(dst, src).build();
         let parsed = parse(&frame, frame.len()).expect("a valid frame");
         let Some(AnyKey::V4(key)) = parsed.key() else { unreachable!("an IPv4 flow was built") };

@@ -119,6 +119,15 @@ pub const HEADER_LEN: usize = 20;
 #[derive(Clone, Copy, Debug)]
 pub struct Header<B>(pub B);
 
+impl<'a> Header<&'a [u8; HEADER_LEN]> {
+    /// The header at this offset of a frame, if its bytes are there.
+    #[inline]
+    #[must_use]
+    pub fn at(head: &'a [u8], l4: u16) -> Option<Self> {
+        crate::bytes::chunk(head, l4.into()).map(Self)
+    }
+}
+
 impl<B: Borrow<[u8; HEADER_LEN]>> Header<B> {
     /// Sender's port.
     #[inline]

@@ -3,7 +3,7 @@
 use packet::{FlowKey, Parsed, Protocol, TcpFlags};
 use tables::{
     BackendState,
-    flow::{Candidate, Direction, FlowRef, Touch},
+    flow::{Candidate, Direction, FlowRef, Numbers, Touch},
     hash::FlowHash,
     tcp_state::Phase,
 };
@@ -13,6 +13,15 @@ use crate::{buf::PacketBuf, io::PortIo, pass::Pass};
 
 /// Where a packet's flow should be, and what to do if there is none, as far as that was looked at.
 pub(crate) type Outlook<'s, 't> = ((FlowHash, Candidate), Option<&'s Intent<'t>>);
+
+/// The sequence numbers of a TCP segment; of another packet, whatever stands there.
+#[inline(always)]
+pub(crate) fn numbers<B: PacketBuf>(buf: &B, parsed: &Parsed) -> Numbers {
+    match packet::tcp::Header::at(buf.head(), parsed.l4) {
+        Some(tcp) => Numbers { seq: tcp.seq(), ack: tcp.ack() },
+        None => Numbers::default(),
+    }
+}
 
 impl<'a, P: PortIo> Pass<'a, P> {
     /// A packet with ports.
@@ -33,8 +42,11 @@ impl<'a, P: PortIo> Pass<'a, P> {
         if parsed.ttl <= 1 {
             return self.ttl_exceeded(buf, parsed);
         }
-        if self.state.flows.touch(flow, direction, flags, self.now) == Touch::ReplyBypass {
-            self.bypassed(self.state.flows.ids(flow).0);
+        match self.state.flows.touch(flow, direction, (flags, || numbers(&buf, parsed)), self.now) {
+            Touch::Same | Touch::Entered(_) | Touch::Reopened => {}
+            Touch::ReplyBypass => self.bypassed(self.state.flows.ids(flow).0),
+            Touch::ResetIgnored => self.state.counts.flows.resets_ignored += 1,
+            Touch::Revived => self.state.counts.flows.revived += 1,
         }
         self.forward(buf, parsed, key, (flow, direction));
     }

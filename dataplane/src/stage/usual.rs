@@ -5,7 +5,7 @@
 use packet::{AnyKey, Body, FlowKey, MacAddr, Parsed, Protocol, TcpFlags, ether};
 use tables::{DropReason, flow::Candidate};
 
-use super::{checksum::is_finished, rewrite::Forward, route::Egress};
+use super::{checksum::is_finished, rewrite::Forward, route::Egress, translate::numbers};
 use crate::{buf::PacketBuf, io::PortIo, pass::Pass};
 
 /// True for a packet that may be a usual one, by what it says itself and the port with this address says of it.
@@ -46,7 +46,8 @@ impl<P: PortIo> Pass<'_, P> {
         candidate: Candidate,
     ) -> Result<(), P::Buf> {
         let tables = self.tables;
-        let seen = self.state.flows.note_usual(candidate, (key, flags), tables.fib_epoch, self.now);
+        let packet = (key, flags, || numbers(&buf, parsed));
+        let seen = self.state.flows.note_usual(candidate, packet, tables.fib_epoch, self.now);
         let Some(usual) = seen else { return Err(buf) };
         // A datagram leaves a backend that is gone.
         if key.protocol == Protocol::Udp && !tables.backends.is_live(usual.backend) {

@@ -77,13 +77,13 @@ counter_group! {
         capacity,
         /// Flows it holds (a gauge).
         used,
-        /// Flows without a reply, which may be recycled (a gauge).
+        /// Half-open flows, which may be recycled (a gauge).
         embryonic,
         /// Flows entered.
         created,
         /// Flows gone by their timeout.
         expired,
-        /// Flows without a reply that made room for another.
+        /// Half-open flows that made room for another.
         recycled,
         /// Flows taken out on demand, or because their backend went.
         removed,
@@ -91,6 +91,10 @@ counter_group! {
         refused,
         /// Flows found to have replies that never pass here.
         bypassed,
+        /// Resets not believed, as their sequence number is far from what was seen.
+        resets_ignored,
+        /// Flows that went on after a reset.
+        revived,
     }
 }
 
@@ -99,8 +103,7 @@ impl FlowCounts {
     pub fn update(&mut self, stats: &FlowStats) {
         let FlowStats { capacity, used, embryonic, created, expired, recycled, removed, refused } = *stats;
         let [capacity, used, embryonic] = [capacity, used, embryonic].map(u64::from);
-        let bypassed = self.bypassed;
-        *self = Self { capacity, used, embryonic, created, expired, recycled, removed, refused, bypassed };
+        *self = Self { capacity, used, embryonic, created, expired, recycled, removed, refused, ..*self };
     }
 }
 

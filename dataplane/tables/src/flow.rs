@@ -1,6 +1,6 @@
 //! Flow table of one worker: packets with one 5-tuple keep their backend and their rewrite. One record, two keys
 //! (original and reply), which live and die together.
-//! Invariants: nothing is allocated after construction; a flow that saw a reply is never recycled; a record is
+//! Invariants: nothing is allocated after construction; a flow whose both ends have spoken is never recycled; a record is
 //! self-contained but for (slot, epoch) ids. Time is an argument. Not here: which backend (`maglev`), which source port
 //! (`snat`), when a phase changes (`tcp_state`).
 //!
@@ -9,6 +9,7 @@
 //! one line of the index and one of the slab (two for IPv6).
 
 mod index;
+mod numbers;
 mod record;
 mod slab;
 mod sweep;
@@ -28,6 +29,7 @@ use crate::hash::{FlowHash, FlowHasher};
 use crate::tcp_state::Timeouts;
 use crate::{BackendId, Millis, NatMode, ServiceId};
 
+pub use self::numbers::Numbers;
 pub use self::sweep::{Liveness, Swept};
 pub use self::touch::Touch;
 pub use self::usual::Usual;
@@ -114,13 +116,13 @@ pub struct FlowStats {
     pub capacity: u32,
     /// Flows it holds.
     pub used: u32,
-    /// Flows without a reply, which may be recycled.
+    /// Half-open flows, which may be recycled.
     pub embryonic: u32,
     /// Flows entered.
     pub created: u64,
     /// Flows gone by their timeout.
     pub expired: u64,
-    /// Embryonic flows that made room for another.
+    /// Half-open flows that made room for another.
     pub recycled: u64,
     /// Flows taken out otherwise: by `remove`, because their backend went, or closed ones for their key.
     pub removed: u64,
@@ -133,10 +135,10 @@ pub struct FlowTable {
     hasher: FlowHasher,
     index: Index,
     slab: Slab,
-    embryonic: Queue,
+    half_open: Queue,
     expiry: Expiry,
     ipv6: bool,
-    /// From this many flows on, a new one takes the place of the oldest embryonic one.
+    /// From this many flows on, a new one takes the place of the oldest half-open one.
     recycle_from: u32,
     sweep_cursor: u32,
     stats: FlowStats,
@@ -155,7 +157,7 @@ impl FlowTable {
             hasher: FlowHasher::new(config.secret),
             index: Index::new(config.flows)?,
             slab: Slab::new(config.flows, if config.ipv6 { 2 } else { 1 })?,
-            embryonic: Queue::new(),
+            half_open: Queue::new(),
             expiry: Expiry::new(&config.timeouts),
             ipv6: config.ipv6,
             recycle_from: config.flows - config.flows / 10,
@@ -231,7 +233,7 @@ impl FlowTable {
     }
 
     /// Enters a flow whose first packet arrives now. From 90 % of the capacity on it takes the place of the oldest
-    /// embryonic flow.
+    /// half-open flow.
     ///
     /// # Errors
     /// See [`InsertError`]; `Full` is counted as refused.
@@ -306,7 +308,7 @@ impl FlowTable {
     /// Counts and gauges.
     #[must_use]
     pub fn stats(&self) -> FlowStats {
-        let (capacity, used, embryonic) = (self.slab.capacity(), self.slab.used(), self.embryonic.len());
+        let (capacity, used, embryonic) = (self.slab.capacity(), self.slab.used(), self.half_open.len());
         FlowStats { capacity, used, embryonic, ..self.stats }
     }
 
@@ -352,19 +354,20 @@ impl FlowTable {
     }
 
     fn write<A: Address>(&mut self, slot: u32, flow: &NewFlow<A>, now: Millis) {
-        let state = State::new(A::FAMILY, flow.original.protocol, flow.mode, now).unanswered(true);
+        let state =
+            State::new(A::FAMILY, flow.original.protocol, flow.mode, now).unanswered(true).queued(true);
         record::put(self.slab.record_mut(slot), flow, state);
-        self.embryonic.push(&mut self.slab, slot);
+        self.half_open.push(&mut self.slab, slot);
     }
 
-    /// Gives the room of the oldest embryonic flow free. In a flood that happens at every insertion, so the lines that
+    /// Gives the room of the oldest half-open flow free. In a flood that happens at every insertion, so the lines that
     /// the next two times will want are asked for now: the index of the new oldest, whose record was asked for the last
     /// time, and the record behind it.
     fn recycle(&mut self) {
-        let Some(slot) = self.embryonic.oldest() else { return };
+        let Some(slot) = self.half_open.oldest() else { return };
         self.stats.recycled += 1;
         self.discard(slot);
-        let Some(next) = self.embryonic.oldest() else { return };
+        let Some(next) = self.half_open.oldest() else { return };
         for direction in [Direction::Original, Direction::Reply] {
             self.index.prefetch_first(record::hash(&self.hasher, self.slab.record(next), direction));
         }
@@ -386,8 +389,8 @@ impl FlowTable {
             let removed = self.index.remove(hash, Place { slot, direction });
             debug_assert!(removed, "every key of a live flow is in the index");
         }
-        if self.slab.state(slot).is_unanswered() {
-            self.embryonic.unlink(&mut self.slab, slot);
+        if self.slab.state(slot).is_queued() {
+            self.half_open.unlink(&mut self.slab, slot);
         }
         self.slab.release(slot);
     }

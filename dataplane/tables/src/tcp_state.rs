@@ -1,5 +1,5 @@
-//! Coarse phase of a flow, which picks its timeout. It follows flags only: sequence numbers, and with them protection
-//! against blind resets, are not here. SCTP's chunks come as the flags of TCP that do the same. UDP knows three phases: a
+//! Coarse phase of a flow, which picks its timeout. It follows flags only: whether a reset or a client's first ACK is
+//! believed, and what revives a flow that was reset, is the flow table's to say (`flow/touch`). SCTP's chunks come as the flags of TCP that do the same. UDP knows three phases: a
 //! reply alone makes no stream, since a lone question and its answer (DNS) would be remembered for minutes.
 //! Source: RFC 9293 section 3.3.2 seen from the middle; timeouts after Linux's nf_conntrack.
 

@@ -8,13 +8,16 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use packet::{Address, FlowKey, Protocol, TcpFlags};
-use tables::flow::{Candidate, Direction, FlowTable, FlowTableConfig, NewFlow};
+use tables::flow::{Candidate, Direction, FlowTable, FlowTableConfig, NewFlow, Numbers};
 use tables::hash::FlowHash;
 
 use tables::maglev::{Maglev, Member};
 use tables::snat::{SnatPorts, SnatRequest};
 use tables::tcp_state::Timeouts;
 use tables::{BackendId, Generation, Millis, NatMode, ServiceId, SnatRange, Tables, WorkerId};
+
+/// Of every segment: each acknowledges the SYN of the other side.
+const NUMBERS: Numbers = Numbers { seq: 1, ack: 2 };
 
 /// Median of `rounds` timings.
 fn median(rounds: usize, mut work: impl FnMut()) -> Duration {
@@ -107,7 +110,7 @@ fn burst<A: Family>(table: &mut FlowTable, keys: &[FlowKey<A>], now: Millis) -> 
     let (mut found, mut sum) = (0, 0);
     for ((key, &hash), &candidate) in keys.iter().zip(&hashes).zip(&candidates) {
         let Some((flow, direction)) = table.find(hash, candidate, key, now) else { continue };
-        table.touch(flow, direction, TcpFlags::ACK, now);
+        table.touch(flow, direction, (TcpFlags::ACK, || NUMBERS), now);
         let rewrite = table.rewrite::<A>(flow, direction);
         sum += u64::from(rewrite.sport) + u64::from(rewrite.l4.to_bits());
         found += 1;
@@ -134,8 +137,8 @@ fn lookups<A: Family>(flows: u32, capacity: u32, ipv6: bool) {
     let mut table = table(capacity, ipv6);
     for n in 0..flows {
         let entered = table.insert(&flow::<A>(n), Millis(0)).expect("room");
-        table.touch(entered, Direction::Reply, TcpFlags::SYN | TcpFlags::ACK, Millis(0));
-        table.touch(entered, Direction::Original, TcpFlags::ACK, Millis(0));
+        table.touch(entered, Direction::Reply, (TcpFlags::SYN | TcpFlags::ACK, || NUMBERS), Millis(0));
+        table.touch(entered, Direction::Original, (TcpFlags::ACK, || NUMBERS), Millis(0));
     }
     let keys = shuffled_keys::<A>(flows);
     let hit = lookup_ns(&mut table, &keys, true);

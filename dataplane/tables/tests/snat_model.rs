@@ -6,10 +6,13 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use packet::{Address, FlowKey, Protocol, TcpFlags};
 use proptest::prelude::*;
 use proptest::sample::select;
-use tables::flow::{Direction, FlowRef, FlowTable, FlowTableConfig, NewFlow};
+use tables::flow::{Direction, FlowRef, FlowTable, FlowTableConfig, NewFlow, Numbers};
 use tables::snat::{SnatExhausted, SnatPorts, SnatRequest, port_owner};
 use tables::tcp_state::{Phase, Timeouts};
 use tables::{BackendId, Millis, NatMode, ServiceId, SnatRange, WorkerId};
+
+/// Of every segment: each acknowledges the SYN of the other side.
+const NUMBERS: Numbers = Numbers { seq: 1, ack: 2 };
 
 const FIN: TcpFlags = TcpFlags(0x11);
 const SYN: TcpFlags = TcpFlags(0x02);
@@ -60,7 +63,7 @@ fn open(
         _ => &[],
     };
     for &(direction, flags) in handshake.iter().chain(end) {
-        table.touch(flow, direction, flags, now);
+        table.touch(flow, direction, (flags, || NUMBERS), now);
     }
     assert_eq!(table.phase(flow), phase);
     reply
@@ -185,8 +188,8 @@ fn play<A: Address>(
     if let Some((flow, direction)) = table.lookup(&request.original, now) {
         prop_assert_eq!(direction, Direction::Original);
         let flags = if step.close { FIN } else { SYN };
-        table.touch(flow, Direction::Reply, if step.close { FIN } else { SYN_ACK }, now);
-        table.touch(flow, Direction::Original, flags, now);
+        table.touch(flow, Direction::Reply, (if step.close { FIN } else { SYN_ACK }, || NUMBERS), now);
+        table.touch(flow, Direction::Original, (flags, || NUMBERS), now);
         return Ok(None);
     }
     let Ok(reply) = ports.choose(table, &request, addresses.iter().copied(), now) else { return Ok(None) };

@@ -165,6 +165,8 @@ fn full_tables_refuse_and_exhausted_ports_are_told() {
         let out = rig.exchange(OUTSIDE, &arriving(OUTSIDE, first(key(Protocol::Tcp, client, vip))));
         if let [(_, frame)] = &out[..] {
             rig.exchange(INSIDE, &arriving(INSIDE, answer(flow_of(frame).reversed())));
+            let acknowledged = PacketBuilder::flow(key(Protocol::Tcp, client, vip));
+            rig.exchange(OUTSIDE, &arriving(OUTSIDE, acknowledged));
         }
     }
     assert!(rig.dropped(DropReason::FlowTableFull) >= 12, "{:?}", rig.counts());

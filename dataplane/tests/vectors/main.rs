@@ -12,4 +12,5 @@ mod local;
 mod routing;
 mod sctp;
 mod services;
+mod tcp;
 mod world;

@@ -76,8 +76,9 @@ pub(crate) fn first(key: AnyKey) -> PacketBuilder {
     PacketBuilder::flow(key).flags(TcpFlags::SYN)
 }
 
+/// The backend's; a plain ACK of the builder acknowledges it.
 pub(crate) fn answer(key: AnyKey) -> PacketBuilder {
-    PacketBuilder::flow(key).flags(TcpFlags::SYN | TcpFlags::ACK).payload(b"answer")
+    PacketBuilder::flow(key).flags(TcpFlags::SYN | TcpFlags::ACK).numbers(0, 2).payload(b"answer")
 }
 
 /// Both Services' frontends of every kind and protocol, at port 80 (snat) and 81 (dnat); nodePorts 30080 and 30081.

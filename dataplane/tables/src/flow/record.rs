@@ -3,8 +3,8 @@
 //!
 //! Word by word, upper half first (`N` = 32 bits): 0 original addresses, 1 original ports | reply ports, 2 reply
 //! addresses, 3 [`State`], 4 service | backend, 5 next hops (16 + 16) | fib epoch, 6 IP delta, L4 delta (16 + 16) |
-//! unused, 7 neighbours in the embryonic queue. IPv6 addresses fill the second line instead of words 0 and 2.
-//! Room kept for windows of sequence numbers: word 7 of a flow that has left the queue, and half of word 6.
+//! the client's first ACK, 7 neighbours in the queue of half-open flows, or else sequence numbers (`numbers`). IPv6
+//! addresses fill the second line instead of words 0 and 2.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -26,7 +26,7 @@ const REPLY_ADDRESSES: usize = 2;
 pub(super) const STATE: usize = 3;
 const IDS: usize = 4;
 const HOPS: usize = 5;
-const DELTAS: usize = 6;
+pub(super) const DELTAS: usize = 6;
 pub(super) const LINKS: usize = 7;
 
 /// In place of a next hop: not resolved.
@@ -57,10 +57,12 @@ impl State {
     const LIVE: u64 = 1 << 38;
     const IPV6: u64 = 1 << 39;
     const DNAT: u64 = 1 << 40;
-    /// In the queue of flows that may be recycled: no reply was seen.
+    /// No reply was seen.
     const UNANSWERED: u64 = 1 << 41;
     /// The warning about replies that bypass the appliance was given.
     const BYPASS_REPORTED: u64 = 1 << 42;
+    /// In the queue of flows that may be recycled.
+    const QUEUED: u64 = 1 << 43;
     const ESTABLISHED: u64 = (Phase::Established as u64) << Self::PHASE;
 
     pub(super) fn new(family: Family, protocol: Protocol, mode: NatMode, now: Millis) -> Self {
@@ -129,8 +131,20 @@ impl State {
     }
 
     #[inline]
-    pub(super) const fn is_unanswered(self) -> bool {
-        self.0 & Self::UNANSWERED != 0
+    pub(super) const fn is_answered(self) -> bool {
+        self.0 & Self::UNANSWERED == 0
+    }
+
+    #[inline]
+    pub(super) const fn is_queued(self) -> bool {
+        self.0 & Self::QUEUED != 0
+    }
+
+    /// True if both ends have shown that they are there: a flow that is not to be thrown out. With UDP there is nothing
+    /// to show but a reply; else a SYN-ACK is no more than what a forged SYN brings about, and a reset its end.
+    pub(super) const fn is_proven(self) -> bool {
+        let half_open = matches!(self.phase(), Phase::Embryonic | Phase::Answered | Phase::Reset);
+        self.is_answered() && (!half_open || matches!(self.protocol(), Protocol::Udp))
     }
 
     /// True if both ways work and a reply was seen: only a SYN, FIN or RST does more to such a flow than renew its time.
@@ -149,7 +163,7 @@ impl State {
     /// True for a client's packet that shows that it heard a reply, or misses one, where the appliance saw none.
     #[inline]
     pub(super) fn bypasses(self, flags: TcpFlags) -> bool {
-        let may = self.is_unanswered() && self.mode() == NatMode::Dnat && self.protocol() == Protocol::Tcp;
+        let may = !self.is_answered() && self.mode() == NatMode::Dnat && self.protocol() == Protocol::Tcp;
         may && self.0 & Self::BYPASS_REPORTED == 0 && !flags.rst() && (flags.ack() || flags.opens())
     }
 
@@ -166,6 +180,11 @@ impl State {
     #[inline]
     pub(super) const fn unanswered(self, yes: bool) -> Self {
         Self(if yes { self.0 | Self::UNANSWERED } else { self.0 & !Self::UNANSWERED })
+    }
+
+    #[inline]
+    pub(super) const fn queued(self, yes: bool) -> Self {
+        Self(if yes { self.0 | Self::QUEUED } else { self.0 & !Self::QUEUED })
     }
 
     #[inline]

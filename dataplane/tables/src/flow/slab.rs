@@ -1,4 +1,4 @@
-//! Records of a flow table: a slab of lines with a free list threaded through it, and the queue of embryonic flows,
+//! Records of a flow table: a slab of lines with a free list threaded through it, and the queue of half-open flows,
 //! threaded through the records themselves. Nothing is allocated after construction.
 
 use std::ops::Range;
@@ -137,7 +137,7 @@ impl Slab {
     }
 }
 
-/// The embryonic flows in the order of their birth: a list linked both ways through word [`LINKS`] (previous | next).
+/// The half-open flows in the order of their birth: a list linked both ways through word [`LINKS`] (previous | next).
 pub(super) struct Queue {
     oldest: u32,
     newest: u32,

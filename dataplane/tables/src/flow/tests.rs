@@ -10,6 +10,9 @@ use super::*;
 use crate::NextHopId;
 use crate::tcp_state::Phase;
 
+/// Of every segment, where they make no difference: each acknowledges the SYN of the other side.
+const NUMBERS: Numbers = Numbers { seq: 1, ack: 2 };
+
 const TIMEOUTS: Timeouts = Timeouts {
     tcp_established_ms: 900,
     tcp_transient_ms: 300,
@@ -97,11 +100,22 @@ fn ops() -> impl Strategy<Value = Op> {
 struct TwinFlow {
     slot: u32,
     view: FlowView,
-    /// Position in the queue while there is no reply.
-    queued: u64,
+    /// Position in the queue while the flow is half-open.
+    queued: Option<u64>,
     bypass_reported: bool,
     epoch: u32,
     hops: [Option<u16>; 2],
+}
+
+impl TwinFlow {
+    /// How far the flow had come for certain before it was reset.
+    fn certain(&self) -> Phase {
+        match (self.view.answered, self.queued) {
+            (false, _) => Phase::Embryonic,
+            (true, Some(_)) => Phase::Answered,
+            (true, None) => Phase::Established,
+        }
+    }
 }
 
 /// Which backends are alive; the Service always is.
@@ -214,7 +228,7 @@ impl Twin {
             answered: false,
             last_seen: self.now,
         };
-        let queued = self.clock;
+        let queued = Some(self.clock);
         self.flows.push(TwinFlow { slot, view, queued, bypass_reported: false, epoch: 0, hops: [None; 2] });
     }
 
@@ -227,8 +241,8 @@ impl Twin {
             return Some(InsertError::KeyTaken);
         }
         if self.flows.len() as f64 >= f64::from(self.capacity) * 0.9 {
-            let waiting = self.flows.iter().enumerate().filter(|(_, flow)| !flow.view.answered);
-            if let Some(at) = waiting.min_by_key(|(_, flow)| flow.queued).map(|(at, _)| at) {
+            let waiting = self.flows.iter().enumerate().filter_map(|(at, flow)| Some((at, flow.queued?)));
+            if let Some(at) = waiting.min_by_key(|(_, queued)| *queued).map(|(at, _)| at) {
                 self.flows.remove(at);
             }
         }
@@ -253,7 +267,7 @@ impl Twin {
         }
         let Some((at, flow, direction)) = self.both(key) else { return };
         let want = self.twin_touch(at, direction, flags);
-        assert_eq!(self.table.touch(flow, direction, flags, self.now), want);
+        assert_eq!(self.table.touch(flow, direction, (flags, || NUMBERS), self.now), want);
     }
 
     /// The flow of a packet that is a usual one.
@@ -280,7 +294,8 @@ impl Twin {
         let holds = |place: Place| record::holds(self.table.slab.record(place.slot), place.direction, key);
         // As a hint from either bucket.
         let place = self.table.index.find(hash, holds)?;
-        let usual = self.table.note_usual(Candidate(Some(place)), (key, flags), epoch, self.now)?;
+        let usual =
+            self.table.note_usual(Candidate(Some(place)), (key, flags, || NUMBERS), epoch, self.now)?;
         assert_eq!(usual.rewrite, self.table.rewrite(usual.flow, place.direction));
         assert_eq!(Some(usual.next_hop), self.table.next_hop(usual.flow, place.direction, epoch));
         assert_eq!(self.table.last_seen(usual.flow), self.now);
@@ -290,12 +305,24 @@ impl Twin {
     fn twin_touch(&mut self, at: usize, direction: Direction, flags: TcpFlags) -> Touch {
         let flow = &mut self.flows[at];
         let view = &mut flow.view;
-        let before = view.phase;
-        view.phase = before.after(view.original.protocol(), direction, flags);
+        let (before, protocol) = (view.phase, view.original.protocol());
+        let goes_on = before == Phase::Reset && flags.ack() && !flags.rst() && !flags.fin();
+        let from = match direction {
+            Direction::Original if goes_on && view.answered && !flags.syn() => flow.certain(),
+            Direction::Reply if goes_on => flow.certain(),
+            _ => before,
+        };
+        let view = &mut flow.view;
+        view.phase = from.after(protocol, direction, flags);
         view.last_seen = self.now;
+        let mut outcome = match view.phase {
+            phase if phase == before => Touch::Same,
+            _ if before == Phase::Reset => Touch::Revived,
+            phase => Touch::Entered(phase),
+        };
         if before.is_closed() && view.phase == Phase::Embryonic {
             self.clock += 1;
-            (flow.queued, view.answered, flow.bypass_reported) = (self.clock, false, false);
+            (flow.queued, view.answered, flow.bypass_reported) = (Some(self.clock), false, false);
             return Touch::Reopened;
         }
         let suspect = flags.opens() || flags.ack() && !flags.rst();
@@ -305,12 +332,16 @@ impl Twin {
             && !flow.bypass_reported
             && suspect
             && view.mode == NatMode::Dnat
-            && view.original.protocol() == Protocol::Tcp
+            && protocol == Protocol::Tcp
         {
             flow.bypass_reported = true;
-            return Touch::ReplyBypass;
+            outcome = Touch::ReplyBypass;
         }
-        if view.phase == before { Touch::Same } else { Touch::Entered(view.phase) }
+        let half_open = [Phase::Embryonic, Phase::Answered, Phase::Reset].contains(&view.phase);
+        if view.answered && (!half_open || protocol == Protocol::Udp) {
+            flow.queued = None;
+        }
+        outcome
     }
 
     fn remove(&mut self, tuple: Tuple) {
@@ -389,10 +420,10 @@ impl Twin {
         slots.extend(self.flows.iter().map(|flow| flow.slot));
         slots.sort_unstable();
         assert_eq!(slots, (0..self.capacity).collect::<Vec<_>>(), "free + used = all");
-        let mut waiting: Vec<_> = self.flows.iter().filter(|flow| !flow.view.answered).collect();
+        let mut waiting: Vec<_> = self.flows.iter().filter(|flow| flow.queued.is_some()).collect();
         waiting.sort_by_key(|flow| flow.queued);
         let waiting: Vec<_> = waiting.into_iter().map(|flow| flow.slot).collect();
-        assert_eq!(self.table.embryonic.slots(&self.table.slab), waiting, "oldest first");
+        assert_eq!(self.table.half_open.slots(&self.table.slab), waiting, "oldest first");
         assert_eq!(stats.embryonic as usize, waiting.len());
         assert_eq!(stats.created, u64::from(stats.used) + stats.expired + stats.recycled + stats.removed);
     }
@@ -440,16 +471,24 @@ fn flow(n: u32) -> NewFlow<Ipv4Addr> {
     NewFlow { original, reply, service, backend, mode: NatMode::Dnat }
 }
 
+const SYN_ACK: TcpFlags = TcpFlags(0x12);
+
+/// The server answers the SYN, and the client acknowledges that.
+fn shake_hands(table: &mut FlowTable, flow: FlowRef) {
+    table.touch(flow, Direction::Reply, (SYN_ACK, || NUMBERS), Millis(1));
+    table.touch(flow, Direction::Original, (TcpFlags::ACK, || NUMBERS), Millis(1));
+}
+
 fn table(flows: u32) -> FlowTable {
     FlowTable::new(&FlowTableConfig { flows, ipv6: false, secret: 9, timeouts: Timeouts::default() }).unwrap()
 }
 
 #[test]
-fn every_flow_up_to_the_capacity_finds_room_and_answered_ones_are_never_recycled() {
+fn every_flow_up_to_the_capacity_finds_room_and_proven_ones_are_never_recycled() {
     let mut table = table(20_000);
     for n in 0..20_000 {
         let entered = table.insert(&flow(n), Millis(0)).unwrap();
-        table.touch(entered, Direction::Reply, TcpFlags::SYN | TcpFlags::ACK, Millis(1));
+        shake_hands(&mut table, entered);
     }
     assert_eq!(table.insert(&flow(20_000), Millis(2)), Err(InsertError::Full));
     assert_eq!(table.stats().refused, 1);
@@ -465,7 +504,7 @@ fn the_index_keeps_finding_room_while_a_full_table_churns() {
     let mut held: Vec<u32> = (0..1000).collect();
     let enter = |table: &mut FlowTable, n: u32| {
         let entered = table.insert(&flow(n), Millis(0)).unwrap();
-        table.touch(entered, Direction::Reply, TcpFlags::ACK, Millis(0));
+        table.touch(entered, Direction::Reply, (TcpFlags::ACK, || NUMBERS), Millis(0));
     };
     held.iter().for_each(|&n| enter(&mut table, n));
     for n in 1000..100_000u32 {
@@ -484,10 +523,17 @@ fn a_flood_of_syns_recycles_its_own_oldest() {
     let mut table = table(1000);
     for n in 0..500 {
         let entered = table.insert(&flow(n), Millis(0)).unwrap();
-        table.touch(entered, Direction::Reply, TcpFlags::SYN | TcpFlags::ACK, Millis(1));
+        shake_hands(&mut table, entered);
     }
+    // Whatever the backend says, and whatever is said in the client's name without knowing that.
     for n in 500..50_000 {
-        table.insert(&flow(n), Millis(2)).unwrap();
+        let entered = table.insert(&flow(n), Millis(2)).unwrap();
+        let answer = [SYN_ACK, TcpFlags::RST | TcpFlags::ACK, TcpFlags::NONE][n as usize % 3];
+        let numbers = Numbers { seq: n.wrapping_mul(0x9e37_79b1), ack: 2 };
+        if answer != TcpFlags::NONE {
+            table.touch(entered, Direction::Reply, (answer, || numbers), Millis(2));
+        }
+        table.touch(entered, Direction::Original, (TcpFlags::ACK, || NUMBERS), Millis(2));
     }
     let stats = table.stats();
     assert_eq!((stats.used, stats.embryonic, stats.refused), (900, 400, 0));
@@ -510,11 +556,15 @@ fn a_bypassed_reply_is_told_once_and_again_after_a_reopening() {
         (TcpFlags::SYN, Touch::Reopened),
         (TcpFlags::SYN, Touch::ReplyBypass),
     ] {
-        assert_eq!(table.touch(entered, Direction::Original, flags, Millis(1)), want, "{flags:?}");
+        assert_eq!(
+            table.touch(entered, Direction::Original, (flags, || NUMBERS), Millis(1)),
+            want,
+            "{flags:?}"
+        );
     }
-    table.touch(entered, Direction::Reply, TcpFlags::SYN | TcpFlags::ACK, Millis(2));
+    table.touch(entered, Direction::Reply, (TcpFlags::SYN | TcpFlags::ACK, || NUMBERS), Millis(2));
     assert_eq!(
-        table.touch(entered, Direction::Original, TcpFlags::ACK, Millis(2)),
+        table.touch(entered, Direction::Original, (TcpFlags::ACK, || NUMBERS), Millis(2)),
         Touch::Entered(Phase::Established)
     );
 }

@@ -1,9 +1,9 @@
-//! What a packet does to its flow: time, phase, place in the queue of embryonic flows.
+//! What a packet does to its flow: time, phase, place in the queue of half-open flows.
 
-use packet::TcpFlags;
+use packet::{Protocol, TcpFlags};
 
 use super::record::{STATE, State};
-use super::{Direction, FlowRef, FlowTable};
+use super::{Direction, FlowRef, FlowTable, Numbers};
 use crate::Millis;
 use crate::tcp_state::Phase;
 
@@ -19,54 +19,136 @@ pub enum Touch {
     /// The client goes on (an ACK, or its SYN again) while no packet of the backend was ever seen: the replies of this
     /// dnat flow probably take another way. Told once a flow.
     ReplyBypass,
+    /// A reset whose sequence number is far from all that was seen: the flow stays as it is, and its receiver decides.
+    ResetIgnored,
+    /// A segment of a flow that was reset: somebody was not impressed. If its other side is gone it says so again.
+    Revived,
 }
 
 impl FlowTable {
-    /// Notes a packet of the flow.
+    /// Notes a packet of the flow; `numbers` is asked for seldom.
     #[inline]
-    pub fn touch(&mut self, flow: FlowRef, direction: Direction, flags: TcpFlags, now: Millis) -> Touch {
-        let word = &mut self.slab.head_mut(flow.0)[STATE];
-        let state = State(*word);
+    pub fn touch(
+        &mut self,
+        flow: FlowRef,
+        direction: Direction,
+        (flags, numbers): (TcpFlags, impl FnOnce() -> Numbers),
+        now: Millis,
+    ) -> Touch {
+        let head = self.slab.head_mut(flow.0);
+        let state = State(head[STATE]);
         debug_assert!(state.is_live(), "a stale FlowRef");
         // The usual packet, whatever its protocol: nothing of it needs to be taken apart.
         if state.is_settled() && !flags.steers() {
             // Most packets of a busy flow fall into the millisecond of the last one: their line stays clean.
             if state.last_seen() != now {
-                *word = state.seen_at(now).0;
+                head[STATE] = state.seen_at(now).0;
+                numbers().note(head, direction);
             }
             return Touch::Same;
         }
-        self.turn(flow.0, direction, flags, now)
+        self.turn(flow.0, direction, (flags, numbers()), now)
     }
 
-    /// The less usual half of `touch`: the phase may change, or the flow was without a reply until now.
+    /// The less usual half of `touch`: the phase may change, or the flow is in the queue.
     #[inline(never)]
-    fn turn(&mut self, slot: u32, direction: Direction, flags: TcpFlags, now: Millis) -> Touch {
-        let seen = self.slab.state(slot).seen_at(now);
-        let before = seen.phase();
-        let phase = before.after(seen.protocol(), direction, flags);
-        let mut state = seen.in_phase(phase);
-        let mut outcome = if phase == before { Touch::Same } else { Touch::Entered(phase) };
-        if before.is_closed() && !phase.is_closed() {
+    fn turn(
+        &mut self,
+        slot: u32,
+        direction: Direction,
+        (flags, numbers): (TcpFlags, Numbers),
+        now: Millis,
+    ) -> Touch {
+        let head = self.slab.head_mut(slot);
+        let state = State(head[STATE]).seen_at(now);
+        let tcp = state.protocol() == Protocol::Tcp;
+        let before = state.phase();
+        if tcp && flags.rst() && !before.is_closed() && !numbers.may_reset(head, state, direction) {
+            return Touch::ResetIgnored;
+        }
+        let from = if before == Phase::Reset { revived(state, direction, flags) } else { before };
+        // Anybody can send an ACK in a client's name; only the client knows what there is to acknowledge.
+        let unproven = tcp && from == Phase::Answered && direction == Direction::Original && !flags.rst();
+        let phase = match unproven && !numbers.acknowledges(head, state) {
+            true => before,
+            false => from.after(state.protocol(), direction, flags),
+        };
+        self.enter_phase(slot, direction, (flags, numbers), state.in_phase(phase), before)
+    }
+
+    /// Notes the phase that the packet brought the flow into.
+    fn enter_phase(
+        &mut self,
+        slot: u32,
+        direction: Direction,
+        (flags, numbers): (TcpFlags, Numbers),
+        mut state: State,
+        before: Phase,
+    ) -> Touch {
+        let phase = state.phase();
+        let mut outcome = match phase {
+            _ if phase == before => Touch::Same,
+            _ if before == Phase::Reset => Touch::Revived,
+            _ => Touch::Entered(phase),
+        };
+        if before.is_closed() && phase == Phase::Embryonic {
             state = self.queue_anew(slot, state);
             outcome = Touch::Reopened;
-        } else if state.is_unanswered() && direction == Direction::Reply {
-            self.embryonic.unlink(&mut self.slab, slot);
+        } else if direction == Direction::Reply {
             state = state.unanswered(false);
         } else if state.bypasses(flags) {
             state = state.with_bypass_reported(true);
             outcome = Touch::ReplyBypass;
         }
-        self.slab.head_mut(slot)[STATE] = state.0;
+        let leaves = state.is_queued() && state.is_proven();
+        if leaves {
+            self.half_open.unlink(&mut self.slab, slot);
+            state = state.queued(false);
+        }
+        let head = self.slab.head_mut(slot);
+        head[STATE] = state.0;
+        note_numbers(head, direction, (flags, numbers), (state, leaves));
         outcome
     }
 
     /// A reopened flow waits for its reply like a new one.
     fn queue_anew(&mut self, slot: u32, state: State) -> State {
-        if state.is_unanswered() {
-            self.embryonic.unlink(&mut self.slab, slot);
+        if state.is_queued() {
+            self.half_open.unlink(&mut self.slab, slot);
         }
-        self.embryonic.push(&mut self.slab, slot);
-        state.unanswered(true).with_bypass_reported(false)
+        self.half_open.push(&mut self.slab, slot);
+        Numbers::forget_first_ack(self.slab.head_mut(slot));
+        state.unanswered(true).queued(true).with_bypass_reported(false)
+    }
+}
+
+/// The phase that a packet of a flow that was reset finds: as far as the flow had come for certain, if somebody goes on
+/// with it. A client that was refused has nothing to go on with.
+fn revived(state: State, direction: Direction, flags: TcpFlags) -> Phase {
+    let goes_on = flags.ack() && !flags.rst() && !flags.fin();
+    match direction {
+        _ if !goes_on => Phase::Reset,
+        Direction::Original if !state.is_answered() || flags.syn() => Phase::Reset,
+        _ if !state.is_answered() => Phase::Embryonic,
+        _ if state.is_queued() => Phase::Answered,
+        _ => Phase::Established,
+    }
+}
+
+/// Remembers the numbers of a segment, as there is room for them.
+fn note_numbers(
+    head: &mut super::record::Line,
+    direction: Direction,
+    (flags, numbers): (TcpFlags, Numbers),
+    (state, left_queue): (State, bool),
+) {
+    let answers_syn = flags.syn() && flags.ack() && direction == Direction::Reply;
+    match state.is_queued() {
+        true if answers_syn => numbers.set_first_ack(head),
+        true => {}
+        // The server begins to count anew, as it took a new connection on the ports of an old one.
+        false if left_queue || answers_syn => numbers.set(head, direction),
+        false if !flags.rst() => numbers.note(head, direction),
+        false => {}
     }
 }

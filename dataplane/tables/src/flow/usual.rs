@@ -5,7 +5,7 @@ use packet::nat::Rewrite;
 use packet::{Address, FlowKey, TcpFlags};
 
 use super::record::{STATE, State};
-use super::{Candidate, FlowRef, FlowTable, record};
+use super::{Candidate, FlowRef, FlowTable, Numbers, record};
 use crate::{BackendId, Millis, NextHopId};
 
 /// All that the flow table knows for forwarding the usual packet.
@@ -28,7 +28,7 @@ impl FlowTable {
     pub fn note_usual<A: Address>(
         &mut self,
         candidate: Candidate,
-        (key, flags): (&FlowKey<A>, TcpFlags),
+        (key, flags, numbers): (&FlowKey<A>, TcpFlags, impl FnOnce() -> Numbers),
         fib_epoch: u32,
         now: Millis,
     ) -> Option<Usual<A>> {
@@ -47,6 +47,7 @@ impl FlowTable {
                 return None;
             }
             head[STATE] = state.seen_at(now).0;
+            numbers().note(head, place.direction);
         }
         let backend = record::ids(head).1;
         Some(Usual {

@@ -89,7 +89,7 @@ impl FlowTable {
             backend,
             mode: state.mode(),
             phase: state.phase(),
-            answered: !state.is_unanswered(),
+            answered: state.is_answered(),
             last_seen: state.last_seen(),
         }
     }
