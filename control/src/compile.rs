@@ -64,6 +64,8 @@ pub struct Compiler {
     service_cidrs: Vec<Prefix>,
     reserved: Reserved,
     routing: Routing,
+    /// Whether anybody must be told of it.
+    rerouted: bool,
     claims: Claims,
     maglevs: MaglevCache,
     ranges: HashMap<Box<[Prefix]>, Weak<Lpm<()>>>,
@@ -110,6 +112,7 @@ impl Compiler {
             service_cidrs: Vec::new(),
             reserved: Reserved::default(),
             routing: Routing::default(),
+            rerouted: false,
             claims: Claims::default(),
             maglevs: MaglevCache::default(),
             ranges: HashMap::new(),
@@ -239,6 +242,11 @@ impl Compiler {
         &self.routing.ways
     }
 
+    /// Whether [`Self::gateways`] and [`Self::ways`] may differ from those at the last call.
+    pub fn take_rerouted(&mut self) -> bool {
+        std::mem::take(&mut self.rerouted)
+    }
+
     /// The state that is compiled.
     #[must_use]
     pub fn model(&self) -> &Model {
@@ -298,6 +306,7 @@ impl Compiler {
             self.dirty.pools = true;
         }
         self.routing.update(&mut self.tables, &self.model, &self.settings, &self.network);
+        self.rerouted = true;
     }
 
     /// Puts the winner of every touched claim into the index.

@@ -6,6 +6,7 @@ mod cursor;
 
 pub use cursor::{At, Errors, Problem};
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 
@@ -20,42 +21,42 @@ const FAULTS_MAX: usize = 1000;
 /// Keys of one map; the largest maps of Kubernetes objects are labels and annotations.
 const KEYS_MAX: usize = 4096;
 
-/// A value and the line it starts on (from 1).
+/// A value and the line it starts on (from 1). Its texts may be borrowed from what it was read from.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Node {
+pub struct Node<'t> {
     /// Line in the text, from 1.
     pub line: usize,
     /// The value.
-    pub value: Value,
+    pub value: Value<'t>,
 }
 
 /// What stands at a place of the document.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Value {
+pub enum Value<'t> {
     /// `null`, `~` or nothing.
     Null,
     /// Text; `plain` when it was not quoted and may so mean a number or a boolean.
     Scalar {
         /// The text without quotes.
-        text: String,
+        text: Cow<'t, str>,
         /// Whether it stood without quotes.
         plain: bool,
     },
     /// A list.
-    Seq(Vec<Node>),
+    Seq(Vec<Node<'t>>),
     /// Keys and values in their order; no key twice.
-    Map(Vec<Entry>),
+    Map(Vec<Entry<'t>>),
 }
 
 /// One key of a map.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Entry {
+pub struct Entry<'t> {
     /// The key.
-    pub key: String,
+    pub key: Cow<'t, str>,
     /// The line of the key.
     pub line: usize,
     /// Its value.
-    pub value: Node,
+    pub value: Node<'t>,
 }
 
 /// Text that is not YAML, or exceeds a limit.
@@ -79,7 +80,7 @@ impl std::error::Error for SyntaxError {}
 #[derive(Debug, Default)]
 pub struct Parsed {
     /// The documents of the stream that are not empty, in order, up to the first place that cannot be read.
-    pub documents: Vec<Node>,
+    pub documents: Vec<Node<'static>>,
     /// Every key that stands twice (its first value counts), and the place that cannot be read.
     pub faults: Vec<SyntaxError>,
 }
@@ -104,13 +105,13 @@ pub fn parse(text: &str) -> Parsed {
 struct Builder<'a> {
     text: &'a str,
     events: Parser<'a, StrInput<'a>>,
-    anchors: HashMap<usize, Node>,
+    anchors: HashMap<usize, Node<'static>>,
     alias_nodes: usize,
     faults: Vec<SyntaxError>,
 }
 
 impl<'a> Builder<'a> {
-    fn stream(&mut self, documents: &mut Vec<Node>) -> Result<(), SyntaxError> {
+    fn stream(&mut self, documents: &mut Vec<Node<'static>>) -> Result<(), SyntaxError> {
         while let Some((event, span)) = self.next()? {
             match event {
                 Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing => {}
@@ -135,7 +136,7 @@ impl<'a> Builder<'a> {
         self.next()?.ok_or_else(|| refuse(line, "the document ends too early; its end is expected"))
     }
 
-    fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node, SyntaxError> {
+    fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node<'static>, SyntaxError> {
         let line = span.start.line();
         if depth > DEPTH_MAX {
             return Err(refuse(line, format!("nested too deeply; at most {DEPTH_MAX} levels are expected")));
@@ -154,7 +155,7 @@ impl<'a> Builder<'a> {
         Ok(node)
     }
 
-    fn sequence(&mut self, line: usize, depth: usize) -> Result<Value, SyntaxError> {
+    fn sequence(&mut self, line: usize, depth: usize) -> Result<Value<'static>, SyntaxError> {
         let mut items = Vec::new();
         loop {
             match self.within(line)? {
@@ -164,12 +165,14 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn mapping(&mut self, line: usize, depth: usize) -> Result<Value, SyntaxError> {
-        let mut entries: Vec<Entry> = Vec::new();
+    fn mapping(&mut self, line: usize, depth: usize) -> Result<Value<'static>, SyntaxError> {
+        let mut entries: Vec<Entry<'static>> = Vec::new();
         loop {
             let (key, line) = match self.within(line)? {
                 (Event::MappingEnd, _) => return Ok(Value::Map(entries)),
-                (Event::Scalar(key, ..), span) => (key.into_owned(), span.start.line()),
+                (Event::Scalar(key, ..), span) => {
+                    (Cow::<'static, str>::Owned(key.into_owned()), span.start.line())
+                }
                 (_, span) => {
                     return Err(refuse(span.start.line(), "a key is no text; a plain key is expected"));
                 }
@@ -204,7 +207,7 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn alias(&mut self, anchor: usize, line: usize) -> Result<Node, SyntaxError> {
+    fn alias(&mut self, anchor: usize, line: usize) -> Result<Node<'static>, SyntaxError> {
         let node = self.anchors.get(&anchor).cloned();
         let node =
             node.ok_or_else(|| refuse(line, "alias of itself; an anchor that is complete is expected"))?;
@@ -217,15 +220,15 @@ impl<'a> Builder<'a> {
     }
 }
 
-fn scalar(text: &str, style: ScalarStyle) -> Value {
+fn scalar(text: &str, style: ScalarStyle) -> Value<'static> {
     let plain = style == ScalarStyle::Plain;
     match text {
         "" | "~" | "null" | "Null" | "NULL" if plain => Value::Null,
-        text => Value::Scalar { text: text.to_owned(), plain },
+        text => Value::Scalar { text: text.to_owned().into(), plain },
     }
 }
 
-fn count(node: &Node) -> usize {
+fn count(node: &Node<'_>) -> usize {
     1 + match &node.value {
         Value::Null | Value::Scalar { .. } => 0,
         Value::Seq(items) => items.iter().map(count).sum(),
@@ -253,12 +256,12 @@ mod tests {
     use super::*;
 
     /// The documents of a good text, or the first fault of a bad one.
-    fn parse(text: &str) -> Result<Vec<Node>, SyntaxError> {
+    fn parse(text: &str) -> Result<Vec<Node<'static>>, SyntaxError> {
         let Parsed { documents, faults } = super::parse(text);
         faults.into_iter().next().map_or(Ok(documents), Err)
     }
 
-    fn entry<'a>(node: &'a Node, key: &str) -> &'a Entry {
+    fn entry<'a>(node: &'a Node<'a>, key: &str) -> &'a Entry<'a> {
         let Value::Map(entries) = &node.value else { panic!("not a map: {node:?}") };
         entries.iter().find(|entry| entry.key == key).expect("key")
     }

@@ -106,7 +106,7 @@ impl Engine {
             tokio::select! {
                 biased;
                 _ = stop.changed() => break,
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.publish().await,
+                () = reached(due), if due.is_some() => self.publish().await,
                 event = self.parts.source.recv(), if source_open => match event {
                     Some(event) => self.take(event),
                     None => source_open = false,
@@ -188,6 +188,13 @@ impl Engine {
         self.parts.metrics.pools_changed(&outcomes.pools);
         self.unprogrammed.push_back(Version { generation, arrived, outcomes });
         tracing::debug!(%generation, compile_us = began.elapsed().as_micros(), "published");
+        if self.compiler.take_rerouted() {
+            self.tell_routes().await;
+        }
+    }
+
+    /// The kernel shall keep the next hops resolved, and send to pods as the tables do.
+    async fn tell_routes(&mut self) {
         if let Some(resolver) = &self.parts.resolver {
             resolver.pin(self.compiler.gateways().clone()).await;
         }
@@ -304,6 +311,13 @@ impl Engine {
         if let Some(devices) = &mut self.parts.devices {
             devices.set_statics(statics).await;
         }
+    }
+}
+
+/// Waits until a time. The timer counts in milliseconds and rounds up, so what is due already must not ask it.
+async fn reached(due: Option<Instant>) {
+    if let Some(due) = due.filter(|due| *due > Instant::now()) {
+        sleep_until(due).await;
     }
 }
 

@@ -43,18 +43,32 @@ impl Rank {
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     wanted: HashMap<Claim, BTreeMap<Rank, (ServiceId, FrontendKind)>>,
+    /// How many claims each nodePort number is of.
+    node_ports: BTreeMap<u16, usize>,
 }
 
 impl Claims {
     pub(super) fn add(&mut self, claim: Claim, rank: Rank, id: ServiceId, kind: FrontendKind) {
-        self.wanted.entry(claim).or_default().insert(rank, (id, kind));
+        let wanted = self.wanted.entry(claim).or_default();
+        if let (true, Claim::NodePort(_, _, port)) = (wanted.is_empty(), claim) {
+            *self.node_ports.entry(port).or_default() += 1;
+        }
+        wanted.insert(rank, (id, kind));
     }
 
     pub(super) fn remove(&mut self, claim: Claim, rank: &Rank) {
-        if let Some(ranks) = self.wanted.get_mut(&claim) {
-            ranks.remove(rank);
-            if ranks.is_empty() {
-                self.wanted.remove(&claim);
+        let Some(ranks) = self.wanted.get_mut(&claim) else { return };
+        ranks.remove(rank);
+        if !ranks.is_empty() {
+            return;
+        }
+        self.wanted.remove(&claim);
+        if let Claim::NodePort(_, _, port) = claim
+            && let Some(count) = self.node_ports.get_mut(&port)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.node_ports.remove(&port);
             }
         }
     }
@@ -72,9 +86,6 @@ impl Claims {
 
     /// Numbers of the nodePorts that somebody has.
     pub(super) fn node_ports(&self) -> impl Iterator<Item = u16> {
-        self.wanted.keys().filter_map(|claim| match claim {
-            Claim::NodePort(_, _, port) => Some(*port),
-            Claim::Vip(..) => None,
-        })
+        self.node_ports.keys().copied()
     }
 }

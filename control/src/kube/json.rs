@@ -1,6 +1,8 @@
 //! JSON of the API server to the tree that manifests are read from, so that both sources share every rule of reading.
-//! Subtrees that nobody here reads are left out while parsing: they are more than half of an object. Not here: what keys mean.
+//! Subtrees that nobody here reads are left out while parsing: they are more than half of an object. Texts stay where they
+//! are, so that a large list is not made of millions of small allocations. Not here: what keys mean.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -12,9 +14,9 @@ const UNREAD: [&str; 4] = ["images", "managedFields", "ownerReferences", "target
 
 /// A value of any shape; everything stands on line 1.
 #[derive(Debug)]
-pub(super) struct Json(pub(super) Node);
+pub(super) struct Json<'t>(pub(super) Node<'t>);
 
-impl<'de> Deserialize<'de> for Json {
+impl<'de: 't, 't> Deserialize<'de> for Json<'t> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Tree).map(|value| Self(Node { line: 1, value }))
     }
@@ -22,42 +24,51 @@ impl<'de> Deserialize<'de> for Json {
 
 struct Tree;
 
-fn plain(text: impl ToString) -> Value {
-    Value::Scalar { text: text.to_string(), plain: true }
+fn plain(text: impl ToString) -> Value<'static> {
+    Value::Scalar { text: text.to_string().into(), plain: true }
+}
+
+fn quoted(text: Cow<'_, str>) -> Value<'_> {
+    Value::Scalar { text, plain: false }
 }
 
 impl<'de> Visitor<'de> for Tree {
-    type Value = Value;
+    type Value = Value<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON value")
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+    fn visit_bool<E>(self, value: bool) -> Result<Value<'de>, E> {
+        Ok(Value::Scalar { text: if value { "true" } else { "false" }.into(), plain: true })
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value<'de>, E> {
         Ok(plain(value))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+    fn visit_u64<E>(self, value: u64) -> Result<Value<'de>, E> {
         Ok(plain(value))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+    fn visit_f64<E>(self, value: f64) -> Result<Value<'de>, E> {
         Ok(plain(value))
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(plain(value))
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Value<'de>, E> {
+        Ok(quoted(Cow::Borrowed(text)))
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
-        Ok(Value::Scalar { text: text.to_owned(), plain: false })
+    /// One with escapes.
+    fn visit_str<E>(self, text: &str) -> Result<Value<'de>, E> {
+        Ok(quoted(Cow::Owned(text.to_owned())))
     }
 
-    fn visit_unit<E>(self) -> Result<Value, E> {
+    fn visit_unit<E>(self) -> Result<Value<'de>, E> {
         Ok(Value::Null)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value<'de>, A::Error> {
         let mut list = Vec::new();
         while let Some(Json(node)) = items.next_element()? {
             list.push(node);
@@ -65,10 +76,10 @@ impl<'de> Visitor<'de> for Tree {
         Ok(Value::Seq(list))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value<'de>, A::Error> {
         let mut entries = Vec::new();
-        while let Some(key) = fields.next_key::<String>()? {
-            if UNREAD.contains(&key.as_str()) {
+        while let Some(Key(key)) = fields.next_key()? {
+            if UNREAD.contains(&&*key) {
                 let text = fields.next_value::<Text>()?.0;
                 entries.extend(text.map(|value| Entry { key, line: 1, value: Node { line: 1, value } }));
                 continue;
@@ -80,10 +91,22 @@ impl<'de> Visitor<'de> for Tree {
     }
 }
 
-/// A text, or none for anything else.
-struct Text(Option<Value>);
+/// A key where it stands.
+struct Key<'t>(Cow<'t, str>);
 
-impl<'de> Deserialize<'de> for Text {
+impl<'de> Deserialize<'de> for Key<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(TextOnly).map(|text| match text {
+            Some(Value::Scalar { text, .. }) => Self(text),
+            _ => Self(Cow::Borrowed("")),
+        })
+    }
+}
+
+/// A text, or none for anything else.
+struct Text<'t>(Option<Value<'t>>);
+
+impl<'de> Deserialize<'de> for Text<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(TextOnly).map(Self)
     }
@@ -92,42 +115,46 @@ impl<'de> Deserialize<'de> for Text {
 struct TextOnly;
 
 impl<'de> Visitor<'de> for TextOnly {
-    type Value = Option<Value>;
+    type Value = Option<Value<'de>>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON value")
     }
 
-    fn visit_str<E: Error>(self, text: &str) -> Result<Option<Value>, E> {
+    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Option<Value<'de>>, E> {
+        Tree.visit_borrowed_str(text).map(Some)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Option<Value<'de>>, E> {
         Tree.visit_str(text).map(Some)
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Option<Value>, E> {
+    fn visit_bool<E>(self, _: bool) -> Result<Option<Value<'de>>, E> {
         Ok(None)
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Option<Value>, E> {
+    fn visit_i64<E>(self, _: i64) -> Result<Option<Value<'de>>, E> {
         Ok(None)
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Option<Value>, E> {
+    fn visit_u64<E>(self, _: u64) -> Result<Option<Value<'de>>, E> {
         Ok(None)
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Option<Value>, E> {
+    fn visit_f64<E>(self, _: f64) -> Result<Option<Value<'de>>, E> {
         Ok(None)
     }
 
-    fn visit_unit<E>(self) -> Result<Option<Value>, E> {
+    fn visit_unit<E>(self) -> Result<Option<Value<'de>>, E> {
         Ok(None)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Option<Value>, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Option<Value<'de>>, A::Error> {
         while items.next_element::<IgnoredAny>()?.is_some() {}
         Ok(None)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Option<Value>, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Option<Value<'de>>, A::Error> {
         while fields.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
         Ok(None)
     }
@@ -139,12 +166,12 @@ mod tests {
     use crate::yaml;
 
     /// The same tree on one line.
-    fn flat(node: Node) -> Node {
+    fn flat(node: Node<'_>) -> Node<'_> {
         let value = match node.value {
             Value::Seq(items) => Value::Seq(items.into_iter().map(flat).collect()),
             Value::Map(entries) => {
-                let flat = |entry: Entry| Entry { line: 1, value: flat(entry.value), ..entry };
-                Value::Map(entries.into_iter().map(flat).collect())
+                let entry = |Entry { key, value, .. }| Entry { key, line: 1, value: flat(value) };
+                Value::Map(entries.into_iter().map(entry).collect())
             }
             scalar => scalar,
         };
@@ -172,6 +199,6 @@ mod tests {
         let Json(want) = serde_json::from_str(want).expect("JSON");
         assert_eq!(tree, want);
         let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
-        assert!(serde_json::from_str::<Json>(&deep).is_err());
+        assert!(serde_json::from_str::<Json<'_>>(&deep).is_err());
     }
 }

@@ -114,7 +114,7 @@ impl Kind {
     }
 
     /// Reads an object of this kind as manifests are read.
-    pub(super) fn read(self, version: &str, object: &Node) -> Option<Reading> {
+    pub(super) fn read(self, version: &str, object: &Node<'_>) -> Option<Reading> {
         read_one(version, self.name(), object)
     }
 }

@@ -128,14 +128,15 @@ impl Reflector {
     async fn list(&mut self) -> Result<(), End> {
         let client = self.contact.server.client().await.map_err(Fault::from)?;
         let query = self.query();
-        let (mut objects, mut token) = (Vec::new(), None);
+        let (mut objects, mut count, mut token) = (Vec::new(), 0, None);
         let version = loop {
-            let page = request::list(&client, &query, self.page, token).await?;
+            let read = |object: Json<'_>| objects.extend(self.read(&object));
+            let page = request::list(&client, &query, (self.page, token), read).await?;
             self.contact.counters.heard();
-            if objects.len() + page.items.len() > OBJECTS_MAX {
+            count += page.objects;
+            if count > OBJECTS_MAX {
                 return Err(Fault::new(FaultKind::TooLarge, format!("over {OBJECTS_MAX} objects")).into());
             }
-            objects.extend(page.items.iter().filter_map(|object| self.read(object)));
             token = page.next;
             if token.is_none() {
                 break page.version;
@@ -156,19 +157,20 @@ impl Reflector {
         let begun = Instant::now();
         let mut told = false;
         loop {
-            let event = tokio::select! {
+            let line = tokio::select! {
                 biased;
-                event = events.next() => event?,
+                line = events.next() => line?,
                 // The server was away and is back: this stream may be a dead one.
                 Ok(()) = self.returned.changed() => break,
             };
             self.contact.counters.heard();
-            let Some(event) = event else {
+            let Some(line) = line else {
                 if !told && begun.elapsed() < SHORT {
                     return Err(Fault::new(FaultKind::Cut, "a watch that ends at once").into());
                 }
                 break;
             };
+            let event = request::event(&line)?;
             told = true;
             self.pause.reset();
             self.take(event).await?;
@@ -178,7 +180,7 @@ impl Reflector {
         Ok(())
     }
 
-    async fn take(&mut self, event: Event) -> Result<(), End> {
+    async fn take(&mut self, event: Event<'_>) -> Result<(), End> {
         let (Event::Applied(object) | Event::Bookmark(object) | Event::Deleted(object)) = &event;
         let Some(version) = version_of(object) else {
             return Err(Fault::new(FaultKind::Malformed, "an event without a resourceVersion").into());
@@ -198,7 +200,7 @@ impl Reflector {
         Ok(())
     }
 
-    fn read(&self, Json(object): &Json) -> Option<Reading> {
+    fn read(&self, Json(object): &Json<'_>) -> Option<Reading> {
         let mut reading = self.kind.read(self.kind.resources()[self.resource].version, object)?;
         // To everybody else the label says that a Service is another's.
         if let Some(Object::Service(service)) = &mut reading.object
@@ -280,7 +282,7 @@ enum Adapted {
     Now,
 }
 
-fn version_of(Json(object): &Json) -> Option<String> {
+fn version_of(Json(object): &Json<'_>) -> Option<String> {
     let root = At::root(object);
     let metadata = root.field("metadata")?;
     let version = metadata.field("resourceVersion")?.scalar()?;

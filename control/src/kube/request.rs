@@ -40,10 +40,11 @@ pub(super) struct Query {
     pub(super) fields: Option<String>,
 }
 
-/// A part of a list.
+/// What a part of a list said besides its objects.
 #[derive(Debug)]
 pub(super) struct Page {
-    pub(super) items: Vec<Json>,
+    /// How many objects it held.
+    pub(super) objects: usize,
     /// Where a watch goes on from.
     pub(super) version: String,
     /// What to ask the next page with; none: this was the last.
@@ -52,13 +53,13 @@ pub(super) struct Page {
 
 /// What a watch tells.
 #[derive(Debug)]
-pub(super) enum Event {
+pub(super) enum Event<'t> {
     /// An object that is new or changed.
-    Applied(Json),
+    Applied(Json<'t>),
     /// Nothing up to the version of this object.
-    Bookmark(Json),
+    Bookmark(Json<'t>),
     /// An object that is gone, as it was.
-    Deleted(Json),
+    Deleted(Json<'t>),
 }
 
 /// A watch in progress.
@@ -70,12 +71,12 @@ pub(super) struct Watch {
     searched: usize,
 }
 
-/// Asks for a page of at most `limit` objects.
+/// Asks for a page of at most `limit` objects, each of which is given to `read`.
 pub(super) async fn list(
     client: &Client,
     query: &Query,
-    limit: u32,
-    token: Option<String>,
+    (limit, token): (u32, Option<String>),
+    read: impl FnMut(Json<'_>),
 ) -> Result<Page, Fault> {
     let params = ListParams {
         label_selector: query.labels.clone(),
@@ -87,7 +88,7 @@ pub(super) async fn list(
     let request = kube::core::Request::new(query.path).list(&params).map_err(refused)?;
     let mut body = send(client, request, LIST_START).await?;
     let text = collect(&mut body, PAGE_BYTES_MAX).await?;
-    page(&text)
+    page(&text, read)
 }
 
 /// Begins to watch from a version on.
@@ -115,8 +116,8 @@ pub(super) async fn is_there(client: &Client, patience: Duration) -> Result<(), 
 }
 
 impl Watch {
-    /// The next event; none when the server ended the watch in order. Safe to cancel.
-    pub(super) async fn next(&mut self) -> Result<Option<Event>, Fault> {
+    /// The line of the next event; none when the server ended the watch in order. Safe to cancel.
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<u8>>, Fault> {
         loop {
             let new = &self.buffer[self.searched..];
             if let Some(end) = new.iter().position(|byte| *byte == b'\n') {
@@ -126,7 +127,7 @@ impl Watch {
                 if line.trim_ascii().is_empty() {
                     continue;
                 }
-                return event(&line).map(Some);
+                return Ok(Some(line));
             }
             self.searched = self.buffer.len();
             if self.searched > LINE_BYTES_MAX {
@@ -184,12 +185,13 @@ async fn frame(body: &mut Body, patience: Duration) -> Result<Option<Bytes>, Fau
     }
 }
 
-fn page(text: &[u8]) -> Result<Page, Fault> {
+fn page(text: &[u8], read: impl FnMut(Json<'_>)) -> Result<Page, Fault> {
     #[derive(Deserialize)]
-    struct List {
+    struct List<'t> {
         metadata: Metadata,
         /// Null when empty.
-        items: Option<Vec<Json>>,
+        #[serde(borrow)]
+        items: Option<Vec<Json<'t>>>,
     }
     #[derive(Default, Deserialize)]
     #[serde(default, rename_all = "camelCase")]
@@ -197,16 +199,19 @@ fn page(text: &[u8]) -> Result<Page, Fault> {
         resource_version: String,
         r#continue: Option<String>,
     }
-    let list: List = serde_json::from_slice(text).map_err(malformed)?;
+    let list: List<'_> = serde_json::from_slice(text).map_err(malformed)?;
     let next = list.metadata.r#continue.filter(|token| !token.is_empty());
     if list.metadata.resource_version.is_empty() && next.is_none() {
         return Err(Fault::new(FaultKind::Malformed, "a list without a resourceVersion"));
     }
-    Ok(Page { items: list.items.unwrap_or_default(), version: list.metadata.resource_version, next })
+    let items = list.items.unwrap_or_default();
+    let objects = items.len();
+    items.into_iter().for_each(read);
+    Ok(Page { objects, version: list.metadata.resource_version, next })
 }
 
 /// One line of a watch. Its type comes first to nobody's guarantee, so the line is read twice.
-fn event(line: &[u8]) -> Result<Event, Fault> {
+pub(super) fn event(line: &[u8]) -> Result<Event<'_>, Fault> {
     #[derive(Deserialize)]
     struct Type {
         r#type: String,

@@ -9,14 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::counters::Counters;
 use super::fault::{Fault, FaultKind};
 use super::kind::Kind;
 use super::reflect::Seen;
-use super::saved;
+use super::saved::Saver;
 use crate::admin::view;
 use crate::apply::SourceEvent;
 use crate::manifests::change;
@@ -31,9 +30,6 @@ const BATCH_MAX: usize = 1024;
 const TICK: Duration = Duration::from_secs(1);
 /// For so long the API server gets to give everything before the state of the last run serves.
 const START_PATIENCE: Duration = Duration::from_secs(5);
-/// Between two writes of the state, at least; and at most this part of the time goes into writing.
-const SAVE_INTERVAL: Duration = Duration::from_secs(5);
-const SAVE_SHARE: u32 = 20;
 /// Faulty objects named in `show sources`.
 const FAULTY_SHOWN: usize = 5;
 
@@ -60,9 +56,6 @@ type Saved = BTreeMap<Id, Object>;
 /// Joins what the followers see.
 pub(super) struct Source {
     counters: Arc<Counters>,
-    state: Arc<StateDir>,
-    /// Names the source in the file.
-    name: String,
     events: mpsc::Sender<SourceEvent>,
     known: [Known; KINDS],
     /// Whether every kind was listed.
@@ -72,9 +65,7 @@ pub(super) struct Source {
     /// Whether the file of the last run was looked for.
     looked: bool,
     told: Vec<view::Source>,
-    unsaved: bool,
-    saving: Option<JoinHandle<Duration>>,
-    next_save: Instant,
+    saver: Saver,
 }
 
 /// Nobody listens any more.
@@ -87,21 +78,16 @@ impl Source {
         name: String,
         events: mpsc::Sender<SourceEvent>,
     ) -> Self {
-        let now = Instant::now();
         Self {
             counters,
-            state,
-            name,
             events,
             known: Default::default(),
             synced: false,
             saved: None,
-            begun: now,
+            begun: Instant::now(),
             looked: false,
             told: Vec::new(),
-            unsaved: false,
-            saving: None,
-            next_save: now,
+            saver: Saver::new(state, name),
         }
     }
 
@@ -134,7 +120,6 @@ impl Source {
             self.see(seen, &mut changes);
         }
         if !changes.is_empty() {
-            self.unsaved = true;
             self.tell(SourceEvent::Changes(changes)).await?;
         }
         if !self.synced && self.known.iter().all(|known| known.listed) {
@@ -151,8 +136,10 @@ impl Source {
     /// Takes one sighting in; what it changes of the state in force is added to `changes`.
     fn see(&mut self, seen: Seen, changes: &mut Vec<Change>) {
         let told = self.synced;
+        let saver = &mut self.saver;
         let mut differs = |id: &Id, object: Option<&Object>| {
             if told {
+                saver.note(id.clone(), object.cloned());
                 changes.push(change(id, object.cloned()));
             }
         };
@@ -186,13 +173,13 @@ impl Source {
         let mut old = before.clone().unwrap_or_default();
         let mut changes = Vec::new();
         for (id, object) in self.known.iter().flat_map(|known| &known.objects) {
+            self.saver.note(id.clone(), Some(object.clone()));
             if old.remove(id).as_ref() != Some(object) {
                 changes.push(change(id, Some(object.clone())));
             }
         }
         changes.extend(old.keys().map(|id| change(id, None)));
         tracing::info!(changes = changes.len(), "every kind was listed from the API server");
-        self.unsaved = true;
         self.tell(SourceEvent::Changes(changes)).await?;
         if before.is_none() {
             self.tell(SourceEvent::Synced).await?;
@@ -205,15 +192,13 @@ impl Source {
         if std::mem::replace(&mut self.looked, true) {
             return Ok(());
         }
-        let (state, name) = (Arc::clone(&self.state), self.name.clone());
-        let saved = match tokio::task::spawn_blocking(move || saved::read(&state, &name)).await {
-            Ok(Ok(Some(saved))) => saved,
-            Ok(Ok(None)) => return Ok(()),
-            Ok(Err(why)) => {
+        let saved = match self.saver.read().await {
+            Ok(Some(saved)) => saved,
+            Ok(None) => return Ok(()),
+            Err(why) => {
                 tracing::warn!("{why}");
                 return Ok(());
             }
-            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         };
         tracing::warn!(
             objects = saved.len(),
@@ -229,29 +214,8 @@ impl Source {
         if !self.synced && self.begun.elapsed() >= START_PATIENCE {
             self.fall_back().await?;
         }
-        self.save().await;
+        self.saver.tend().await;
         self.tell_status().await
-    }
-
-    /// Writes the state down, beside everything else, if there is something new and it is time.
-    async fn save(&mut self) {
-        if let Some(saving) = self.saving.take_if(|saving| saving.is_finished()) {
-            let took = saving.await.unwrap_or_default();
-            self.next_save = Instant::now() + SAVE_INTERVAL.max(took * SAVE_SHARE);
-        }
-        if !self.synced || !self.unsaved || self.saving.is_some() || Instant::now() < self.next_save {
-            return;
-        }
-        self.unsaved = false;
-        let objects: BTreeMap<_, _> = self.known.iter().flat_map(|known| known.objects.clone()).collect();
-        let (state, name) = (Arc::clone(&self.state), self.name.clone());
-        self.saving = Some(tokio::task::spawn_blocking(move || {
-            let begun = Instant::now();
-            if let Err(error) = saved::write(&state, &name, &objects) {
-                tracing::error!(%error, "the state cannot be written to the stateDir; a restart without the API server would serve an older one");
-            }
-            begun.elapsed()
-        }));
     }
 
     async fn tell_status(&mut self) -> Result<(), Unheard> {

@@ -1,5 +1,6 @@
 //! An object means the same whether a file or an API server gave it; hostile ones cost little.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -7,13 +8,15 @@ use serde_json::{Value, json};
 
 use super::json::Json;
 use super::kind::Kind;
-use super::saved;
-use crate::manifests::object::{Object, Reading, read, read_one};
+use super::saved::{self, Saver};
+use crate::manifests::object::{Id, Object, Reading, read, read_one};
+use crate::model::Node;
 use crate::state_dir::StateDir;
 
 /// As a watch gives it: without `apiVersion` and `kind`, as in a list.
 fn from_server(kind: Kind, object: &Value) -> Option<Reading> {
-    let Json(tree) = serde_json::from_str(&object.to_string()).expect("JSON");
+    let text = object.to_string();
+    let Json(tree) = serde_json::from_str(&text).expect("JSON");
     read_one(kind.resources()[0].version, kind.name(), &tree)
 }
 
@@ -199,6 +202,41 @@ fn a_file_that_is_not_ours_or_damaged_is_not_used() {
     let old = "{\"version\":1,\"source\":\"here\"}\n{\"Node\":{\"name\":\"n\"}}\n";
     state.write("kubernetes", old.as_bytes()).expect("written");
     assert_eq!(saved::read(&state, "here").expect("good").expect("there").len(), 1);
+}
+
+/// What changed since the last write is all that is handed over; what did not stays in the file.
+#[tokio::test(start_paused = true)]
+async fn the_file_holds_every_change_and_what_did_not_change() {
+    let folder = tempfile::tempdir().expect("folder");
+    let state = Arc::new(StateDir::open(folder.path()).expect("a state directory"));
+    let mut saver = Saver::new(Arc::clone(&state), "here".into());
+    let node = |name: &str, zone: &str| {
+        let node = Node { name: name.into(), zone: Some(zone.into()), ..Node::default() };
+        (Id::Node(name.into()), Object::Node(Arc::new(node)))
+    };
+    let steps = [
+        (vec![node("a", "1"), node("b", "1"), node("c", "1")], vec![], "a1 b1 c1"),
+        (vec![node("b", "2")], vec!["c"], "a1 b2"),
+        (vec![node("c", "3")], vec!["a", "unknown"], "b2 c3"),
+    ];
+    for (now, gone, want) in steps {
+        now.into_iter().for_each(|(id, object)| saver.note(id, Some(object)));
+        gone.into_iter().for_each(|name| saver.note(Id::Node(name.into()), None));
+        let held = || {
+            let objects = saved::read(&state, "here").expect("a good file").unwrap_or_default();
+            let text = |object: &Object| match object {
+                Object::Node(node) => format!("{}{}", node.name, node.zone.as_deref().unwrap_or_default()),
+                other => panic!("{other:?}"),
+            };
+            objects.values().map(text).collect::<Vec<_>>().join(" ")
+        };
+        // Writes begin at least 5 s after each other; the paused clock passes at once.
+        for _ in 0..20 {
+            saver.tend().await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(held(), want);
+    }
 }
 
 #[test]

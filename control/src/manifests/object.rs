@@ -91,7 +91,7 @@ pub(crate) struct Reading {
 const PROBLEMS_MAX: usize = 8;
 
 /// Reads one object of a kind that is followed; none when it has no name.
-pub(crate) fn read_one(version: &str, kind: &str, node: &yaml::Node) -> Option<Reading> {
+pub(crate) fn read_one(version: &str, kind: &str, node: &yaml::Node<'_>) -> Option<Reading> {
     let at = At::root(node);
     let id = id(kind, &at)?;
     let errors = Errors::default();

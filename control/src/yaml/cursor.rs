@@ -80,7 +80,7 @@ enum Step<'a> {
 /// A place in a document.
 #[derive(Clone, Copy)]
 pub struct At<'a> {
-    node: &'a Node,
+    node: &'a Node<'a>,
     line: usize,
     parent: Option<&'a Self>,
     step: Step<'a>,
@@ -88,7 +88,7 @@ pub struct At<'a> {
 
 impl<'a> At<'a> {
     /// The root of a document.
-    pub fn root(node: &'a Node) -> Self {
+    pub fn root(node: &'a Node<'a>) -> Self {
         At { node, line: node.line, parent: None, step: Step::Root }
     }
 
@@ -151,7 +151,7 @@ impl<'a> At<'a> {
         let Value::Map(entries) = &self.node.value else {
             return errors.add(self, "not a map", format!("keys {} are expected", known.join(", ")));
         };
-        for entry in entries.iter().filter(|entry| !known.contains(&entry.key.as_str())) {
+        for entry in entries.iter().filter(|entry| !known.contains(&&*entry.key)) {
             let at =
                 At { node: &entry.value, line: entry.line, parent: Some(self), step: Step::Key(&entry.key) };
             errors.add(&at, "unknown key", format!("one of {} is expected", known.join(", ")));
@@ -217,10 +217,8 @@ impl<'a> At<'a> {
     /// `true` or `false`.
     pub fn boolean(&self, errors: &Errors) -> Option<bool> {
         match &self.node.value {
-            Value::Scalar { text, plain: true } if matches!(text.as_str(), "true" | "True" | "TRUE") => {
-                Some(true)
-            }
-            Value::Scalar { text, plain: true } if matches!(text.as_str(), "false" | "False" | "FALSE") => {
+            Value::Scalar { text, plain: true } if matches!(&**text, "true" | "True" | "TRUE") => Some(true),
+            Value::Scalar { text, plain: true } if matches!(&**text, "false" | "False" | "FALSE") => {
                 Some(false)
             }
             _ => {
@@ -235,8 +233,7 @@ impl<'a> At<'a> {
     where
         T: FromStr + PartialOrd + fmt::Display,
     {
-        let text =
-            if let Value::Scalar { text, plain: true } = &self.node.value { text.as_str() } else { "" };
+        let text = if let Value::Scalar { text, plain: true } = &self.node.value { &**text } else { "" };
         let value = text.parse().ok().filter(|value| range.contains(value));
         if value.is_none() {
             let what =
