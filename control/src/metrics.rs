@@ -20,7 +20,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tables::ServiceInfo;
 use tables::counters::{
-    AffinityCounts, Counts, FlowCounts, LoopCounts, PacketCounts, PortCounts, WorkerCounters,
+    AffinityCounts, Counts, FlowCounts, FragmentCounts, LoopCounts, PacketCounts, PortCounts, WorkerCounters,
 };
 
 use crate::mirror::PumpCounters;
@@ -281,6 +281,11 @@ impl Collector for WorkerCollector {
             let name = format!("affinity_{}", AffinityCounts::NAMES[at]);
             per_worker(&mut encoder, &counts, (&name, help, kind, &|one| one.affinity.to_array()[at]))?;
         }
+        for (at, help) in FRAGMENTS.into_iter().enumerate() {
+            let name = format!("fragments_{}", FragmentCounts::NAMES[at]);
+            let read = |one: &Counts| one.fragments.to_array()[at];
+            per_worker(&mut encoder, &counts, (&name, help, Kind::Counter, &read))?;
+        }
         for (at, help) in LOOP.into_iter().enumerate() {
             let name = format!("loop_{}", LoopCounts::NAMES[at]);
             per_worker(&mut encoder, &counts, (&name, help, Kind::Counter, &|one| one.turns.to_array()[at]))?;
@@ -326,6 +331,12 @@ const AFFINITY: [(&str, Kind); 4] = [
     ("Clients now remembered for session affinity", Kind::Gauge),
     ("New flows that went to the backend remembered of their client", Kind::Counter),
     ("Clients not remembered because there was no room", Kind::Counter),
+];
+
+/// In the order of `FragmentCounts`.
+const FRAGMENTS: [&str; 2] = [
+    "Packets sent in fragments, as they were longer than their way out allows",
+    "Fragments made of such packets",
 ];
 
 /// In the order of `LoopCounts`.

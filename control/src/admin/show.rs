@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use packet::{Family, MacAddr};
-use tables::counters::{AffinityCounts, Counts, FlowCounts, LoopCounts, PacketCounts};
+use tables::counters::{AffinityCounts, Counts, FlowCounts, FragmentCounts, LoopCounts, PacketCounts};
 use tables::{AdjacencyState, BackendState, NatMode, NodeId, Prefix, Tables};
 
 use super::view;
@@ -186,6 +186,9 @@ pub(super) fn counters(counts: &[Counts]) -> Vec<view::Counter> {
         }
         for (name, value) in AffinityCounts::NAMES.iter().zip(counts.affinity.to_array()) {
             add(format!("affinity_{name}"), value);
+        }
+        for (name, value) in FragmentCounts::NAMES.iter().zip(counts.fragments.to_array()) {
+            add(format!("fragments_{name}"), value);
         }
         for (name, value) in LoopCounts::NAMES.iter().zip(counts.turns.to_array()) {
             add(format!("loop_{name}"), value);

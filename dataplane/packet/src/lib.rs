@@ -2,7 +2,8 @@
 //!
 //! [`parse`] makes one pass from a frame to the facts the packet path needs ([`Parsed`]); it accepts any bytes and
 //! never panics. A header view (one file a protocol) proves at construction that its header lies inside the bytes, so
-//! its getters cannot fail. [`nat`] and [`reply`] write: the first rewrites a parsed frame, the second builds answers.
+//! its getters cannot fail. [`nat`], [`reply`] and [`cut`] write: the first rewrites a parsed
+//! frame, the second builds answers, the third makes fragments.
 //!
 //! Map: values `address`, `flow_key`, `mac`, `protocol`, `parsed`; layers `ether`, `vlan`, `arp`, `ipv4`, `ipv6`,
 //! `tcp`, `udp`, `sctp`, `icmp`, `ndp`; arithmetic `checksum`, `crc32c`. Not here: reassembly, tables, policy.
@@ -13,6 +14,7 @@ pub mod arp;
 mod bytes;
 pub mod checksum;
 pub mod crc32c;
+pub mod cut;
 mod error;
 pub mod ether;
 mod flow_key;

@@ -174,6 +174,8 @@ pub struct MemPort {
     sent: VecDeque<MemBuf>,
     free: Vec<MemBuf>,
     room: Option<usize>,
+    /// Buffers that are still to be had, where they are limited.
+    allocations: Option<usize>,
 }
 
 impl MemPort {
@@ -186,6 +188,11 @@ impl MemPort {
     /// Lets only `frames` wait on the wire: a burst beyond that stays with the sender.
     pub fn limit_tx(&mut self, frames: usize) {
         self.room = Some(frames);
+    }
+
+    /// Lets only so many more buffers be had.
+    pub fn limit_alloc(&mut self, buffers: usize) {
+        self.allocations = Some(buffers);
     }
 
     /// Puts a copy of `frame` where the worker will receive it; `false` when it is longer than a buffer.
@@ -250,6 +257,9 @@ impl PortIo for MemPort {
     }
 
     fn alloc(&mut self) -> Option<MemBuf> {
+        if let Some(left) = &mut self.allocations {
+            *left = left.checked_sub(1)?;
+        }
         Some(self.free.pop().unwrap_or_else(MemBuf::empty))
     }
 }

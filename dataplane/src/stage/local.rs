@@ -145,7 +145,7 @@ impl<P: PortIo> Pass<'_, P> {
             return self.ttl_exceeded(buf, parsed);
         }
         if let Some(mtu) = egress.too_small_for(parsed) {
-            return self.too_big(buf, parsed, mtu);
+            return self.transit_narrow(buf, parsed, dst, (egress, mtu));
         }
         self.clamp_offer(&mut buf, parsed, egress);
         let later = self.finish_checksum(&mut buf, parsed, egress);

@@ -5,7 +5,7 @@
 //! the way: `local` answers for our addresses, `fragment` has the parts of a datagram follow their first, `error` brings
 //! ICMP errors to their flow's sender, `reject` tells a refused one, `hold` keeps what waits for a neighbour, `announce`
 //! speaks for new VIPs, `bypass` tells of replies that take another way, `limit` bounds what we send unasked, `clamp` what
-//! TCP handshakes offer.
+//! TCP handshakes offer, `cut` deals with what is too long for its way.
 
 pub(crate) mod admit;
 pub(crate) mod announce;
@@ -15,6 +15,7 @@ pub mod bypass;
 pub(crate) mod checksum;
 pub(crate) mod clamp;
 pub(crate) mod classify;
+pub(crate) mod cut;
 pub(crate) mod error;
 pub(crate) mod fragment;
 pub mod hold;

@@ -90,7 +90,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
         let dst = rewrite.dst.into();
         let egress = self.flow_way(flow, direction, dst);
         if let Some(mtu) = egress.too_small_for(parsed) {
-            return self.too_big(buf, parsed, mtu);
+            return self.forward_narrow::<A>(buf, parsed, (flow, direction), (egress, mtu));
         }
         self.clamp_offer(&mut buf, parsed, egress);
         let later = self.finish_checksum(&mut buf, parsed, egress);

@@ -131,6 +131,16 @@ impl AffinityCounts {
 }
 
 counter_group! {
+    /// Packets that were longer than their way out allows.
+    FragmentCounts {
+        /// Packets that were cut.
+        cut,
+        /// Fragments made of them; each counts as originated.
+        made,
+    }
+}
+
+counter_group! {
     /// The worker's loop.
     LoopCounts {
         /// Times around.
@@ -173,6 +183,8 @@ pub struct Counts {
     pub flows: FlowCounts,
     /// The memory of session affinity.
     pub affinity: AffinityCounts,
+    /// Packets too long for their way.
+    pub fragments: FragmentCounts,
     /// The loop.
     pub turns: LoopCounts,
     /// Packets dropped, by [`DropReason::index`].
@@ -191,6 +203,7 @@ impl Counts {
             packets: PacketCounts::default(),
             flows: FlowCounts::default(),
             affinity: AffinityCounts::default(),
+            fragments: FragmentCounts::default(),
             turns: LoopCounts::default(),
             drops: [0; DropReason::COUNT],
             dropped: 0,
@@ -267,6 +280,7 @@ pub struct WorkerCounters {
     packets: Group<{ PacketCounts::LEN }>,
     flows: Group<{ FlowCounts::LEN }>,
     affinity: Group<{ AffinityCounts::LEN }>,
+    fragments: Group<{ FragmentCounts::LEN }>,
     turns: Group<{ LoopCounts::LEN }>,
     drops: Group<{ DropReason::COUNT }>,
     /// The sum of `drops` when they were last stored.
@@ -282,6 +296,7 @@ impl WorkerCounters {
             packets: zeros(),
             flows: zeros(),
             affinity: zeros(),
+            fragments: zeros(),
             turns: zeros(),
             drops: zeros(),
             dropped: zeros(),
@@ -295,6 +310,7 @@ impl WorkerCounters {
         store(&self.packets, counts.packets.to_array());
         store(&self.flows, counts.flows.to_array());
         store(&self.affinity, counts.affinity.to_array());
+        store(&self.fragments, counts.fragments.to_array());
         store(&self.turns, counts.turns.to_array());
         for (shared, port) in self.ports.iter().zip(&counts.ports) {
             store(shared, port.to_array());
@@ -313,6 +329,7 @@ impl WorkerCounters {
             packets: PacketCounts::from_array(load(&self.packets)),
             flows: FlowCounts::from_array(load(&self.flows)),
             affinity: AffinityCounts::from_array(load(&self.affinity)),
+            fragments: FragmentCounts::from_array(load(&self.fragments)),
             turns: LoopCounts::from_array(load(&self.turns)),
             drops,
             dropped: drops.iter().sum(),

@@ -239,3 +239,82 @@ fn a_flood_of_orphans_does_not_hurt_datagrams_that_are_whole() {
         assert_eq!(rig.counts().imbalance(), 0);
     }
 }
+
+/// The data centre with a narrow network inside.
+fn narrow(world: &World, mtu: u16) -> Fixture {
+    let mut fixture = served(world);
+    let mut ports = fixture.tables.ports.to_vec();
+    ports[1].mtu = mtu;
+    fixture.tables.ports = ports.into();
+    fixture
+}
+
+#[test]
+fn a_packet_too_long_for_its_way_leaves_in_parts_that_fit_unless_its_sender_forbids() {
+    for world in &WORLDS {
+        let v4 = world.family == packet::Family::V4;
+        for (protocol, port, dst) in [
+            (Protocol::Udp, 80, world.lb),
+            (Protocol::Udp, 81, world.lb),
+            (Protocol::Tcp, 81, world.lb),
+            (Protocol::Udp, 9_000, world.pods[0]),
+        ] {
+            let mut rig = rig(&mut narrow(world, 600));
+            let question = key(protocol, at(world.client, 700), at(dst, port));
+            for packet in [long(question), long(question).unfinished_checksum()] {
+                // In two segments, so that parts begin and end in either.
+                let frame = arriving(OUTSIDE, packet.clone().payload(&[5; 1_300]).ttl(9));
+                let mut buf = dataplane::io::mem::MemBuf::from_frame(&frame[..700]).unwrap();
+                buf.push_segment(&frame[700..]);
+                let out = rig.exchange_buf(OUTSIDE, buf);
+                if v4 {
+                    assert_eq!(out.len(), 3);
+                    assert!(out.iter().all(|(_, part)| part.len() <= 14 + 600));
+                    let whole = datagram(out, INSIDE);
+                    assert_eq!(flow_of(&whole).dst(), ip(world.pods[0]));
+                    assert!(whole.ends_with(&frame[80..]));
+                } else {
+                    let (port, told) = one(out, "told");
+                    assert_eq!((port, told[54]), (OUTSIDE, 2), "packet too big");
+                }
+                let told =
+                    rig.exchange(OUTSIDE, &arriving(OUTSIDE, packet.payload(&[5; 1_300]).dont_fragment()));
+                assert_eq!(told.len(), 1, "told");
+            }
+            let counts = rig.counts();
+            let (cut, told) = if v4 { (2, 2) } else { (0, 4) };
+            assert_eq!((counts.fragments.cut, counts.fragments.made), (cut, 3 * cut), "{counts:?}");
+            assert_eq!((rig.dropped(DropReason::TooBig), counts.imbalance()), (told, 0));
+        }
+    }
+}
+
+#[test]
+fn a_part_too_long_for_its_way_is_cut_again_and_parts_wait_for_their_neighbour() {
+    let world = &WORLDS[0];
+    let mut fixture = narrow(world, 600);
+    fixture.set_neighbor(INSIDE, world.node, tables::AdjacencyState::Incomplete);
+    let mut rig = rig(&mut fixture);
+    let question = long(key(Protocol::Udp, at(world.client, 700), at(world.lb, 80)));
+    assert!(send(&mut rig, OUTSIDE, &cut(&question, 7, 1_000), &[1, 0, 2]).is_empty());
+    assert_eq!(rig.counts().packets.held, 5);
+    fixture.neighbor(INSIDE, world.node, 11);
+    rig.publish(fixture.tables());
+    let out = rig.all_sent();
+    assert!(out.iter().all(|(_, part)| part.len() <= 14 + 600));
+    let whole = datagram(out, INSIDE);
+    assert!(whole.ends_with(&question.build()[100..]), "as it was sent");
+    assert_eq!((rig.counts().fragments.cut, rig.counts().fragments.made), (2, 4));
+}
+
+#[test]
+fn without_buffers_for_its_parts_a_packet_is_lost_for_that_reason() {
+    let world = &WORLDS[0];
+    let mut fixture = narrow(world, 600);
+    let mut rig = rig(&mut fixture);
+    rig.port(INSIDE).limit_alloc(1);
+    let packet = long(key(Protocol::Udp, at(world.client, 700), at(world.lb, 80))).payload(&[5; 1_300]);
+    let out = rig.exchange(OUTSIDE, &arriving(OUTSIDE, packet));
+    assert_eq!((out.len(), rig.dropped(DropReason::NoBuffer)), (1, 1));
+    assert_eq!((rig.counts().fragments.cut, rig.counts().fragments.made), (0, 1));
+}

@@ -78,14 +78,14 @@ fn a_packet_too_long_for_its_way_is_told_the_mtu() {
         fixture.tables.ports = ports.into();
         let mut rig = rig(&mut fixture);
         let to_service = key(Protocol::Udp, at(world.client, 700), at(world.lb, 80));
-        let long = arriving(OUTSIDE, PacketBuilder::flow(to_service).payload(&[7; 1_400]));
-        let (_, frame) = one(rig.exchange(OUTSIDE, &long), "told");
+        let long = PacketBuilder::flow(to_service).payload(&[7; 1_400]).dont_fragment();
+        let (_, frame) = one(rig.exchange(OUTSIDE, &arriving(OUTSIDE, long)), "told");
         let parsed = parse(&frame, frame.len()).unwrap();
         let Body::Icmp(icmp) = parsed.body else { panic!("{parsed:?}") };
         assert!(icmp.is_too_big());
         assert_eq!(icmp.inner.map(|inner| inner.key), Some(to_service), "the packet as the client sent it");
         assert_eq!(frame[usize::from(parsed.l4) + 6..][..2], 1_400u16.to_be_bytes());
-        assert_eq!(rig.dropped(DropReason::TooBig), 1);
+        assert_eq!((rig.dropped(DropReason::TooBig), rig.counts().fragments.cut), (1, 0));
     }
 }
 
