@@ -132,7 +132,7 @@ mod tests {
     const SECURITY: [u8; 4] = [130, 4, 1, 2];
 
     fn datagram(len: usize, mtu: u16, part_of: Option<(u16, bool)>) -> (Vec<u8>, Parsed, Option<Cut>) {
-        let payload: Vec<u8> = (0..len).map(|n| (n % 251) as u8).collect();
+        let payload: Vec<u8> = (0..len).map(|n| u8::try_from(n % 251).unwrap()).collect();
         let options = [&RECORD_ROUTE[..], &SECURITY, &[0]].concat();
         let mut builder =
             PacketBuilder::udp("192.0.2.2:9", "10.0.0.1:53").payload(&payload).ip_options(&options);
