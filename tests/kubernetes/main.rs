@@ -7,6 +7,7 @@
 
 mod agreement;
 mod harness;
+mod in_cluster;
 mod ingress;
 mod objects;
 mod rights;
@@ -26,7 +27,7 @@ const GROUPS: [Group<World>; 2] = [
     Group {
         name: "appliance",
         make: World::appliance,
-        checks: &[services::CHECKS, ingress::CHECKS, rights::CHECKS],
+        checks: &[services::CHECKS, ingress::CHECKS, in_cluster::CHECKS, rights::CHECKS],
     },
 ];
 

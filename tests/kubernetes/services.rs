@@ -39,7 +39,7 @@ pub(crate) fn shop() -> Web {
 }
 
 /// Load on the shop while something happens: every request must be answered. Afterwards both views are equal.
-fn under_load(world: &mut World, during: impl FnOnce(&mut World) -> Result<()>) -> Result<Tally> {
+pub(crate) fn under_load(world: &mut World, during: impl FnOnce(&mut World) -> Result<()>) -> Result<Tally> {
     let server = SocketAddr::new(world.address(&shop())?, 80);
     let client = world.lab.share("c1");
     let before = world.metrics()?;

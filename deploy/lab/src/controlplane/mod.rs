@@ -165,6 +165,17 @@ impl ControlPlane {
         self.wait_ready()
     }
 
+    /// Replaces the key that signs the tokens of ServiceAccounts: those given so far are worth nothing. The API server
+    /// is away meanwhile.
+    ///
+    /// # Errors
+    /// When the key cannot be written or a component does not serve in time.
+    pub fn replace_accounts_key(&mut self) -> Result<()> {
+        self.kill(Component::ApiServer);
+        self.pki.replace_accounts_key()?;
+        self.come_back()
+    }
+
     /// Fails if a component that should run has ended by itself.
     ///
     /// # Errors

@@ -39,23 +39,38 @@ impl Pki {
             fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
             Ok(file)
         };
-        let (ca_key, server_key, accounts_key) =
-            (KeyPair::generate()?, KeyPair::generate()?, KeyPair::generate()?);
+        let (ca_key, server_key) = (KeyPair::generate()?, KeyPair::generate()?);
         let ca = authority();
         let ca_cert = ca.self_signed(&ca_key)?;
         let server_cert = server(addresses)?.signed_by(&server_key, &Issuer::new(ca, &ca_key))?;
         // Any unguessable text is a token: the serialised public key of a pair that is thrown away is one.
         let admin_token = hex(KeyPair::generate()?.public_key_raw());
         let tokens = format!("{admin_token},admin,admin,system:masters\n");
-        Ok(Self {
+        let pki = Self {
             ca: write("ca.crt", &ca_cert.pem())?,
             server_cert: write("apiserver.crt", &server_cert.pem())?,
             server_key: write("apiserver.key", &server_key.serialize_pem())?,
-            accounts_key: write("service-accounts.key", &accounts_key.serialize_pem())?,
-            accounts_public: write("service-accounts.pub", &accounts_key.public_key_pem())?,
+            accounts_key: dir.join("service-accounts.key"),
+            accounts_public: dir.join("service-accounts.pub"),
             tokens: write("tokens.csv", &tokens)?,
             admin_token,
-        })
+        };
+        pki.replace_accounts_key()?;
+        Ok(pki)
+    }
+
+    /// Another key for the tokens of service accounts, from the next start of the API server on.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub(super) fn replace_accounts_key(&self) -> Result<()> {
+        let key = KeyPair::generate()?;
+        for (file, text) in
+            [(&self.accounts_key, key.serialize_pem()), (&self.accounts_public, key.public_key_pem())]
+        {
+            fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+        Ok(())
     }
 }
 

@@ -15,7 +15,10 @@ use crate::plan::{self, Container};
 use crate::servers::{self, Server};
 
 /// The images, for messages.
-const NAMES: &str = "nginx, echo, mosquitto, dnsmasq, nginx-rtmp, iperf3, traefik, shell";
+const NAMES: &str = "nginx, echo, mosquitto, dnsmasq, nginx-rtmp, iperf3, traefik, fairlead, shell";
+
+/// Environment variable with the path of the appliance's program.
+const BINARY: &str = "FAIRLEAD_BIN";
 
 /// What a container's image is here.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -24,6 +27,8 @@ pub(super) enum Image {
     Server(Container),
     /// The ingress controller, with the container's `args`.
     Traefik,
+    /// The appliance, with the container's `args`.
+    Appliance,
     /// `sh`, with the container's `args`.
     Shell,
 }
@@ -43,6 +48,7 @@ impl Image {
             "nginx-rtmp" => Self::Server(Container::Rtmp),
             "iperf3" => Self::Server(Container::Iperf),
             "traefik" => Self::Traefik,
+            "fairlead" => Self::Appliance,
             "shell" => Self::Shell,
             _ => bail!("a lab node has no image {name:?}; it has {NAMES}"),
         })
@@ -76,7 +82,7 @@ impl Image {
                 command.args(words).args(args);
                 command
             }
-            (None, Self::Shell | Self::Traefik) => {
+            (None, Self::Shell | Self::Traefik | Self::Appliance) => {
                 let mut command = namespace.command(&self.program()?);
                 command.args(args);
                 command
@@ -99,6 +105,9 @@ impl Image {
     fn program(self) -> Result<String> {
         match self {
             Self::Traefik => ingress::program(),
+            Self::Appliance => {
+                std::env::var(BINARY).with_context(|| format!("image fairlead: {BINARY} is not set"))
+            }
             _ => Ok("sh".to_owned()),
         }
     }
@@ -122,6 +131,7 @@ mod tests {
             ("registry.example:5000/lab/echo@sha256:00", Image::Server(Container::Echo)),
             ("shell:x", Image::Shell),
             ("traefik:v3.6", Image::Traefik),
+            ("fairlead", Image::Appliance),
         ] {
             assert_eq!(Image::parse(name).unwrap(), image, "{name}");
         }

@@ -21,7 +21,7 @@ use tokio::time::sleep;
 use super::host::Host;
 
 /// Age at which a token is replaced. The kubelet does so after 80 % of its life, which is 10 minutes or more.
-const RENEW: Duration = Duration::from_secs(30);
+const RENEW: Duration = Duration::from_secs(10);
 /// Wait before a renewal that failed is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
