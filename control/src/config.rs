@@ -281,12 +281,12 @@ impl Default for Timeouts {
 }
 
 /// A static route.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RouteConfig {
     /// Destination, host bits zero.
     pub to: IpNet,
-    /// Next hop, of the same family, on a connected subnet.
-    pub via: IpAddr,
+    /// Next hops, of the same family, on connected subnets; several share the traffic. None: packets are dropped.
+    pub via: Vec<IpAddr>,
 }
 
 /// A static neighbour.

@@ -41,7 +41,7 @@ pub struct NetworkRoute {
     pub to: IpNet,
     /// What to do with packets for it.
     pub hop: RouteHop,
-    /// Kernel metric; the lowest wins among routes for one destination.
+    /// Kernel metric; the lowest wins among routes for one destination, and several of it share the traffic.
     pub metric: u32,
 }
 

@@ -1,12 +1,9 @@
 //! What would happen to a packet: the tables asked by the same code that the workers run.
 
-use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
-};
+use std::{fmt, net::SocketAddr};
 
 use packet::{Address, AnyKey, FlowKey};
-use tables::{Action, DropReason, FrontendKind, Generation, NatMode, Route, Tables};
+use tables::{Action, DropReason, FrontendKind, Generation, NatMode, Route, Tables, hash::maglev_hash};
 
 use crate::stage::{
     admit::{mode, reach},
@@ -107,7 +104,7 @@ fn explain_key<A: Address>(tables: &Tables, key: &FlowKey<A>) -> Explanation {
     let (verdict, reason) = match classify(tables, key) {
         Class::Service(served) => return explain_service(tables, key, &served),
         Class::Own => (Verdict::Deliver, "Own"),
-        Class::Transit => return explain_route(tables, key.dst.into()),
+        Class::Transit => return explain_route(tables, key),
         Class::UnknownPort => (Verdict::Pass, DropReason::VipPortUnknown.symbol()),
         Class::Reject(reason) => (Verdict::Reject, reason.symbol()),
         Class::Drop(reason) => (Verdict::Drop, reason.symbol()),
@@ -116,9 +113,9 @@ fn explain_key<A: Address>(tables: &Tables, key: &FlowKey<A>) -> Explanation {
 }
 
 /// Not a service packet, whatever becomes of it; the reason says whether there is a way.
-fn explain_route(tables: &Tables, dst: IpAddr) -> Explanation {
-    let reason = match tables.fib.lookup(dst) {
-        None => DropReason::NoRoute.symbol(),
+fn explain_route<A: Address>(tables: &Tables, key: &FlowKey<A>) -> Explanation {
+    let reason = match tables.fib.lookup(key.dst.into(), || maglev_hash(key)) {
+        None | Some(Route::Spread(_)) => DropReason::NoRoute.symbol(),
         Some(Route::Blackhole) => DropReason::Blackhole.symbol(),
         Some(Route::Connected(_) | Route::Via(_)) => "Routed",
         Some(Route::Local) => "Own",
@@ -137,7 +134,7 @@ fn explain_service<A: Address>(tables: &Tables, key: &FlowKey<A>, served: &Serve
     };
     match balance(tables, served, key, None) {
         Ok(backend) => {
-            let reach = reach(tables, backend.address).ok();
+            let reach = reach(tables, backend.address, key).ok();
             answer.backend = Some(SocketAddr::new(backend.address, backend.port));
             answer.mode = Some(mode(tables, served, (key.src.into(), backend), reach));
         }

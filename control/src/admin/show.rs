@@ -86,43 +86,62 @@ fn reports<'a>(look: &'a Look<'_>, namespace: Option<&'a str>) -> impl Iterator<
 /// before them or because their gateway is behind no port.
 pub(super) fn routes(look: &Look<'_>) -> Vec<view::Route> {
     let programmed = look.compiler.ways();
-    let row = |to: String, (way, origin): (Way, Origin), in_force| {
-        let (via, port) = match way {
-            Way::Via(port, gateway) => (Some(gateway), Some(port)),
-            Way::Link(port) => (None, Some(port)),
-            Way::Local | Way::Blackhole => (None, None),
-        };
-        let port = port.and_then(|port| look.network.ports.get(usize::from(port)));
-        view::Route {
-            to,
-            via,
-            port: port.map(|port| port.name.clone()).unwrap_or_default(),
-            origin: origin_word(origin).into(),
-            blackhole: way == Way::Blackhole,
-            in_force,
-        }
-    };
-    let mut rows: Vec<_> = programmed.iter().map(|(to, way)| row(to.to_string(), *way, true)).collect();
+    let mut rows = Vec::new();
+    for (to, (way, origin)) in programmed {
+        rows.extend(route_rows(look, &to.to_string(), (way, *origin), true));
+    }
     for (to, way, origin) in asked(look) {
         let winner = Prefix::new(to.addr(), to.prefix_len()).and_then(|to| programmed.get(&to));
-        let wins = winner.is_some_and(|(won, by)| *by == origin && way.is_none_or(|way| *won == way));
+        let wins = winner.is_some_and(|(won, by)| {
+            *by == origin
+                && way.as_ref().is_none_or(|way| {
+                    won == way || way.hops().first().is_some_and(|hop| won.hops().contains(hop))
+                })
+        });
         if !wins {
             // Without a way nothing is known but its gateway, which is behind no port.
-            let mut lost = row(to.trunc().to_string(), (way.unwrap_or(Way::Blackhole), origin), false);
-            lost.blackhole &= way.is_some();
-            rows.push(lost);
+            let shown = way.as_ref().unwrap_or(&Way::Blackhole);
+            for mut lost in route_rows(look, &to.trunc().to_string(), (shown, origin), false) {
+                lost.blackhole &= way.is_some();
+                rows.push(lost);
+            }
         }
     }
     rows
 }
 
+/// A row for each next hop, or one.
+fn route_rows(look: &Look<'_>, to: &str, (way, origin): (&Way, Origin), in_force: bool) -> Vec<view::Route> {
+    let row = |via: Option<IpAddr>, port: Option<u16>| {
+        let port = port.and_then(|port| look.network.ports.get(usize::from(port)));
+        view::Route {
+            to: to.into(),
+            via,
+            port: port.map(|port| port.name.clone()).unwrap_or_default(),
+            origin: origin_word(origin).into(),
+            blackhole: *way == Way::Blackhole,
+            in_force,
+        }
+    };
+    match way {
+        Way::Link(port) => vec![row(None, Some(*port))],
+        Way::Local | Way::Blackhole => vec![row(None, None)],
+        Way::Via(..) | Way::Spread(_) => {
+            way.hops().into_iter().map(|(port, gateway)| row(Some(gateway), Some(port))).collect()
+        }
+    }
+}
+
 /// Every route that somebody asked for; without a way where that depends on others or its gateway is behind no port.
 fn asked<'a>(look: &'a Look<'_>) -> impl Iterator<Item = (IpNet, Option<Way>, Origin)> + 'a {
-    let behind = |via: IpAddr| {
-        let port = look.tables.ports.iter().find(|port| port.is_connected(via));
-        port.map(|port| Way::Via(port.id.0, via))
+    let behind = |via: &IpAddr| {
+        let port = look.tables.ports.iter().find(|port| port.is_connected(*via));
+        port.map(|port| Way::Via(port.id.0, *via))
     };
-    let config = look.config.routes.iter().map(move |one| (one.to, behind(one.via), Origin::Config));
+    let config = look.config.routes.iter().flat_map(move |one| {
+        let hole = one.via.is_empty().then_some((one.to, Some(Way::Blackhole), Origin::Config));
+        one.via.iter().map(move |via| (one.to, behind(via), Origin::Config)).chain(hole)
+    });
     let connected = look.network.ports.iter().flat_map(|port| {
         port.addresses.iter().map(|net| (net.trunc(), Some(Way::Link(port.index)), Origin::Connected))
     });

@@ -305,7 +305,8 @@ impl Engine {
             Some((port, neighbor.address, neighbor.mac))
         });
         let statics = Statics {
-            routes: config.routes.iter().map(|route| (route.to, route.via)).collect(),
+            // One next hop is enough for what the appliance itself sends.
+            routes: config.routes.iter().filter_map(|route| Some((route.to, *route.via.first()?))).collect(),
             neighbors: neighbors.collect(),
         };
         if let Some(devices) = &mut self.parts.devices {
@@ -331,10 +332,8 @@ async fn lead_changed(election: Option<&mut Election>) -> Result<(), watch::erro
 
 /// The routes in force that only Nodes tell of.
 fn pod_routes(compiler: &Compiler) -> PodRoutes {
-    let route = |(to, (way, origin)): (&Prefix, &(Way, Origin))| match (origin, way) {
-        (Origin::Node, Way::Via(port, gateway)) => {
-            Some((IpNet::new(to.address(), to.length()).ok()?, (*port, *gateway)))
-        }
+    let route = |(to, (way, origin)): (&Prefix, &(Way, Origin))| match (origin, way.hops().first()) {
+        (Origin::Node, Some(hop)) => Some((IpNet::new(to.address(), to.length()).ok()?, *hop)),
         _ => None,
     };
     compiler.ways().iter().filter_map(route).collect()

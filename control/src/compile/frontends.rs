@@ -27,7 +27,7 @@ impl Reserved {
             RouteHop::Via { gateway, .. } => Some(gateway),
             RouteHop::Link { .. } | RouteHop::Blackhole => None,
         });
-        for gateway in gateways.chain(settings.routes.iter().map(|route| route.via)) {
+        for gateway in gateways.chain(settings.routes.iter().flat_map(|route| route.via.iter().copied())) {
             owners.entry(gateway).or_insert_with(|| "a next hop of our routes".to_owned());
         }
         for port in &network.ports {

@@ -6,16 +6,20 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use packet::{Family, MacAddr};
-use tables::{Adjacency, AdjacencyState, Lpm, NextHopId, PortId, Prefix, Route, Tables};
+use tables::{Adjacency, AdjacencyState, Lpm, NextHopId, PortId, Prefix, Route, Spread, Tables};
 
 use super::Settings;
 use super::cluster::{internal_ip, prefix};
 use crate::model::Model;
 use crate::network::{Network, RouteHop};
 
+/// A neighbour that packets may be sent over: the index of its port, and its address.
+type Hop = (u16, IpAddr);
+
 /// Where a prefix leads, before next hops have numbers.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Way {
     /// Nowhere.
     Blackhole,
@@ -23,8 +27,34 @@ pub enum Way {
     Link(u16),
     /// To the appliance itself.
     Local,
+    /// By way of one of several gateways, each in the place of others that do not answer; two at least, in order.
+    Spread(Box<[Hop]>),
     /// Behind the port of this index, by way of a gateway.
     Via(u16, IpAddr),
+}
+
+impl Way {
+    /// Over these gateways; without any, nowhere.
+    fn over(mut hops: Vec<Hop>) -> Self {
+        hops.sort_unstable();
+        hops.dedup();
+        hops.truncate(Spread::HOPS_MAX);
+        match hops[..] {
+            [] => Self::Blackhole,
+            [(port, gateway)] => Self::Via(port, gateway),
+            _ => Self::Spread(hops.into()),
+        }
+    }
+
+    /// The gateways.
+    #[must_use]
+    pub fn hops(&self) -> Vec<Hop> {
+        match self {
+            Self::Via(port, gateway) => vec![(*port, *gateway)],
+            Self::Spread(hops) => hops.to_vec(),
+            Self::Blackhole | Self::Link(_) | Self::Local => Vec::new(),
+        }
+    }
 }
 
 impl From<RouteHop> for Way {
@@ -58,6 +88,7 @@ pub(super) struct Routing {
     /// Every prefix of the tables with where it leads and who asked for it.
     pub(super) ways: BTreeMap<Prefix, (Way, Origin)>,
     routes: BTreeMap<Prefix, Route>,
+    spreads: Vec<Spread>,
     hosts: BTreeMap<IpAddr, NextHopId>,
     hops: HashMap<(u16, IpAddr), NextHopId>,
     free: Vec<NextHopId>,
@@ -76,13 +107,10 @@ impl Routing {
     ) {
         let ways = ways(model, settings, network);
         let neighbors = neighbors(settings, network);
-        self.gateways = ways
-            .values()
-            .filter_map(|(way, _)| if let Way::Via(port, at) = way { Some((*port, *at)) } else { None })
-            .collect();
+        self.gateways = ways.values().flat_map(|(way, _)| way.hops()).collect();
         let wanted: BTreeSet<_> = self.gateways.iter().chain(neighbors.keys()).copied().collect();
         let reused = self.number(&wanted);
-        let rerouted = self.set_routes(tables, &ways);
+        let rerouted = self.set_routes(tables, &ways, &neighbors);
         let moved = self.set_hosts(tables, &neighbors);
         self.set_adjacencies(tables, &wanted, &neighbors);
         if reused || rerouted || moved {
@@ -121,21 +149,39 @@ impl Routing {
     }
 
     /// True when flows must look their way up again.
-    fn set_routes(&mut self, tables: &mut Tables, ways: &BTreeMap<Prefix, (Way, Origin)>) -> bool {
-        let route = |way: &Way| match way {
-            Way::Blackhole => Route::Blackhole,
-            Way::Link(port) => Route::Connected(PortId(*port)),
-            Way::Local => Route::Local,
-            // Beyond 65,535 next hops there is no number: refuse rather than guess.
-            Way::Via(port, at) => self.hops.get(&(*port, *at)).map_or(Route::Blackhole, |id| Route::Via(*id)),
-        };
-        let routes: BTreeMap<_, _> = ways.iter().map(|(prefix, (way, _))| (*prefix, route(way))).collect();
-        if routes == self.routes {
+    fn set_routes(
+        &mut self,
+        tables: &mut Tables,
+        ways: &BTreeMap<Prefix, (Way, Origin)>,
+        neighbors: &BTreeMap<Hop, Option<MacAddr>>,
+    ) -> bool {
+        let mut sets = Sets::default();
+        let mut routes = BTreeMap::new();
+        for (prefix, (way, _)) in ways {
+            let route = match way {
+                Way::Blackhole => Route::Blackhole,
+                Way::Link(port) => Route::Connected(PortId(*port)),
+                Way::Local => Route::Local,
+                Way::Via(port, at) => self.via((*port, *at)),
+                Way::Spread(hops) => match &alive(hops, neighbors)[..] {
+                    [only] => self.via(*only),
+                    hops => sets.route(hops, &self.hops),
+                },
+            };
+            routes.insert(*prefix, route);
+        }
+        if routes == self.routes && sets.spreads == self.spreads {
             return false;
         }
         tables.fib.routes = Arc::new(Lpm::build(routes.iter().map(|(prefix, route)| (*prefix, *route))));
-        self.routes = routes;
+        tables.fib.spreads = sets.spreads.clone().into();
+        (self.routes, self.spreads) = (routes, sets.spreads);
         true
+    }
+
+    /// Beyond 65,535 next hops there is no number: refuse rather than guess.
+    fn via(&self, hop: Hop) -> Route {
+        self.hops.get(&hop).map_or(Route::Blackhole, |id| Route::Via(*id))
     }
 
     /// Ways to single neighbours, only where a connected network covers them: a longer route must not be hidden.
@@ -185,6 +231,34 @@ impl Routing {
     }
 }
 
+/// The sets of next hops of one version, each once.
+#[derive(Default)]
+struct Sets {
+    spreads: Vec<Spread>,
+    known: HashMap<Vec<Hop>, u16>,
+}
+
+impl Sets {
+    /// The route over a set; beyond 65,536 sets over nothing.
+    fn route(&mut self, hops: &[Hop], ids: &HashMap<Hop, NextHopId>) -> Route {
+        if let Some(set) = self.known.get(hops) {
+            return Route::Spread(*set);
+        }
+        let Ok(set) = u16::try_from(self.spreads.len()) else { return Route::Blackhole };
+        let named = hops.iter().filter_map(|hop| Some((*ids.get(hop)?, hop.1)));
+        self.spreads.push(Spread::new(named));
+        self.known.insert(hops.to_vec(), set);
+        Route::Spread(set)
+    }
+}
+
+/// Those of several next hops that answer; if none does, all.
+fn alive(hops: &[Hop], neighbors: &BTreeMap<Hop, Option<MacAddr>>) -> Vec<Hop> {
+    let answers = |hop: &&Hop| neighbors.get(hop).is_some_and(Option::is_some);
+    let alive: Vec<_> = hops.iter().filter(answers).copied().collect();
+    if alive.is_empty() { hops.to_vec() } else { alive }
+}
+
 /// Neighbours by port and address; static ones win.
 fn neighbors(settings: &Settings, network: &Network) -> BTreeMap<(u16, IpAddr), Option<MacAddr>> {
     let mut all: BTreeMap<_, _> =
@@ -199,10 +273,8 @@ fn neighbors(settings: &Settings, network: &Network) -> BTreeMap<(u16, IpAddr), 
 
 fn ways(model: &Model, settings: &Settings, network: &Network) -> BTreeMap<Prefix, (Way, Origin)> {
     let mut ways = BTreeMap::new();
-    let mut kernel: Vec<_> = network.routes.iter().collect();
-    kernel.sort_unstable_by_key(|route| std::cmp::Reverse((route.metric, **route)));
-    for route in kernel {
-        ways.insert(prefix(route.to), (Way::from(route.hop), Origin::Kernel));
+    for (to, way) in kernel_ways(network) {
+        ways.insert(prefix(to), (way, Origin::Kernel));
     }
     for port in network.ports.iter().rev() {
         for net in &port.addresses {
@@ -210,8 +282,11 @@ fn ways(model: &Model, settings: &Settings, network: &Network) -> BTreeMap<Prefi
         }
     }
     for route in &settings.routes {
-        if let Some(port) = connected(network, route.via) {
-            ways.insert(prefix(route.to), (Way::Via(port, route.via), Origin::Config));
+        let hop = |via: &IpAddr| Some((connected(network, *via)?, *via));
+        let hops: Vec<_> = route.via.iter().filter_map(hop).collect();
+        // A route whose gateways are behind no port is no blackhole: others may know better.
+        if route.via.is_empty() || !hops.is_empty() {
+            ways.insert(prefix(route.to), (Way::over(hops), Origin::Config));
         }
     }
     for (pods, way) in pod_ways(model, settings, network, &ways) {
@@ -221,6 +296,34 @@ fn ways(model: &Model, settings: &Settings, network: &Network) -> BTreeMap<Prefi
         ways.insert(Prefix::host(net.addr()), (Way::Local, Origin::Own));
     }
     ways
+}
+
+/// The kernel's ways, of each destination those of the lowest metric.
+fn kernel_ways(network: &Network) -> BTreeMap<IpNet, Way> {
+    let mut best: BTreeMap<IpNet, (u32, Vec<RouteHop>)> = BTreeMap::new();
+    for route in &network.routes {
+        let (metric, hops) = best.entry(route.to).or_insert((route.metric, Vec::new()));
+        if route.metric < *metric {
+            (*metric, *hops) = (route.metric, Vec::new());
+        }
+        if route.metric == *metric {
+            hops.push(route.hop);
+        }
+    }
+    best.into_iter().map(|(to, (_, hops))| (to, kernel_way(hops))).collect()
+}
+
+/// Several gateways share; of other kinds of hops the first counts.
+fn kernel_way(mut hops: Vec<RouteHop>) -> Way {
+    hops.sort_unstable();
+    let gateway = |hop: &RouteHop| match hop {
+        RouteHop::Via { gateway, port } => Some((*port, *gateway)),
+        RouteHop::Link { .. } | RouteHop::Blackhole => None,
+    };
+    match hops.first() {
+        Some(first) if gateway(first).is_none() => Way::from(*first),
+        _ => Way::over(hops.iter().filter_map(gateway).collect()),
+    }
 }
 
 /// The port on whose network an address lies.
@@ -254,5 +357,5 @@ fn covering(known: &BTreeMap<Prefix, (Way, Origin)>, address: IpAddr) -> Option<
     let covering = known.iter().filter(|(prefix, _)| prefix.contains(address));
     let (_, (way, _)) = covering.max_by_key(|(prefix, _)| prefix.length())?;
     // A neighbour on a link route is its own gateway.
-    Some(if let Way::Link(port) = way { Way::Via(*port, address) } else { *way })
+    Some(if let Way::Link(port) = way { Way::Via(*port, address) } else { way.clone() })
 }

@@ -151,17 +151,15 @@ fn routes(at: &At<'_>, config: &GatewayConfig, notes: &Notes<'_>) {
     each(at, "routes", notes, |index, item| {
         let route = &config.routes[index];
         let (to, via) = (has(item, "to", notes), has(item, "via", notes));
-        if to && via && route.to.addr().is_ipv4() != route.via.is_ipv4() {
-            note(
-                item,
-                "via",
-                notes,
-                format!("{} and {} differ in family", route.to, route.via),
-                "one family",
-            );
-        } else if via && addresses_known && !is_connected(config, route.via) {
-            let what = format!("{} is in no subnet of a port", route.via);
-            note(item, "via", notes, what, "a neighbour of the appliance");
+        for (n, hop) in route.via.iter().enumerate() {
+            if to && via && route.to.addr().is_ipv4() != hop.is_ipv4() {
+                note(item, "via", notes, format!("{} and {hop} differ in family", route.to), "one family");
+            } else if via && addresses_known && !is_connected(config, *hop) {
+                let what = format!("{hop} is in no subnet of a port");
+                note(item, "via", notes, what, "a neighbour of the appliance");
+            } else if route.via[..n].contains(hop) {
+                note(item, "via", notes, format!("{hop} stands twice"), "every next hop once");
+            }
         }
         if to && let Some(first) = seen.insert(route.to, index) {
             note(

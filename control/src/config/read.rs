@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use packet::{Family, MacAddr};
+use tables::Spread;
 
 use super::value::{
     absolute, address, interface_address, label_value, netdev_name, network, node_port_range, nonempty,
@@ -297,10 +298,31 @@ fn timeouts(at: &At<'_>, errors: &Errors) -> Timeouts {
 }
 
 fn route(at: &At<'_>, errors: &Errors) -> Option<RouteConfig> {
-    at.only(&["to", "via"], errors);
+    at.only(&["to", "via", "blackhole"], errors);
     let to = required(at, "to", errors, |at| network(at, errors));
-    let via = required(at, "via", errors, |at| address(at, errors));
-    Some(RouteConfig { to: to.unwrap_or_default(), via: via.unwrap_or(NO_ADDRESS) })
+    let blackhole = at.field("blackhole").and_then(|at| at.boolean(errors)).unwrap_or(false);
+    let via = match at.field("via") {
+        Some(via) if blackhole => {
+            errors.add(&via, "a blackhole has no next hop", "either `via` or `blackhole: true` is expected");
+            Vec::new()
+        }
+        None if blackhole => Vec::new(),
+        _ => required(at, "via", errors, |at| next_hops(at, errors)).unwrap_or_default(),
+    };
+    Some(RouteConfig { to: to.unwrap_or_default(), via })
+}
+
+/// One address, or a list of them.
+fn next_hops(at: &At<'_>, errors: &Errors) -> Option<Vec<IpAddr>> {
+    if !at.is_list() {
+        return Some(vec![address(at, errors)?]);
+    }
+    let hops: Vec<_> = at.items(errors).filter_map(|item| address(&item, errors)).collect();
+    let count = at.items(errors).count();
+    if !(1..=Spread::HOPS_MAX).contains(&count) {
+        errors.add(at, format!("{count} next hops"), format!("1 to {} are expected", Spread::HOPS_MAX));
+    }
+    Some(hops)
 }
 
 fn neighbor(at: &At<'_>, errors: &Errors) -> Option<NeighborConfig> {

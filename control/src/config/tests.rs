@@ -112,6 +112,22 @@ fn faults_between_keys_are_found() {
             "f.yaml:9: routes[0].via: 2001:db8::/32 and 192.0.2.9 differ in family; one family is expected",
         ),
         (
+            "routes: [{to: 10.9.0.0/16, via: [192.0.2.8, 192.0.2.9, 192.0.2.8]}]",
+            "f.yaml:9: routes[0].via: 192.0.2.8 stands twice; every next hop once is expected",
+        ),
+        (
+            "routes: [{to: 10.9.0.0/16, via: []}]",
+            "f.yaml:9: routes[0].via: 0 next hops; 1 to 16 are expected",
+        ),
+        (
+            "routes: [{to: 10.9.0.0/16, via: [192.0.2.8], blackhole: true}]",
+            "f.yaml:9: routes[0].via: a blackhole has no next hop; either `via` or `blackhole: true` is expected",
+        ),
+        (
+            "routes: [{to: 10.9.0.0/16, blackhole: false}]",
+            "f.yaml:9: routes[0]: `via` is missing; a value is expected",
+        ),
+        (
             "neighbors: [{address: 192.0.2.9, mac: \"02:00:00:00:00:0b\", port: inside}]",
             "f.yaml:9: neighbors[0].port: there is no port `inside`; one of outside is expected",
         ),

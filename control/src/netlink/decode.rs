@@ -58,8 +58,12 @@ pub(crate) fn neighbour(message: &NeighbourMessage, links: &Links) -> Option<(Ke
 pub(crate) const OUR_ROUTES: RouteProtocol = RouteProtocol::Other(70);
 
 /// A route of the main table that leads over one of our ports, or nowhere. Connected subnets are not listed: they follow
-/// from the ports' addresses; nor are our own. Of several next hops the first one alive counts.
-pub(crate) fn route(message: &RouteMessage, links: &Links) -> Option<NetworkRoute> {
+/// from the ports' addresses; nor are our own. Several next hops are as many routes: those alive.
+pub(crate) fn route(message: &RouteMessage, links: &Links) -> Vec<NetworkRoute> {
+    routes(message, links).unwrap_or_default()
+}
+
+fn routes(message: &RouteMessage, links: &Links) -> Option<Vec<NetworkRoute>> {
     let header = &message.header;
     let mut facts = Facts { table: u32::from(header.table), ..Facts::default() };
     message.attributes.iter().for_each(|attribute| facts.add(attribute));
@@ -73,12 +77,13 @@ pub(crate) fn route(message: &RouteMessage, links: &Links) -> Option<NetworkRout
         _ => return None,
     };
     let to = IpNet::new(facts.to.unwrap_or(unspecified), header.destination_prefix_length).ok()?;
-    let hop = match header.kind {
-        RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit => RouteHop::Blackhole,
-        RouteType::Unicast => facts.hop(links)?,
+    let hops = match header.kind {
+        RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit => vec![RouteHop::Blackhole],
+        RouteType::Unicast => facts.hops(links)?,
         _ => return None,
     };
-    Some(NetworkRoute { to: to.trunc(), hop, metric: facts.metric })
+    let route = |hop| NetworkRoute { to: to.trunc(), hop, metric: facts.metric };
+    Some(hops.into_iter().map(route).collect())
 }
 
 /// An address of one of our ports.
@@ -119,13 +124,15 @@ impl Facts {
         }
     }
 
-    fn hop(&self, links: &Links) -> Option<RouteHop> {
+    fn hops(&self, links: &Links) -> Option<Vec<RouteHop>> {
         if self.hops.is_empty() {
             let port = *links.get(&self.link?)?;
-            return Some(hop(self.gateway, port));
+            return Some(vec![hop(self.gateway, port)]);
         }
         let alive = self.hops.iter().filter(|hop| !hop.flags.contains(RouteNextHopFlags::Dead));
-        alive.filter_map(|one| Some(hop(gateway(&one.attributes), *links.get(&one.interface_index)?))).next()
+        let ours =
+            |one: &RouteNextHop| Some(hop(gateway(&one.attributes), *links.get(&one.interface_index)?));
+        Some(alive.filter_map(ours).collect())
     }
 }
 
@@ -190,24 +197,24 @@ mod tests {
             hop: RouteHop::Via { gateway, port: 1 },
             metric: 0,
         };
-        assert_eq!(route(&ours, &links()), Some(want));
+        assert_eq!(route(&ours, &links()), [want]);
         assert_eq!(
             route(&message([10, 244, 1, 0], 24, via([10, 0, 0, 11], 2)), &links()),
-            None,
+            [],
             "another device"
         );
         let mut connected = ours.clone();
         connected.header.protocol = RouteProtocol::Kernel;
-        assert_eq!(route(&connected, &links()), None, "connected");
+        assert_eq!(route(&connected, &links()), [], "connected");
         connected.header.protocol = OUR_ROUTES;
-        assert_eq!(route(&connected, &links()), None, "what we told the kernel");
+        assert_eq!(route(&connected, &links()), [], "what we told the kernel");
         let mut local = ours;
         local.header.table = 255;
-        assert_eq!(route(&local, &links()), None, "another table");
+        assert_eq!(route(&local, &links()), [], "another table");
     }
 
     #[test]
-    fn the_first_live_next_hop_of_several_counts() {
+    fn every_live_next_hop_of_several_counts() {
         let next = |gateway: [u8; 4], link, flags| {
             let mut hop = RouteNextHop::default();
             hop.interface_index = link;
@@ -219,17 +226,19 @@ mod tests {
             next([10, 0, 0, 1], 7, RouteNextHopFlags::Dead),
             next([10, 0, 0, 2], 3, RouteNextHopFlags::empty()),
             next([10, 0, 0, 3], 7, RouteNextHopFlags::empty()),
+            next([10, 0, 0, 4], 8, RouteNextHopFlags::empty()),
         ];
-        let found = route(&message([0; 4], 0, vec![RouteAttribute::MultiPath(hops)]), &links()).unwrap();
-        assert_eq!(found.hop, RouteHop::Via { gateway: IpAddr::from([10, 0, 0, 3]), port: 0 });
-        assert_eq!(found.to.prefix_len(), 0);
+        let found = route(&message([0; 4], 0, vec![RouteAttribute::MultiPath(hops)]), &links());
+        let via = |last, port| RouteHop::Via { gateway: IpAddr::from([10, 0, 0, last]), port };
+        assert_eq!(found.iter().map(|route| route.hop).collect::<Vec<_>>(), [via(3, 0), via(4, 1)]);
+        assert_eq!(found[0].to.prefix_len(), 0);
     }
 
     #[test]
     fn blackholes_need_no_device() {
         let mut hole = message([10, 9, 0, 0], 16, Vec::new());
         hole.header.kind = RouteType::Unreachable;
-        assert_eq!(route(&hole, &links()).unwrap().hop, RouteHop::Blackhole);
+        assert_eq!(route(&hole, &links())[0].hop, RouteHop::Blackhole);
     }
 
     #[test]

@@ -104,7 +104,7 @@ struct State {
     ports: Vec<NetworkPort>,
     links: Links,
     neighbors: Neighbors,
-    routes: BTreeMap<(IpNet, u32), RouteHop>,
+    routes: BTreeMap<(IpNet, u32), Vec<RouteHop>>,
     addresses: BTreeSet<(u16, IpNet)>,
 }
 
@@ -144,11 +144,10 @@ impl Follower {
                 let orders = self.state.neighbors.report(key, report, now_ms);
                 self.obey(orders).await;
             }
-            Some(Event::Route(route, true)) => {
-                self.state.routes.insert((route.to, route.metric), route.hop);
-            }
+            Some(Event::Routes(routes, _)) if routes.is_empty() => {}
+            Some(Event::Routes(routes, true)) => self.state.learn(&routes),
             // One of several routes for a prefix may remain, and a link that went down takes routes along in silence.
-            Some(Event::Route(_, false) | Event::Link) => self.resync_or_warn().await,
+            Some(Event::Routes(_, false) | Event::Link) => self.resync_or_warn().await,
             Some(Event::Address(port, net, true)) => _ = self.state.addresses.insert((port, net)),
             Some(Event::Address(port, net, false)) => _ = self.state.addresses.remove(&(port, net)),
             None => {}
@@ -195,8 +194,8 @@ impl Follower {
     async fn resync(&mut self) -> Result<(), NetlinkError> {
         let dump = self.socket.dump(&self.state.links).await?;
         self.state.addresses = dump.addresses;
-        self.state.routes =
-            dump.routes.into_iter().map(|route| ((route.to, route.metric), route.hop)).collect();
+        self.state.routes.clear();
+        dump.routes.iter().for_each(|routes| self.state.learn(routes));
         let now_ms = self.now_ms();
         let seen: BTreeSet<Key> = dump.neighbors.iter().map(|(key, _)| *key).collect();
         for (key, report) in dump.neighbors {
@@ -227,6 +226,14 @@ impl Follower {
 }
 
 impl State {
+    /// Takes in what one message says: every next hop of one route.
+    fn learn(&mut self, routes: &[NetworkRoute]) {
+        if let Some(first) = routes.first() {
+            let hops = routes.iter().map(|route| route.hop).collect();
+            self.routes.insert((first.to, first.metric), hops);
+        }
+    }
+
     /// Configured addresses come first and in their order; what else the kernel has on the device follows.
     fn network(&self) -> Network {
         let mut ports = self.ports.clone();
@@ -236,8 +243,11 @@ impl State {
                 port.addresses.push(*net);
             }
         }
-        let route = |(&(to, metric), &hop): (&(IpNet, u32), &RouteHop)| NetworkRoute { to, hop, metric };
-        Network { ports, routes: self.routes.iter().map(route).collect(), neighbors: self.neighbors.list() }
+        let several = |(&(to, metric), hops): (&(IpNet, u32), &Vec<RouteHop>)| {
+            hops.iter().map(|&hop| NetworkRoute { to, hop, metric }).collect::<Vec<_>>()
+        };
+        let routes = self.routes.iter().flat_map(several).collect();
+        Network { ports, routes, neighbors: self.neighbors.list() }
     }
 
     /// The kernel resolves no address of its own.

@@ -34,7 +34,7 @@ pub enum NetlinkError {
 #[derive(Debug, Default)]
 pub(super) struct Dump {
     pub(super) addresses: BTreeSet<(u16, IpNet)>,
-    pub(super) routes: Vec<NetworkRoute>,
+    pub(super) routes: Vec<Vec<NetworkRoute>>,
     pub(super) neighbors: Vec<(Key, Report)>,
 }
 
@@ -42,7 +42,8 @@ pub(super) struct Dump {
 #[derive(Debug)]
 pub(super) enum Event {
     Neighbor(Key, Report),
-    Route(NetworkRoute, bool),
+    /// The next hops of one route, and whether it is there.
+    Routes(Vec<NetworkRoute>, bool),
     Address(u16, IpNet, bool),
     Link,
 }
@@ -86,7 +87,7 @@ impl Socket {
         for family in [v4, v6] {
             let mut routes = Box::pin(self.handle.route().get(family).execute());
             while let Some(message) = routes.try_next().await? {
-                dump.routes.extend(decode::route(&message, links));
+                dump.routes.push(decode::route(&message, links));
             }
         }
         let mut neighbors = Box::pin(self.handle.neighbours().get().execute());
@@ -160,12 +161,8 @@ pub(super) fn event(message: RouteNetlinkMessage, links: &Links) -> Option<Event
         RouteNetlinkMessage::DelNeighbour(message) => {
             decode::neighbour(&message, links).map(|(key, _)| Event::Neighbor(key, Report::Gone))
         }
-        RouteNetlinkMessage::NewRoute(message) => {
-            decode::route(&message, links).map(|route| Event::Route(route, true))
-        }
-        RouteNetlinkMessage::DelRoute(message) => {
-            decode::route(&message, links).map(|route| Event::Route(route, false))
-        }
+        RouteNetlinkMessage::NewRoute(message) => Some(Event::Routes(decode::route(&message, links), true)),
+        RouteNetlinkMessage::DelRoute(message) => Some(Event::Routes(decode::route(&message, links), false)),
         RouteNetlinkMessage::NewAddress(message) => {
             decode::address(&message, links).map(|(port, net)| Event::Address(port, net, true))
         }

@@ -6,6 +6,7 @@ use packet::{Address, FlowKey};
 use tables::{
     Backend, DropReason, Millis, NatMode, NextHopId, PortInfo, Route, ServiceId, Source, Tables,
     flow::{Direction, FlowRef, InsertError, NewFlow},
+    hash::maglev_hash,
     snat::{SnatExhausted, SnatPorts, SnatRequest},
 };
 
@@ -23,14 +24,18 @@ pub(crate) struct Reach<'t> {
     hop: Option<NextHopId>,
 }
 
-/// How a backend is reached.
+/// How a backend is reached by the flow with this key.
 ///
 /// # Errors
 /// Why it is not.
-pub(crate) fn reach(tables: &Tables, backend: IpAddr) -> Result<Reach<'_>, DropReason> {
-    let (port, next_hop, hop) = match tables.fib.lookup(backend) {
+pub(crate) fn reach<'t, A: Address>(
+    tables: &'t Tables,
+    backend: IpAddr,
+    key: &FlowKey<A>,
+) -> Result<Reach<'t>, DropReason> {
+    let (port, next_hop, hop) = match tables.fib.lookup(backend, || maglev_hash(key)) {
         // A backend at the appliance's own address would put the kernel in the middle of a flow.
-        None | Some(Route::Local) => return Err(DropReason::NoRoute),
+        None | Some(Route::Local | Route::Spread(_)) => return Err(DropReason::NoRoute),
         Some(Route::Blackhole) => return Err(DropReason::Blackhole),
         Some(Route::Connected(port)) => (port, backend, None),
         Some(Route::Via(hop)) => {
@@ -92,7 +97,7 @@ pub(crate) fn course<'t, A: Address>(
     (served, backend): (&Served<'_>, &'t Backend),
     key: &FlowKey<A>,
 ) -> Result<Course<'t>, DropReason> {
-    let reach = reach(tables, backend.address)?;
+    let reach = reach(tables, backend.address, key)?;
     let mode = mode(tables, served, (key.src.into(), backend), Some(reach));
     let affinity_timeout_s = served.port.affinity_timeout_s;
     Ok(Course { service: served.port.id, backend, reach, mode, affinity_timeout_s })

@@ -30,6 +30,8 @@ pub(crate) struct Held<B> {
     pub(crate) target: Target,
     /// The receiver in its IP header, for a new look at the FIB.
     pub(crate) dst: IpAddr,
+    /// Which of several ways there it takes.
+    pub(crate) hash: u64,
     pub(crate) since: Millis,
 }
 
@@ -84,7 +86,8 @@ mod tests {
 
     fn held(last: u8, since: u32) -> Held<u8> {
         let address = IpAddr::from([10, 0, 0, last]);
-        Held { buf: last, target: Target { port: PortId(0), address }, dst: address, since: Millis(since) }
+        let target = Target { port: PortId(0), address };
+        Held { buf: last, target, dst: address, hash: 0, since: Millis(since) }
     }
 
     #[test]

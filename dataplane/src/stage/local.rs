@@ -12,7 +12,7 @@ use super::{
     begin::is_martian,
     checksum::leave_to_port,
     classify::{Class, elsewhere},
-    route::Egress,
+    route::{Egress, hash_of},
 };
 use crate::{buf::PacketBuf, io::PortIo, pass::Pass};
 
@@ -140,7 +140,7 @@ impl<P: PortIo> Pass<'_, P> {
         if stays_on_link(dst) {
             return self.offer_to_kernel(buf, parsed);
         }
-        let egress = self.way(dst);
+        let egress = self.way(dst, || hash_of(parsed));
         if parsed.ttl <= 1 {
             return self.ttl_exceeded(buf, parsed);
         }

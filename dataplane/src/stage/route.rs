@@ -6,6 +6,7 @@ use packet::{MacAddr, Parsed, ether, vlan};
 use tables::{
     DropReason, NextHopId, PortId, Route,
     flow::{Direction, FlowRef},
+    hash::way_hash,
 };
 
 use super::hold::{Held, Target};
@@ -36,16 +37,16 @@ impl Egress {
 }
 
 impl<P: PortIo> Pass<'_, P> {
-    /// The way to an address.
+    /// The way to an address; where there are several, `hash` says which.
     #[inline(never)]
-    pub(crate) fn way(&self, dst: IpAddr) -> Egress {
-        self.follow(self.tables.fib.lookup(dst), dst)
+    pub(crate) fn way(&self, dst: IpAddr, hash: impl FnOnce() -> u64) -> Egress {
+        self.follow(self.tables.fib.lookup(dst, hash), dst)
     }
 
     /// The way that a route says.
     fn follow(&self, route: Option<Route>, dst: IpAddr) -> Egress {
         match route {
-            None => Egress::Lost(DropReason::NoRoute),
+            None | Some(Route::Spread(_)) => Egress::Lost(DropReason::NoRoute),
             Some(Route::Blackhole) => Egress::Lost(DropReason::Blackhole),
             Some(Route::Local) => Egress::Kernel,
             Some(Route::Via(hop)) => self.over(hop),
@@ -68,7 +69,7 @@ impl<P: PortIo> Pass<'_, P> {
 
     #[inline(never)]
     fn find_flow_way(&mut self, flow: FlowRef, direction: Direction, dst: IpAddr) -> Egress {
-        let route = self.tables.fib.lookup(dst);
+        let route = self.tables.fib.lookup(dst, || self.state.flows.way_hash(flow, direction));
         if let Some(Route::Via(hop)) = route {
             self.state.flows.set_next_hop(flow, direction, self.tables.fib_epoch, hop);
         }
@@ -97,7 +98,7 @@ impl<P: PortIo> Pass<'_, P> {
         let bytes = trim(&mut buf, parsed);
         match egress {
             Egress::Ready { port, own, mac, .. } => self.send(buf, port, (mac, own), bytes),
-            Egress::Wait { target, .. } => self.wait(buf, target, dst),
+            Egress::Wait { target, .. } => self.wait(buf, target, (dst, parsed)),
             Egress::Kernel => self.punt(buf),
             Egress::Lost(reason) => self.drop(buf, reason),
         }
@@ -117,8 +118,9 @@ impl<P: PortIo> Pass<'_, P> {
 
     /// Keeps a packet until its neighbour is known, and asks for it if nobody has.
     #[cold]
-    fn wait(&mut self, buf: P::Buf, target: Target, dst: IpAddr) {
-        match self.state.hold.push(Held { buf, target, dst, since: self.now }) {
+    fn wait(&mut self, buf: P::Buf, target: Target, (dst, parsed): (IpAddr, &Parsed)) {
+        let hash = hash_of(parsed);
+        match self.state.hold.push(Held { buf, target, dst, hash, since: self.now }) {
             Ok(true) => self.resolve(target),
             Ok(false) => {}
             Err(held) => {
@@ -136,7 +138,7 @@ impl<P: PortIo> Pass<'_, P> {
     pub(crate) fn release_held(&mut self) {
         for _ in 0..self.state.hold.len() {
             let Some(held) = self.state.hold.pop() else { break };
-            match self.way(held.dst) {
+            match self.way(held.dst, || held.hash) {
                 Egress::Ready { port, own, mac, mtu } => self.send_held(held, (port, mtu), (mac, own)),
                 Egress::Wait { target, .. } => {
                     if let Err(held) = self.state.hold.push(Held { target, ..held }) {
@@ -165,6 +167,11 @@ impl<P: PortIo> Pass<'_, P> {
             self.drop(held.buf, DropReason::NeighborUnresolved);
         }
     }
+}
+
+/// Which of several ways a packet takes.
+pub(crate) fn hash_of(parsed: &Parsed) -> u64 {
+    parsed.addrs().map_or(0, |addrs| way_hash(addrs, parsed.key()))
 }
 
 /// Takes off Ethernet padding, which would be read as payload on a link with other framing, and a priority tag; gives

@@ -6,7 +6,8 @@ use packet::{Family, MacAddr, Protocol};
 use tables::{
     Action, AddressInfo, AddressKind, Adjacency, AdjacencyState, Backend, BackendId, BackendState, Choice,
     DropReason, Frontend, FrontendKey, FrontendKind, Generation, Lpm, NatMode, NextHopId, Pool, PortAddress,
-    PortId, PortInfo, PortSet, Prefix, Route, Rule, ServiceId, ServiceInfo, ServicePort, Source, Tables,
+    PortId, PortInfo, PortSet, Prefix, Route, Rule, ServiceId, ServiceInfo, ServicePort, Source, Spread,
+    Tables,
     maglev::{Maglev, Member, name_of},
 };
 
@@ -127,6 +128,16 @@ impl Fixture {
         let hop = self.tables.adjacencies.iter().find(|(_, adjacency)| adjacency.address == ip(via));
         let hop = hop.expect("add the neighbour first").0;
         self.special_route(to, Route::Via(hop));
+    }
+
+    /// Adds a route over several neighbours.
+    pub fn spread_route(&mut self, to: &str, via: &[&str]) {
+        let known: Vec<_> = self.tables.adjacencies.iter().map(|(id, hop)| (hop.address, id)).collect();
+        let hop = |via: &&str| known.iter().find(|(address, _)| *address == ip(via)).expect("add it first");
+        let set = Spread::new(via.iter().map(hop).map(|(address, id)| (*id, *address)));
+        let index = u16::try_from(self.tables.fib.spreads.len()).expect("few sets");
+        self.tables.fib.spreads = self.tables.fib.spreads.iter().cloned().chain([set]).collect();
+        self.special_route(to, Route::Spread(index));
     }
 
     /// Adds any route.

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use packet::{Address, Family, FlowKey};
+use packet::{Address, AnyAddrs, AnyKey, Family, FlowKey, Protocol};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Seed of the Maglev hashes. Part of the contract between appliances: never change.
@@ -98,6 +98,42 @@ pub(crate) fn spread<A: Address>(end: A, port: u16, workers: u16) -> u16 {
     u16::try_from(scale(lower(hash), workers.into())).unwrap_or(0)
 }
 
+/// Choosing among next hops by their names.
+pub(crate) mod choice {
+    use std::net::IpAddr;
+
+    use super::{SPREAD_SEED, fold, maglev_client_hash};
+
+    /// A number that an address alone determines.
+    pub(crate) fn name(address: IpAddr) -> u64 {
+        match address {
+            IpAddr::V4(v4) => maglev_client_hash(v4),
+            IpAddr::V6(v6) => maglev_client_hash(v6),
+        }
+    }
+
+    /// How much a flow is drawn to a name: as good as independent of all others.
+    pub(crate) fn score(flow: u64, name: u64) -> u64 {
+        fold(fold(flow ^ SPREAD_SEED, name), flow.rotate_left(32) ^ name)
+    }
+}
+
+/// Which of several next hops the packets with these addresses and ports take, or other packets with these addresses.
+#[inline]
+#[must_use]
+pub fn way_hash(addrs: AnyAddrs, key: Option<AnyKey>) -> u64 {
+    match (key, addrs) {
+        (Some(AnyKey::V4(key)), _) => maglev_hash(&key),
+        (Some(AnyKey::V6(key)), _) => maglev_hash(&key),
+        (None, AnyAddrs::V4 { src, dst }) => maglev_hash(&portless(src, dst)),
+        (None, AnyAddrs::V6 { src, dst }) => maglev_hash(&portless(src, dst)),
+    }
+}
+
+const fn portless<A>(src: A, dst: A) -> FlowKey<A> {
+    FlowKey { src, dst, sport: 0, dport: 0, protocol: Protocol::Udp }
+}
+
 /// The lower half of a word.
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "the lower half is what is asked for")]
@@ -130,7 +166,6 @@ fn fold(a: u64, b: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use packet::Protocol;
     use std::net::Ipv4Addr;
 
     fn key<A: Address>(src: A, dst: A) -> FlowKey<A> {

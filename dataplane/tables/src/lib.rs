@@ -38,7 +38,7 @@ pub use address::{AddressInfo, AddressKind, Addresses, PortSet};
 pub use adjacency::{Adjacencies, Adjacency, AdjacencyState};
 pub use backend::{Backend, BackendState, Backends};
 pub use drop_reason::DropReason;
-pub use fib::{Fib, Route};
+pub use fib::{Fib, Route, Spread};
 pub use ids::{
     BackendId, Generation, Millis, NextHopId, NodeId, PortId, SLOT_LIMIT, ServiceId, SlotId, WorkerId,
 };

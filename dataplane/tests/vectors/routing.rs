@@ -1,6 +1,6 @@
 //! Routes, hops, MTU, neighbours.
 
-use dataplane::testkit::{Fixture, INSIDE, OUTSIDE};
+use dataplane::testkit::{Fixture, INSIDE, OUTSIDE, Rig};
 use packet::{
     Body, Family, Protocol, parse,
     testkit::{PacketBuilder, assert_valid_checksums, flow_of},
@@ -260,5 +260,83 @@ fn handshakes_through_a_clamped_port_offer_no_more_than_fits_there() {
         let (_, frame) = one(rig.exchange(OUTSIDE, &data), "data");
         let l4 = usize::from(parse(&frame, frame.len()).unwrap().l4);
         assert_eq!(frame[l4 + 20..][..4], OFFER, "no handshake");
+    }
+}
+
+/// The far clients of a world, by the number of their port.
+fn far_flow(world: &World, sport: u16, (dst, dport): (&str, u16)) -> packet::AnyKey {
+    key(Protocol::Udp, at(world.far, sport), at(dst, dport))
+}
+
+#[test]
+fn flows_share_several_next_hops_and_only_those_of_one_that_goes_move() {
+    for world in &WORLDS {
+        let routers: [&str; 3] = match world.family {
+            Family::V4 => ["10.0.0.61", "10.0.0.62", "10.0.0.63"],
+            Family::V6 => ["fd00::61", "fd00::62", "fd00::63"],
+        };
+        let remote = if world.family == Family::V4 { "172.16.9.9" } else { "fd00:9::9" };
+        let all = if world.family == Family::V4 { "172.16.0.0/12" } else { "fd00:9::/32" };
+        let mut fixture = Fixture::data_centre();
+        for (last, router) in (61..).zip(routers) {
+            fixture.neighbor(INSIDE, router, last);
+        }
+        // A Service's backend and a plain destination, both beyond the routers.
+        let service = fixture.service("far", Protocol::Udp, &[&at(remote, 53).to_string()], NatMode::Snat);
+        fixture.vip(FrontendKind::LoadBalancer, &at(world.lb, 53).to_string(), service);
+        fixture.spread_route(all, &routers);
+        let mut rig = rig(&mut fixture);
+        let taken = |rig: &mut Rig| -> Vec<_> {
+            let flows = (0..90)
+                .map(|n| far_flow(world, 7_000 + n, if n % 2 == 0 { (world.lb, 53) } else { (remote, 9) }));
+            let hop = |key| {
+                let (port, frame) =
+                    one(rig.exchange(OUTSIDE, &arriving(OUTSIDE, PacketBuilder::flow(key))), "sent");
+                assert_eq!(port, INSIDE);
+                parse(&frame, frame.len()).unwrap().dst_mac
+            };
+            flows.map(hop).collect()
+        };
+        let before = taken(&mut rig);
+        let mac = |last| Fixture::neighbor_mac(INSIDE, last);
+        for last in [61, 62, 63] {
+            let share = before.iter().filter(|taken| **taken == mac(last)).count();
+            assert!((18..42).contains(&share), "{share} of 90 by one of three");
+        }
+        assert_eq!(taken(&mut rig), before, "flows keep their next hop");
+        fixture.spread_route(all, &[routers[0], routers[2]]);
+        rig.publish(fixture.tables());
+        let after = taken(&mut rig);
+        for (before, after) in before.iter().zip(&after) {
+            assert!(*before == mac(62) || before == after);
+            assert_ne!(*after, mac(62));
+        }
+        fixture.spread_route(all, &routers);
+        rig.publish(fixture.tables());
+        assert_eq!(taken(&mut rig), before, "back again");
+    }
+}
+
+#[test]
+fn a_packet_that_waited_for_one_of_several_next_hops_takes_the_one_of_its_flow() {
+    let world = &WORLDS[0];
+    let mut fixture = Fixture::data_centre();
+    for router in ["10.0.0.61", "10.0.0.62"] {
+        fixture.set_neighbor(INSIDE, router, AdjacencyState::Incomplete);
+    }
+    fixture.spread_route("172.16.0.0/12", &["10.0.0.61", "10.0.0.62"]);
+    let mut rig = rig(&mut fixture);
+    let keys: Vec<_> = (0..6).map(|n| far_flow(world, 7_000 + n, ("172.16.9.9", 9))).collect();
+    for key in &keys {
+        assert!(rig.exchange(OUTSIDE, &arriving(OUTSIDE, PacketBuilder::flow(*key))).is_empty());
+    }
+    (61..63).for_each(|last| _ = fixture.neighbor(INSIDE, &format!("10.0.0.{last}"), last));
+    rig.publish(fixture.tables());
+    let released = rig.all_sent();
+    assert_eq!(released.len(), 6);
+    for (_, held) in &released {
+        let again = arriving(OUTSIDE, PacketBuilder::flow(flow_of(held)));
+        let (_, now) = one(rig.exchange(OUTSIDE, &again), "again");
+        assert_eq!(parse(&now, now.len()).unwrap().dst_mac, parse(held, held.len()).unwrap().dst_mac);
     }
 }

@@ -139,7 +139,7 @@ fn a_service_cannot_take_the_appliances_or_a_routers_or_a_nodes_address() {
         external_ip_allow: vec!["0.0.0.0/0".parse().expect("CIDR")],
         routes: vec![crate::config::RouteConfig {
             to: "172.16.0.0/12".parse().expect("CIDR"),
-            via: "10.0.0.254".parse().expect("address"),
+            via: vec!["10.0.0.254".parse().expect("address")],
         }],
         ..settings()
     };

@@ -82,7 +82,7 @@ fn meaning(world: &World) -> Vec<String> {
     addresses.sort();
     said.extend(addresses);
     said.extend(["10.1.1.1", "10.1.2.1", "10.1.3.1", "fd01:1::1"].map(|at| {
-        let hop = world.tables.fib.lookup(at.parse().expect("address"));
+        let hop = world.tables.fib.lookup(at.parse().expect("address"), || 0);
         format!("{at}: {}", matches!(hop, Some(tables::Route::Via(_))))
     }));
     let counts = (world.tables.services.len(), world.tables.backends.len(), world.tables.index.len());

@@ -10,8 +10,8 @@ const MAC: MacAddr = MacAddr([2, 0, 0, 0, 1, 1]);
 
 /// `local`, `port N`, `via ADDRESS on N [mac]`, `blackhole` or `none`.
 fn way(tables: &Tables, destination: &str) -> String {
-    match tables.fib.lookup(destination.parse().expect("address")) {
-        None => "none".into(),
+    match tables.fib.lookup(destination.parse().expect("address"), || 0) {
+        None | Some(Route::Spread(_)) => "none".into(),
         Some(Route::Local) => "local".into(),
         Some(Route::Blackhole) => "blackhole".into(),
         Some(Route::Connected(port)) => format!("port {port}"),
@@ -51,7 +51,10 @@ fn our_own_nodes_pods_are_the_kernels() {
 fn configuration_goes_before_kernel_before_pod_networks() {
     let mut world = World::new(
         Settings {
-            routes: vec![RouteConfig { to: "10.1.1.0/24".parse().expect("CIDR"), via: ip("10.0.0.200") }],
+            routes: vec![RouteConfig {
+                to: "10.1.1.0/24".parse().expect("CIDR"),
+                via: vec![ip("10.0.0.200")],
+            }],
             ..settings()
         },
         &[nodes()],
@@ -110,8 +113,10 @@ fn neighbours_resolve_and_the_epoch_counts_moves_only() {
 #[test]
 fn a_neighbour_does_not_hide_a_longer_route() {
     let to = "10.0.0.77/32".parse().expect("CIDR");
-    let mut world =
-        World::new(Settings { routes: vec![RouteConfig { to, via: ip("10.0.0.200") }], ..settings() }, &[]);
+    let mut world = World::new(
+        Settings { routes: vec![RouteConfig { to, via: vec![ip("10.0.0.200")] }], ..settings() },
+        &[],
+    );
     let neighbor = Neighbor { port: 1, address: ip("10.0.0.77"), mac: Some(MAC) };
     world.compiler.set_network(Network { neighbors: vec![neighbor], ..network() });
     assert_eq!(way(&world.compiler.compile(), "10.0.0.77"), "via 10.0.0.200 on 1");
@@ -124,4 +129,61 @@ fn static_neighbours_need_no_kernel() {
     assert_eq!(way(&world.tables, "10.1.1.5"), "via 10.0.0.11 on 1 mac");
     assert_eq!(world.tables.ports.len(), 2);
     assert_eq!(world.tables.addresses.own(ip("10.0.0.1")), Some(PortId(1)));
+}
+
+/// The next hops that flows to a destination take.
+fn taken(tables: &Tables, destination: &str) -> Vec<IpAddr> {
+    let mut hops: Vec<_> = (0..200u64)
+        .filter_map(|n| {
+            match tables.fib.lookup(ip(destination), || n.wrapping_mul(0x9e37_79b9_7f4a_7c15))? {
+                Route::Via(hop) => tables.adjacencies.get(hop).map(|hop| hop.address),
+                _ => None,
+            }
+        })
+        .collect();
+    hops.sort_unstable();
+    hops.dedup();
+    hops
+}
+
+#[test]
+fn several_next_hops_share_a_prefix_and_those_that_do_not_answer_are_left_out() {
+    let hops = [ip("10.0.0.201"), ip("10.0.0.202"), ip("10.0.0.203")];
+    let to = "10.9.0.0/16".parse().expect("CIDR");
+    let mut world =
+        World::new(Settings { routes: vec![RouteConfig { to, via: hops.into() }], ..settings() }, &[]);
+    assert_eq!(taken(&world.tables, "10.9.1.1"), hops, "none answers: each is asked");
+    let mut epoch = world.tables.fib_epoch;
+    for (answer, want, moves) in [
+        (&[0, 1, 2][..], &hops[..], false),
+        (&[0, 2], &[hops[0], hops[2]], true),
+        (&[2], &[hops[2]], true),
+        (&[1, 2], &[hops[1], hops[2]], true),
+    ] {
+        let neighbor = |n: &usize| Neighbor { port: 1, address: hops[*n], mac: Some(MAC) };
+        let neighbors = answer.iter().map(neighbor).collect();
+        world.compiler.set_network(Network { neighbors, ..network() });
+        let tables = world.compiler.compile();
+        assert_eq!(taken(&tables, "10.9.1.1"), want);
+        assert_eq!(tables.fib_epoch != epoch, moves, "{answer:?}");
+        epoch = tables.fib_epoch;
+    }
+    assert!(hops.iter().all(|hop| world.compiler.gateways().contains(&(1, *hop))), "all are kept alive");
+}
+
+#[test]
+fn the_kernels_next_hops_of_one_metric_share_and_blackholes_come_from_the_configuration_too() {
+    let to = "10.1.1.0/24".parse().expect("CIDR");
+    let mut world =
+        World::new(Settings { routes: vec![RouteConfig { to, via: Vec::new() }], ..settings() }, &[nodes()]);
+    let route = |gateway: &str, metric| NetworkRoute {
+        to: "0.0.0.0/0".parse().expect("CIDR"),
+        hop: RouteHop::Via { gateway: ip(gateway), port: 0 },
+        metric,
+    };
+    let routes = vec![route("192.0.2.251", 20), route("192.0.2.252", 10), route("192.0.2.253", 10)];
+    world.compiler.set_network(Network { routes, ..network() });
+    let tables = world.compiler.compile();
+    assert_eq!(taken(&tables, "8.8.8.8"), [ip("192.0.2.252"), ip("192.0.2.253")]);
+    assert_eq!(way(&tables, "10.1.1.5"), "blackhole");
 }

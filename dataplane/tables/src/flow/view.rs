@@ -94,6 +94,13 @@ impl FlowTable {
         }
     }
 
+    /// Which of several ways the packets of one direction take.
+    #[must_use]
+    pub fn way_hash(&self, flow: FlowRef, direction: Direction) -> u64 {
+        let key = self.any_key(flow, direction);
+        crate::hash::way_hash(key.addrs(), Some(key))
+    }
+
     fn any_key(&self, flow: FlowRef, direction: Direction) -> AnyKey {
         let record = self.slab.record(flow.0);
         match self.slab.state(flow.0).family() {
