@@ -10,6 +10,7 @@ mod harness;
 mod in_cluster;
 mod ingress;
 mod objects;
+mod refusals;
 mod rights;
 mod services;
 mod world;
@@ -27,7 +28,7 @@ const GROUPS: [Group<World>; 2] = [
     Group {
         name: "appliance",
         make: World::appliance,
-        checks: &[services::CHECKS, ingress::CHECKS, in_cluster::CHECKS, rights::CHECKS],
+        checks: &[services::CHECKS, ingress::CHECKS, in_cluster::CHECKS, refusals::CHECKS, rights::CHECKS],
     },
 ];
 

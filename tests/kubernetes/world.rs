@@ -59,7 +59,7 @@ impl World {
     }
 
     /// `fairlead show services -o json`.
-    fn shown(&self) -> Result<Value> {
+    pub(crate) fn shown(&self) -> Result<Value> {
         let appliance = self.appliance.as_ref().context("there is no appliance")?;
         let text = appliance.ask(&["show", "services", "-o", "json"])?.ok()?;
         serde_json::from_str(&text).with_context(|| format!("show services -o json printed:\n{text}"))
