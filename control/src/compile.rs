@@ -289,8 +289,8 @@ impl Compiler {
 
     fn compile_network(&mut self) {
         let ports = ports(&self.network);
-        if *ports != *self.tables.ports {
-            self.tables.ports = ports.into();
+        if *ports != *self.tables.ports() {
+            self.tables.set_ports(ports);
             self.dirty.addresses.extend(self.vips.keys());
             // Which clients are this Node itself depends on the ports' addresses.
             self.dirty.cluster = true;

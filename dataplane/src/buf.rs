@@ -20,6 +20,15 @@ pub enum ChecksumStatus {
     Partial,
 }
 
+impl ChecksumStatus {
+    /// A checksum is known to be wrong, or not finished.
+    #[inline]
+    #[must_use]
+    pub const fn is_faulty(self) -> bool {
+        matches!(self, Self::Bad | Self::Partial)
+    }
+}
+
 /// Asks the transmitting port to finish the L4 checksum; the field already holds the folded pseudo-header sum.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TxChecksum {
@@ -95,7 +104,9 @@ impl<B> Burst<B> {
     pub fn push(&mut self, buf: B) -> Result<(), B> {
         match self.slots.get_mut(self.len) {
             Some(slot) => {
-                *slot = Some(buf);
+                // Spare slots are empty: there is nothing to drop, and nothing to look for.
+                debug_assert!(slot.is_none(), "a spare slot holds a buffer");
+                std::mem::forget(slot.replace(buf));
                 self.len += 1;
                 Ok(())
             }

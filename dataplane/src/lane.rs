@@ -37,9 +37,16 @@ impl<P: PortIo> Lane<P> {
     /// The packet, when the device takes no more.
     #[inline(always)]
     pub(crate) fn send(&mut self, buf: P::Buf, bytes: usize) -> Result<(), P::Buf> {
-        if self.tx.is_full() {
-            self.flush();
+        if let Err(buf) = self.tx.push(buf) {
+            return self.flush_and_send(buf, bytes);
         }
+        self.tx_bytes += bytes as u64;
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn flush_and_send(&mut self, buf: P::Buf, bytes: usize) -> Result<(), P::Buf> {
+        self.flush();
         self.tx.push(buf)?;
         self.tx_bytes += bytes as u64;
         Ok(())

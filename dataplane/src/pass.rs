@@ -4,7 +4,7 @@
 //! Memory is fetched for the whole burst before it is read: frames, then index buckets, then flow records, and last
 //! what the burst's new flows will want.
 
-use packet::{AnyKey, Body, MacAddr, MacClass, ParseError, Parsed};
+use packet::{AnyKey, Body, MacAddr, MacClass, ParseError, Parsed, plain::Plain};
 use tables::{
     DropReason, Millis, PortId, PortSet, Tables, WorkerId,
     affinity::Affinity,
@@ -16,13 +16,13 @@ use tables::{
 };
 
 use crate::{
-    buf::{BURST, Burst, PacketBuf},
+    buf::{BURST, Burst, ChecksumStatus, PacketBuf},
     fragments::Fragments,
     handoff::{Handoff, Origin},
     io::PortIo,
     lane::Lane,
     stage::{
-        begin::Intent,
+        begin::{Intent, Intents},
         bypass::Bypasses,
         checksum::fault,
         hold::{Hold, Target},
@@ -54,11 +54,15 @@ pub(crate) struct State<B> {
 
 /// What the stages know of a burst's packets, by slot; made once a worker.
 pub(crate) struct Scratch {
+    /// The words of plain packets.
+    plain: [Plain; BURST],
+    /// May be a usual packet ([`may_be_usual`]).
+    maybe_usual: [bool; BURST],
+    /// Its facts are not read yet: a usual packet is known by its words alone.
+    unread: [bool; BURST],
     parsed: [Parsed; BURST],
     /// Why a frame was refused; its facts are void then.
     refused: [Option<ParseError>; BURST],
-    /// May be usual packets ([`may_be_usual`]).
-    maybe_usual: [bool; BURST],
     hashes: [FlowHash; BURST],
     candidates: [Candidate; BURST],
 }
@@ -66,9 +70,11 @@ pub(crate) struct Scratch {
 impl Scratch {
     pub(crate) const fn new() -> Self {
         Self {
+            plain: [Plain::NOTHING; BURST],
+            maybe_usual: [false; BURST],
+            unread: [false; BURST],
             parsed: [Parsed::NOTHING; BURST],
             refused: [None; BURST],
-            maybe_usual: [false; BURST],
             hashes: [FlowHash(0); BURST],
             candidates: [Candidate::NONE; BURST],
         }
@@ -78,6 +84,15 @@ impl Scratch {
     pub(crate) fn arrived(&self, slot: usize) -> Option<(&Parsed, FlowHash)> {
         let unseen = self.refused[slot].is_none() && self.candidates[slot] == Candidate::NONE;
         unseen.then(|| (&self.parsed[slot], self.hashes[slot]))
+    }
+
+    /// Reads the facts of the frame in this slot, unless they are.
+    fn read<B: PacketBuf>(&mut self, slot: usize, buf: &B) {
+        if std::mem::take(&mut self.unread[slot]) {
+            let facts = packet::facts_of_plain(&self.plain[slot], buf.head());
+            self.refused[slot] = if facts.is_some() { None } else { Some(ParseError::Truncated) };
+            self.parsed[slot] = facts.unwrap_or(Parsed::NOTHING);
+        }
     }
 }
 
@@ -109,20 +124,53 @@ impl<'a, P: PortIo> Pass<'a, P> {
         burst.iter().for_each(PacketBuf::prefetch);
         let bytes = self.parse(burst, mac, scratch);
         let unseen = self.fetch_records(burst.len(), scratch);
-        let intents = unseen.then(|| self.foresee(burst.len(), mac, scratch));
+        let intents = unseen.then(|| self.look_ahead(burst, mac, scratch));
+        self.pass_all(burst, mac, (scratch, intents.as_ref()));
+        bytes
+    }
+
+    /// Takes the packets to their ends, in their order.
+    #[inline(never)]
+    fn pass_all(
+        &mut self,
+        burst: &mut Burst<P::Buf>,
+        mac: MacAddr,
+        (scratch, intents): (&mut Scratch, Option<&Intents<'a>>),
+    ) {
         for slot in 0..burst.len().min(BURST) {
             let Some(buf) = burst.take(slot) else { continue };
             let unusual = match scratch.maybe_usual[slot] {
-                true => self.pass_usual(buf, &scratch.parsed[slot], scratch.candidates[slot]),
+                true => self.pass_usual(buf, &scratch.plain[slot], scratch.candidates[slot]),
                 false => Err(buf),
             };
             if let Err(buf) = unusual {
-                let known = intents.as_ref().and_then(|intents| intents[slot].as_ref());
-                self.finish(buf, mac, scratch, (slot, known));
+                self.pass_unusual(buf, mac, (scratch, slot), intents);
             }
         }
         burst.emptied();
-        bytes
+    }
+
+    #[inline(never)]
+    fn pass_unusual(
+        &mut self,
+        buf: P::Buf,
+        mac: MacAddr,
+        (scratch, slot): (&mut Scratch, usize),
+        intents: Option<&Intents<'a>>,
+    ) {
+        scratch.read(slot, &buf);
+        self.finish(buf, mac, scratch, (slot, intents.and_then(|intents| intents[slot].as_ref())));
+    }
+
+    /// What the packets will be of which nothing was seen in the flow table.
+    #[inline(never)]
+    fn look_ahead(&self, burst: &Burst<P::Buf>, mac: MacAddr, scratch: &mut Scratch) -> Intents<'a> {
+        for (slot, buf) in burst.iter().enumerate().take(BURST) {
+            if scratch.candidates[slot] == Candidate::NONE {
+                scratch.read(slot, buf);
+            }
+        }
+        self.foresee(burst.len(), mac, scratch)
     }
 
     /// The tables do not know the port.
@@ -134,34 +182,49 @@ impl<'a, P: PortIo> Pass<'a, P> {
         bytes
     }
 
-    /// Facts of every frame, and the index lines of their flows asked for; gives the bytes of all.
+    /// Words or facts of every frame, and the index lines of their flows asked for; gives the bytes of all.
+    ///
+    /// The steps of a burst are functions of their own: in one, their variables would not fit into registers.
+    #[inline(never)]
     fn parse(&mut self, burst: &Burst<P::Buf>, mac: MacAddr, scratch: &mut Scratch) -> u64 {
         let mut bytes = 0;
-        // With more of them a packet's owner must be asked for first.
+        // With more workers a packet's owner must be asked for first.
         let alone = self.tables.workers <= 1;
-        for (slot, buf) in burst.iter().enumerate().take(BURST) {
-            let (len, parsed) = (buf.total_len(), &mut scratch.parsed[slot]);
+        for slot in 0..burst.len().min(BURST) {
+            let Some(buf) = burst.slot(slot) else { continue };
+            let (head, len, status) = (buf.head(), buf.total_len(), buf.rx_checksum());
             bytes += len as u64;
-            let refused = packet::parse_into(buf.head(), len, parsed).err();
-            scratch.maybe_usual[slot] = refused.is_none() && alone && may_be_usual(buf, parsed, mac);
-            scratch.refused[slot] = refused;
-            if let Body::Flow { key, .. } = &parsed.body {
-                let hash = match key {
-                    AnyKey::V4(key) => self.state.flows.hash(key),
-                    AnyKey::V6(key) => self.state.flows.hash(key),
-                };
-                self.state.flows.prefetch_bucket(hash);
-                scratch.hashes[slot] = hash;
-            }
+            let plain = &mut scratch.plain[slot];
+            let is_plain = plain.read_frame(head, len, status != ChecksumStatus::Good).is_some();
+            scratch.unread[slot] = is_plain;
+            scratch.maybe_usual[slot] = is_plain && alone && may_be_usual(plain, head, status, mac);
+            let hash = match is_plain {
+                true => self.state.flows.hash_plain(plain),
+                false => self.parse_less_plain(buf, slot, scratch),
+            };
+            self.state.flows.prefetch_bucket(hash);
+            scratch.hashes[slot] = hash;
         }
         bytes
     }
 
+    /// The facts of a frame that is not plain; gives the hash of its flow, or some other one: a wasted hint.
+    #[inline(never)]
+    fn parse_less_plain(&self, buf: &P::Buf, slot: usize, scratch: &mut Scratch) -> FlowHash {
+        let parsed = &mut scratch.parsed[slot];
+        scratch.refused[slot] = packet::parse_into(buf.head(), buf.total_len(), parsed).err();
+        match &parsed.body {
+            Body::Flow { key: AnyKey::V4(key), .. } => self.state.flows.hash(key),
+            Body::Flow { key: AnyKey::V6(key), .. } => self.state.flows.hash(key),
+            _ => FlowHash(0),
+        }
+    }
+
     /// Reads the index lines, and asks for the records they name; true if some name none.
+    #[inline(never)]
     fn fetch_records(&mut self, count: usize, scratch: &mut Scratch) -> bool {
         let mut unseen = false;
         for slot in 0..count.min(BURST) {
-            // A void or foreign packet has some hash of an earlier one: a wasted hint.
             let candidate = self.state.flows.candidate(scratch.hashes[slot]);
             unseen |= candidate == Candidate::NONE;
             scratch.candidates[slot] = candidate;
@@ -170,7 +233,6 @@ impl<'a, P: PortIo> Pass<'a, P> {
     }
 
     /// Takes one packet to its end; `known` is what to do if it has no flow, as far as that was looked at.
-    #[inline(never)]
     fn finish(
         &mut self,
         buf: P::Buf,

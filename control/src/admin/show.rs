@@ -135,7 +135,7 @@ fn route_rows(look: &Look<'_>, to: &str, (way, origin): (&Way, Origin), in_force
 /// Every route that somebody asked for; without a way where that depends on others or its gateway is behind no port.
 fn asked<'a>(look: &'a Look<'_>) -> impl Iterator<Item = (IpNet, Option<Way>, Origin)> + 'a {
     let behind = |via: &IpAddr| {
-        let port = look.tables.ports.iter().find(|port| port.is_connected(*via));
+        let port = look.tables.ports().iter().find(|port| port.is_connected(*via));
         port.map(|port| Way::Via(port.id.0, *via))
     };
     let config = look.config.routes.iter().flat_map(move |one| {
@@ -236,7 +236,7 @@ pub(super) fn drops(counts: &[Counts]) -> Vec<view::Drops> {
 /// The ports with what all workers counted on them.
 pub(super) fn ports(config: &GatewayConfig, tables: &Tables, counts: &[Counts]) -> Vec<view::Port> {
     let row = |(index, port): (usize, &crate::config::PortConfig)| {
-        let info = tables.ports.get(index);
+        let info = tables.ports().get(index);
         let sum = |of: fn(&tables::counters::PortCounts) -> u64| {
             counts.iter().filter_map(|counts| counts.ports().get(index)).map(of).sum()
         };
@@ -261,7 +261,7 @@ pub(super) fn ports(config: &GatewayConfig, tables: &Tables, counts: &[Counts]) 
 pub(super) fn neighbors(config: &GatewayConfig, tables: &Tables) -> Vec<view::Neighbor> {
     let name = |id: tables::PortId| tables.port(id).map(|port| port.name.clone()).unwrap_or_default();
     let mut rows: Vec<_> = tables
-        .adjacencies
+        .adjacencies()
         .iter()
         .map(|(_, adjacency)| {
             let port = name(adjacency.port);

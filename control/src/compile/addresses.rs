@@ -84,7 +84,7 @@ impl Compiler {
             return PortSet::NONE;
         }
         let connected =
-            self.tables.ports.iter().filter(|port| port.is_connected(address)).map(|port| port.id);
+            self.tables.ports().iter().filter(|port| port.is_connected(address)).map(|port| port.id);
         let set: PortSet = connected.collect();
         if set == PortSet::NONE { PortSet::ALL } else { set }
     }

@@ -223,10 +223,10 @@ impl Routing {
             let Some(id) = self.hops.get(hop) else { continue };
             let mac = neighbors.get(hop).copied().flatten();
             let state = mac.map_or(AdjacencyState::Incomplete, |dst| AdjacencyState::Resolved { dst });
-            tables.adjacencies.insert(*id, Adjacency { port: PortId(hop.0), address: hop.1, state });
+            tables.set_adjacency(*id, Adjacency { port: PortId(hop.0), address: hop.1, state });
         }
         for id in &self.free {
-            tables.adjacencies.remove(*id);
+            tables.remove_adjacency(*id);
         }
     }
 }

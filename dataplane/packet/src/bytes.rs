@@ -19,6 +19,30 @@ pub(crate) fn be32<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
+/// The 16 bits at `at` of a proven chunk, in the machine's order.
+#[inline]
+pub(crate) fn ne16<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
+    u16::from_ne_bytes(array(bytes, at))
+}
+
+/// The 32 bits at `at` of a proven chunk, in the machine's order.
+#[inline]
+pub(crate) fn ne32<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
+    u32::from_ne_bytes(array(bytes, at))
+}
+
+/// The 64 bits at `at` of a proven chunk, in the machine's order.
+#[inline]
+pub(crate) fn ne64<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
+    u64::from_ne_bytes(array(bytes, at))
+}
+
+/// The big-endian 64 bits at `at` of a proven chunk.
+#[inline]
+pub(crate) fn be64<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
+    u64::from_be_bytes(array(bytes, at))
+}
+
 /// The `M` bytes at `at` of a proven chunk.
 #[inline]
 pub(crate) fn array<const M: usize, const N: usize>(bytes: &[u8; N], at: usize) -> [u8; M] {

@@ -5,7 +5,6 @@
 mod l4;
 mod sum;
 
-pub(crate) use l4::is_pseudo_sum;
 pub use l4::{Field, is_right, is_unfinished, of_packet};
 pub use sum::{Sum, ipv4_header};
 
@@ -112,7 +111,7 @@ pub(crate) fn word_sum(address: [u64; 2]) -> u16 {
 
 /// Sum of an address by halves of its words, not folded: less than 2^34.
 #[inline]
-const fn halves([high, low]: [u64; 2]) -> u64 {
+pub(crate) const fn halves([high, low]: [u64; 2]) -> u64 {
     (high >> 32) + (high & 0xffff_ffff) + (low >> 32) + (low & 0xffff_ffff)
 }
 

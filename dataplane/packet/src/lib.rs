@@ -5,7 +5,8 @@
 //! its getters cannot fail. [`nat`], [`reply`] and [`cut`] write: the first rewrites a parsed
 //! frame, the second builds answers, the third makes fragments.
 //!
-//! Map: values `address`, `flow_key`, `mac`, `protocol`, `parsed`; layers `ether`, `vlan`, `arp`, `ipv4`, `ipv6`,
+//! Nearly every packet is [`plain`](plain::Plain), and known by a few words. Map: values `address`, `flow_key`, `mac`,
+//! `protocol`, `parsed`, `plain`; layers `ether`, `vlan`, `arp`, `ipv4`, `ipv6`,
 //! `tcp`, `udp`, `sctp`, `icmp`, `ndp`; arithmetic `checksum`, `crc32c`. Not here: reassembly, tables, policy.
 #![forbid(unsafe_code)]
 
@@ -26,6 +27,7 @@ pub mod nat;
 pub mod ndp;
 mod parse;
 mod parsed;
+pub mod plain;
 mod protocol;
 pub mod reply;
 pub mod sctp;
@@ -39,7 +41,7 @@ pub use address::{Address, AnyAddrs, Family};
 pub use error::ParseError;
 pub use flow_key::{AnyKey, FlowKey};
 pub use mac::{MacAddr, MacClass};
-pub use parse::{first_fragment, parse, parse_into};
+pub use parse::{facts_of_plain, first_fragment, parse, parse_into};
 pub use parsed::{Arp, ArpOperation, Body, Fragment, Icmp, Inner, Nd, NdKind, Parsed};
 pub use protocol::Protocol;
 pub use tcp::TcpFlags;

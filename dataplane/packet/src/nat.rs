@@ -5,11 +5,13 @@
 
 mod error;
 mod mss;
+mod plain;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub use error::rewrite_error;
 pub use mss::clamp_mss;
+pub use plain::PlainRewrite;
 
 use crate::{
     Address, Body, FlowKey, Parsed, Protocol,

@@ -10,7 +10,8 @@ mod nd;
 mod plain;
 
 pub use self::fragment::first_fragment;
-use self::plain::Link;
+pub use self::plain::facts_of_plain;
+use self::plain::{Link, plain};
 use crate::{
     Arp, Body, Fragment, ParseError, Parsed, VlanTag, arp,
     bytes::{be16, chunk},
@@ -40,12 +41,7 @@ pub fn parse_into(head: &[u8], frame_len: usize, out: &mut Parsed) -> Result<(),
     let frame_len = frame_len.max(head.len());
     if let Some((eth, packet)) = head.split_first_chunk() {
         let (link, room) = (Link { eth, vlan: None, len: 14 }, frame_len - 14);
-        let plain = match ether::Header(eth).ether_type() {
-            ether::IPV4 => plain::v4(link, packet, room, out),
-            ether::IPV6 => plain::v6(link, packet, room, out),
-            _ => None,
-        };
-        if plain.is_some() {
+        if plain(link, (ether::Header(eth).ether_type(), packet), room, out).is_some() {
             return Ok(());
         }
     }
@@ -71,11 +67,7 @@ fn plain_tagged(frame: Frame<'_>, out: &mut Parsed) -> Option<()> {
         return None;
     }
     let (link, room) = (Link { eth, vlan: Some(VlanTag(be16(tag, 0))), len: 18 }, frame.len - 18);
-    match be16(tag, 2) {
-        ether::IPV4 => plain::v4(link, packet, room, out),
-        ether::IPV6 => plain::v6(link, packet, room, out),
-        _ => None,
-    }
+    plain(link, (be16(tag, 2), packet), room, out)
 }
 
 /// Every frame, one layer after the other.

@@ -39,7 +39,7 @@ pub(crate) fn reach<'t, A: Address>(
         Some(Route::Blackhole) => return Err(DropReason::Blackhole),
         Some(Route::Connected(port)) => (port, backend, None),
         Some(Route::Via(hop)) => {
-            let adjacency = tables.adjacencies.get(hop).ok_or(DropReason::NoRoute)?;
+            let adjacency = tables.adjacencies().get(hop).ok_or(DropReason::NoRoute)?;
             (adjacency.port, adjacency.address, Some(hop))
         }
     };

@@ -82,7 +82,7 @@ pub(crate) fn is_martian(tables: &Tables, src: IpAddr) -> bool {
         || src.is_multicast()
         || src.is_unspecified()
         || tables.addresses.own(src).is_some()
-        || tables.ports.iter().any(|port| port.is_broadcast(src))
+        || tables.ports().iter().any(|port| port.is_broadcast(src))
 }
 
 /// Whether a flow may begin with this packet. A lone RST or FIN, the answer to a SYN, and flags that no sender sets are

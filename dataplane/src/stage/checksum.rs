@@ -27,16 +27,6 @@ pub(crate) fn fault<B: PacketBuf>(buf: &B, parsed: &Parsed) -> Option<DropReason
     }
 }
 
-/// Nothing is wrong with the checksums, and nothing left to finish.
-#[inline(always)]
-pub(crate) fn is_finished<B: PacketBuf>(buf: &B, parsed: &Parsed) -> bool {
-    match buf.rx_checksum() {
-        ChecksumStatus::Good => true,
-        ChecksumStatus::Bad | ChecksumStatus::Partial => false,
-        ChecksumStatus::Unknown => parsed.ip_checksum_right && !parsed.unfinished,
-    }
-}
-
 impl<P: PortIo> Pass<'_, P> {
     /// Finishes the transport checksum of a packet that is about to be forwarded, if its sender did not and the port
     /// it leaves by cannot; what that port is to be asked for is given back, for [`leave_to_port`].

@@ -20,7 +20,6 @@ impl<P: PortIo> Pass<'_, P> {
         }
     }
 
-    #[cold]
     fn clamp_syn(&self, buf: &mut P::Buf, parsed: &Parsed, egress: Egress) {
         let leaves = match egress {
             Egress::Ready { port, .. } => Some(port),
@@ -28,9 +27,18 @@ impl<P: PortIo> Pass<'_, P> {
             Egress::Kernel | Egress::Lost(_) => None,
         };
         let of = |port| self.tables.port(port).and_then(|info| info.mss);
-        let limits = [of(self.port), leaves.and_then(of)];
-        let (Some(mss), Some(addrs)) = (limits.into_iter().flatten().min(), parsed.addrs()) else { return };
-        let mss = if addrs.family() == Family::V6 { mss.saturating_sub(IPV6_EXTRA) } else { mss };
-        nat::clamp_mss(buf.head_mut(), parsed, mss);
+        let mss = match (of(self.port), leaves.and_then(of)) {
+            (None, None) => return,
+            (Some(mss), None) | (None, Some(mss)) => mss,
+            (Some(came), Some(leaves)) => came.min(leaves),
+        };
+        lower(buf, parsed, mss);
     }
+}
+
+#[cold]
+fn lower<B: PacketBuf>(buf: &mut B, parsed: &Parsed, mss: u16) {
+    let Some(addrs) = parsed.addrs() else { return };
+    let mss = if addrs.family() == Family::V6 { mss.saturating_sub(IPV6_EXTRA) } else { mss };
+    nat::clamp_mss(buf.head_mut(), parsed, mss);
 }

@@ -79,11 +79,11 @@ impl<P: PortIo> Pass<'_, P> {
     /// The way over a next hop.
     #[inline(always)]
     pub(crate) fn over(&self, hop: NextHopId) -> Egress {
-        let Some(adjacency) = self.tables.adjacencies.get(hop) else {
+        let Some(adjacency) = self.tables.adjacencies().get(hop) else {
             return Egress::Lost(DropReason::NoRoute);
         };
         let port = adjacency.port;
-        let Some(info) = self.tables.ports.get(port.index()) else {
+        let Some(info) = self.tables.port(port) else {
             return Egress::Lost(DropReason::BadDevice);
         };
         match adjacency.mac() {

@@ -16,8 +16,8 @@ pub(crate) type Outlook<'s, 't> = ((FlowHash, Candidate), Option<&'s Intent<'t>>
 
 /// The sequence numbers of a TCP segment; of another packet, whatever stands there.
 #[inline(always)]
-pub(crate) fn numbers<B: PacketBuf>(buf: &B, parsed: &Parsed) -> Numbers {
-    match packet::tcp::Header::at(buf.head(), parsed.l4) {
+pub(crate) fn numbers(head: &[u8], l4: u16) -> Numbers {
+    match packet::tcp::Header::at(head, l4) {
         Some(tcp) => Numbers { seq: tcp.seq(), ack: tcp.ack() },
         None => Numbers::default(),
     }
@@ -42,7 +42,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
         if parsed.ttl <= 1 {
             return self.ttl_exceeded(buf, parsed);
         }
-        match self.state.flows.touch(flow, direction, (flags, || numbers(&buf, parsed)), self.now) {
+        match self.state.flows.touch(flow, direction, (flags, || numbers(buf.head(), parsed.l4)), self.now) {
             Touch::Same | Touch::Entered(_) | Touch::Reopened => {}
             Touch::ReplyBypass => self.bypassed(self.state.flows.ids(flow).0),
             Touch::ResetIgnored => self.state.counts.flows.resets_ignored += 1,

@@ -1,17 +1,26 @@
-//! The usual packet: nothing wrong with it, of a flow whose both ways work, over a neighbour that has answered. It takes
-//! a short way, where the flow table says all at once and nothing is left to decide. Every rule of the long way holds
-//! here too: what cannot be sure of one is given back, and goes that way.
+//! The usual packet: a plain one with nothing wrong with it, of a flow whose both ways work, over a neighbour that has
+//! answered. It takes a short way, where the flow table says all at once and nothing is left to decide. Every rule of the
+//! long way holds here too: what cannot be sure of one is given back, and goes that way.
 
-use packet::{AnyKey, Body, FlowKey, MacAddr, Parsed, Protocol, TcpFlags, ether};
+use packet::{
+    Family, MacAddr, Protocol, ether,
+    plain::{Ends, Plain},
+};
 use tables::{DropReason, flow::Candidate};
 
-use super::{checksum::is_finished, rewrite::Forward, route::Egress, translate::numbers};
-use crate::{buf::PacketBuf, io::PortIo, pass::Pass};
+use super::translate::numbers;
+use crate::{
+    buf::{ChecksumStatus, PacketBuf},
+    io::PortIo,
+    pass::Pass,
+};
 
-/// True for a packet that may be a usual one, by what it says itself and the port with this address says of it.
+/// True for a plain packet that may be a usual one, by what it says itself and the port with this address says of it.
 #[inline(always)]
-pub(crate) fn may_be_usual<B: PacketBuf>(buf: &B, parsed: &Parsed, mac: MacAddr) -> bool {
-    is_finished(buf, parsed) && parsed.vlan.is_none() && parsed.ttl > 1 && parsed.dst_mac == mac
+pub(crate) fn may_be_usual(plain: &Plain, head: &[u8], status: ChecksumStatus, mac: MacAddr) -> bool {
+    let Some(eth) = head.first_chunk() else { return false };
+    let finished = plain.ip_checksum_right & !plain.unfinished & !status.is_faulty();
+    finished & (plain.ttl > 1) & (ether::Header(eth).dst() == mac)
 }
 
 impl<P: PortIo> Pass<'_, P> {
@@ -23,46 +32,47 @@ impl<P: PortIo> Pass<'_, P> {
     pub(crate) fn pass_usual(
         &mut self,
         buf: P::Buf,
-        parsed: &Parsed,
+        plain: &Plain,
         candidate: Candidate,
     ) -> Result<(), P::Buf> {
-        match &parsed.body {
-            Body::Flow { key: AnyKey::V4(key), tcp_flags } => {
-                self.pass_usual_of(buf, parsed, (key, *tcp_flags), candidate)
-            }
-            Body::Flow { key: AnyKey::V6(key), tcp_flags } => {
-                self.pass_usual_of(buf, parsed, (key, *tcp_flags), candidate)
-            }
-            _ => Err(buf),
+        match plain.family {
+            Family::V4 => self.pass_usual_of::<u64>(buf, plain, candidate),
+            Family::V6 => self.pass_usual_v6(buf, plain, candidate),
         }
     }
 
+    /// Apart, so that either family has the registers to itself.
+    #[inline(never)]
+    fn pass_usual_v6(&mut self, buf: P::Buf, plain: &Plain, candidate: Candidate) -> Result<(), P::Buf> {
+        self.pass_usual_of::<[u64; 4]>(buf, plain, candidate)
+    }
+
     #[inline(always)]
-    fn pass_usual_of<A: Forward>(
+    fn pass_usual_of<E: Ends>(
         &mut self,
         mut buf: P::Buf,
-        parsed: &Parsed,
-        (key, flags): (&FlowKey<A>, TcpFlags),
+        plain: &Plain,
         candidate: Candidate,
     ) -> Result<(), P::Buf> {
         let tables = self.tables;
-        let packet = (key, flags, || numbers(&buf, parsed));
-        let seen = self.state.flows.note_usual(candidate, packet, tables.fib_epoch, self.now);
+        let packet = (plain, || numbers(buf.head(), plain.l4()));
+        let seen = self.state.flows.note_usual::<E>(candidate, packet, tables.fib_epoch, self.now);
         let Some(usual) = seen else { return Err(buf) };
         // A datagram leaves a backend that is gone.
-        if key.protocol == Protocol::Udp && !tables.backends.is_live(usual.backend) {
+        if plain.protocol == Protocol::Udp && !tables.backends.is_live(usual.backend) {
             return Err(buf);
         }
-        let Egress::Ready { port, own, mac, mtu } = self.over(usual.next_hop) else { return Err(buf) };
-        let Some(lane) = self.lanes.get_mut(port.index()) else { return Err(buf) };
-        if parsed.ip_len > mtu {
+        let Some(link) = tables.adjacencies().link(usual.next_hop) else { return Err(buf) };
+        let Some(lane) = self.lanes.get_mut(link.port.index()) else { return Err(buf) };
+        if plain.ip_len > link.mtu {
             return Err(buf);
         }
-        let head = buf.head_mut();
-        A::forward(&usual.rewrite, head, parsed);
-        ether::set_macs(head, mac, own);
-        buf.truncate(parsed.frame_end());
-        if let Err(buf) = lane.send(buf, parsed.frame_end()) {
+        if !usual.rewrite.forward(buf.head_mut(), plain.protocol, link.macs) {
+            return Err(buf);
+        }
+        let end = ether::HEADER_LEN + usize::from(plain.ip_len);
+        buf.truncate(end);
+        if let Err(buf) = lane.send(buf, end) {
             self.drop(buf, DropReason::TxFull);
         }
         Ok(())

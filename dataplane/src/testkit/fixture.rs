@@ -92,7 +92,8 @@ impl Fixture {
         }
         let info =
             PortInfo { id, name: name.into(), mac: Self::port_mac(id), mtu: 1500, mss: None, addresses };
-        self.tables.ports = self.tables.ports.iter().cloned().chain([info]).collect();
+        let ports: Vec<_> = self.tables.ports().iter().cloned().chain([info]).collect();
+        self.tables.set_ports(ports);
     }
 
     /// The Ethernet address of a port.
@@ -115,24 +116,24 @@ impl Fixture {
     /// Adds a neighbour in this state, or changes one.
     pub fn set_neighbor(&mut self, port: PortId, address: &str, state: AdjacencyState) -> NextHopId {
         let adjacency = Adjacency { port, address: ip(address), state };
-        let known = self.tables.adjacencies.iter().find(|(_, other)| other.address == adjacency.address);
+        let known = self.tables.adjacencies().iter().find(|(_, other)| other.address == adjacency.address);
         let hop = known.map(|(id, _)| id).unwrap_or(NextHopId(self.hops));
         self.hops = self.hops.max(hop.0 + 1);
-        self.tables.adjacencies.insert(hop, adjacency);
+        self.tables.set_adjacency(hop, adjacency);
         self.tables.fib.insert_host(ip(address), Route::Via(hop));
         hop
     }
 
     /// Adds a route over a neighbour.
     pub fn route(&mut self, to: &str, via: &str) {
-        let hop = self.tables.adjacencies.iter().find(|(_, adjacency)| adjacency.address == ip(via));
+        let hop = self.tables.adjacencies().iter().find(|(_, adjacency)| adjacency.address == ip(via));
         let hop = hop.expect("add the neighbour first").0;
         self.special_route(to, Route::Via(hop));
     }
 
     /// Adds a route over several neighbours.
     pub fn spread_route(&mut self, to: &str, via: &[&str]) {
-        let known: Vec<_> = self.tables.adjacencies.iter().map(|(id, hop)| (hop.address, id)).collect();
+        let known: Vec<_> = self.tables.adjacencies().iter().map(|(id, hop)| (hop.address, id)).collect();
         let hop = |via: &&str| known.iter().find(|(address, _)| *address == ip(via)).expect("add it first");
         let set = Spread::new(via.iter().map(hop).map(|(address, id)| (*id, *address)));
         let index = u16::try_from(self.tables.fib.spreads.len()).expect("few sets");

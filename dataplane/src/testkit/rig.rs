@@ -71,7 +71,7 @@ impl Rig {
     /// A worker that has `tables` and as many ports as these.
     #[must_use]
     pub fn new(config: &RigConfig, tables: Tables) -> Self {
-        let ports = tables.ports.len();
+        let ports = tables.ports().len();
         let (publisher, mut subscribers) = mailboxes(1, tables);
         let counters = Arc::new(WorkerCounters::new(ports));
         let (punt, kernel) = frame_ring(config.punt_bytes);

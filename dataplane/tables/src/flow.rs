@@ -20,7 +20,7 @@ mod view;
 use std::fmt;
 use std::io;
 
-use packet::{Address, Family, FlowKey};
+use packet::{Address, Family, FlowKey, plain::Plain};
 
 use self::index::{Index, Place};
 use self::record::{Expiry, State};
@@ -51,11 +51,11 @@ pub struct FlowRef(u32);
 
 /// What a hash's first bucket has for it, found while the rest of the burst waits for memory; a hint only.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Candidate(Option<Place>);
+pub struct Candidate(Place);
 
 impl Candidate {
     /// No hint.
-    pub const NONE: Self = Self(None);
+    pub const NONE: Self = Self(Place::NONE);
 }
 
 /// Sizes and clocks of a [`FlowTable`].
@@ -173,6 +173,13 @@ impl FlowTable {
         self.hasher.hash(key)
     }
 
+    /// The same for a plain packet.
+    #[inline(always)]
+    #[must_use]
+    pub fn hash_plain(&self, plain: &Plain) -> FlowHash {
+        self.hasher.hash_plain(plain)
+    }
+
     /// Step 1: asks for the line of the index where the hash is most likely to be.
     #[inline]
     pub fn prefetch_bucket(&self, hash: FlowHash) {
@@ -183,11 +190,11 @@ impl FlowTable {
     #[inline]
     #[must_use]
     pub fn candidate(&self, hash: FlowHash) -> Candidate {
-        let place = self.index.candidate(hash);
-        match place {
-            Some(place) => self.slab.prefetch(place.slot),
-            None => self.index.prefetch_second(hash),
-        }
+        let Some(place) = self.index.candidate(hash) else {
+            self.index.prefetch_second(hash);
+            return Candidate::NONE;
+        };
+        self.slab.prefetch(place.slot());
         Candidate(place)
     }
 
@@ -200,15 +207,15 @@ impl FlowTable {
         key: &FlowKey<A>,
         now: Millis,
     ) -> Option<(FlowRef, Direction)> {
-        let place = match candidate.0 {
-            Some(place) if self.holds(place, key) => place,
+        let place = match candidate {
+            Candidate(place) if candidate != Candidate::NONE && self.holds(place, key) => place,
             _ => self.find_place(hash, key)?,
         };
-        if self.expiry.is_over(self.slab.state(place.slot), now) {
-            self.expire(place.slot);
+        if self.expiry.is_over(self.slab.state(place.slot()), now) {
+            self.expire(place.slot());
             return None;
         }
-        Some((FlowRef(place.slot), place.direction))
+        Some((FlowRef(place.slot()), place.direction()))
     }
 
     /// True if no flow has a key of this hash: nothing is to be seen of one in either bucket. False says nothing.
@@ -337,12 +344,12 @@ impl FlowTable {
 
     #[inline]
     fn holds<A: Address>(&self, place: Place, key: &FlowKey<A>) -> bool {
-        record::holds(self.slab.record(place.slot), place.direction, key)
+        record::holds(self.slab.record(place.slot()), place.direction(), key)
     }
 
     /// Both keys into the index, or neither and the slot given back.
     fn enter_keys(&mut self, slot: u32, [original, reply]: [FlowHash; 2]) -> bool {
-        let places = [Direction::Original, Direction::Reply].map(|direction| Place { slot, direction });
+        let places = [Direction::Original, Direction::Reply].map(|direction| Place::new(slot, direction));
         if self.index.insert(original, places[0]) {
             if self.index.insert(reply, places[1]) {
                 return true;
@@ -386,7 +393,7 @@ impl FlowTable {
         debug_assert!(self.slab.state(slot).is_live(), "a stale slot");
         for direction in [Direction::Original, Direction::Reply] {
             let hash = record::hash(&self.hasher, self.slab.record(slot), direction);
-            let removed = self.index.remove(hash, Place { slot, direction });
+            let removed = self.index.remove(hash, Place::new(slot, direction));
             debug_assert!(removed, "every key of a live flow is in the index");
         }
         if self.slab.state(slot).is_queued() {

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use packet::{Address, AnyAddrs, AnyKey, Family, FlowKey, Protocol};
+use packet::{Address, AnyAddrs, AnyKey, Family, FlowKey, Protocol, plain::Plain};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Seed of the Maglev hashes. Part of the contract between appliances: never change.
@@ -34,18 +34,41 @@ impl FlowHasher {
     #[inline]
     #[must_use]
     pub fn hash<A: Address>(&self, key: &FlowKey<A>) -> FlowHash {
-        let [s0, s1, s2, s3, s4, s5] = self.secrets;
         let (src, dst) = (key.src.words(), key.dst.words());
-        let rest = u64::from(key.protocol.number()) << 32 | u64::from(key.ports());
-        let mixed = match A::FAMILY {
-            Family::V4 => fold((src[0] << 32 | dst[0]) ^ s0, rest ^ s1),
-            Family::V6 => {
-                let ends = fold(src[0] ^ s0, src[1] ^ s1) ^ fold(dst[0] ^ s2, dst[1] ^ s3).rotate_left(32);
-                fold(ends ^ s4, rest ^ s5)
-            }
-        };
-        FlowHash(fold(mixed ^ s2, s3))
+        match A::FAMILY {
+            Family::V4 => self.hash_v4(src[0] << 32 | dst[0], (key.protocol, key.ports())),
+            Family::V6 => self.hash_v6([src[0], src[1], dst[0], dst[1]], (key.protocol, key.ports())),
+        }
     }
+
+    /// The same for a plain packet.
+    #[inline(always)]
+    #[must_use]
+    pub fn hash_plain(&self, plain: &Plain) -> FlowHash {
+        match plain.family {
+            Family::V4 => self.hash_v4(plain.addresses[0], (plain.protocol, plain.ports)),
+            Family::V6 => self.hash_v6(plain.addresses, (plain.protocol, plain.ports)),
+        }
+    }
+
+    #[inline(always)]
+    fn hash_v4(&self, ends: u64, rest: (Protocol, u32)) -> FlowHash {
+        let [s0, s1, s2, s3, ..] = self.secrets;
+        FlowHash(fold(fold(ends ^ s0, word_of(rest) ^ s1) ^ s2, s3))
+    }
+
+    #[inline(always)]
+    fn hash_v6(&self, [src0, src1, dst0, dst1]: [u64; 4], rest: (Protocol, u32)) -> FlowHash {
+        let [s0, s1, s2, s3, s4, s5] = self.secrets;
+        let ends = fold(src0 ^ s0, src1 ^ s1) ^ fold(dst0 ^ s2, dst1 ^ s3).rotate_left(32);
+        FlowHash(fold(fold(ends ^ s4, word_of(rest) ^ s5) ^ s2, s3))
+    }
+}
+
+/// Protocol and ports of a key as one word.
+#[inline(always)]
+fn word_of((protocol, ports): (Protocol, u32)) -> u64 {
+    u64::from(protocol.number()) << 32 | u64::from(ports)
 }
 
 /// Keyed hash of a client at a Service port, for the memory of session affinity.

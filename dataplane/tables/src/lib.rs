@@ -35,7 +35,7 @@ pub mod snat;
 pub mod tcp_state;
 
 pub use address::{AddressInfo, AddressKind, Addresses, PortSet};
-pub use adjacency::{Adjacencies, Adjacency, AdjacencyState};
+pub use adjacency::{Adjacencies, Adjacency, AdjacencyState, Link};
 pub use backend::{Backend, BackendState, Backends};
 pub use drop_reason::DropReason;
 pub use fib::{Fib, Route, Spread};

@@ -5,9 +5,9 @@ use std::{net::IpAddr, sync::Arc};
 use packet::{Family, Protocol};
 
 use crate::{
-    Action, AddressKind, Addresses, Adjacencies, Backend, BackendId, Backends, DropReason, Fib, Frontend,
-    Generation, Index, Lpm, NodeId, PortId, PortInfo, ServiceId, ServicePort, Services, Source,
-    publish::Published,
+    Action, AddressKind, Addresses, Adjacencies, Adjacency, Backend, BackendId, Backends, DropReason, Fib,
+    Frontend, Generation, Index, Lpm, NextHopId, NodeId, PortId, PortInfo, ServiceId, ServicePort, Services,
+    Source, publish::Published,
 };
 
 /// A version of the tables. Control keeps one to edit and publishes clones: a clone shares every chunk, an edit copies
@@ -31,12 +31,10 @@ pub struct Tables {
     /// Counts up when a prefix changes its next hop or a `NextHopId` is given to another neighbour; not for a new MAC.
     /// A flow whose own copy differs looks its way up again.
     pub fib_epoch: u32,
-    /// Next hops.
-    pub adjacencies: Adjacencies,
+    adjacencies: Adjacencies,
     /// Own addresses and VIPs.
     pub addresses: Addresses,
-    /// Ports, by [`PortId`].
-    pub ports: Arc<[PortInfo]>,
+    ports: Arc<[PortInfo]>,
     /// Source addresses and ports of translated flows.
     pub snat: Arc<SnatConfig>,
     /// The Node of the cluster that the appliance acts as (`nodeName`); `None`: it is off-node.
@@ -107,6 +105,36 @@ impl Tables {
     #[must_use]
     pub fn backend(&self, id: BackendId) -> Option<&Backend> {
         self.backends.get(id)
+    }
+
+    /// Ports, by [`PortId`].
+    #[inline]
+    #[must_use]
+    pub fn ports(&self) -> &[PortInfo] {
+        &self.ports
+    }
+
+    /// Replaces the ports.
+    pub fn set_ports(&mut self, ports: impl Into<Arc<[PortInfo]>>) {
+        self.ports = ports.into();
+        self.adjacencies.relink(&self.ports);
+    }
+
+    /// Next hops.
+    #[inline]
+    #[must_use]
+    pub const fn adjacencies(&self) -> &Adjacencies {
+        &self.adjacencies
+    }
+
+    /// Sets a next hop; gives back what was there. Equal content copies nothing.
+    pub fn set_adjacency(&mut self, id: NextHopId, adjacency: Adjacency) -> Option<Adjacency> {
+        self.adjacencies.insert(id, adjacency, &self.ports)
+    }
+
+    /// Takes a next hop out; gives it back.
+    pub fn remove_adjacency(&mut self, id: NextHopId) -> Option<Adjacency> {
+        self.adjacencies.remove(id)
     }
 
     /// The port of this number.

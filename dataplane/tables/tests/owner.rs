@@ -39,7 +39,8 @@ fn service(slot: u32, mode: NatMode, affinity_timeout_s: Option<u32>) -> Service
 
 /// Port 80 + n of the VIP: n = 0 snat, 1 snat with affinity, 2 dnat, 3 dnat with affinity.
 fn tables(workers: u16) -> Tables {
-    let mut tables = Tables { workers, ..Tables::empty(Generation(1)) };
+    let mut tables = Tables::empty(Generation(1));
+    tables.workers = workers;
     let info = |kind| AddressInfo { kind, answer_arp: PortSet::ALL, usable: true, node_ports: false };
     for family in 0..2 {
         tables.addresses.insert(ip(OWN[family]), info(AddressKind::Own(PortId(0))));

@@ -127,9 +127,9 @@ fn errors_that_may_not_pass_are_dropped_each_for_its_reason() {
     for world in &WORLDS {
         let v6 = usize::from(world.family == Family::V6);
         let mut fixture = served(world);
-        let mut ports = fixture.tables.ports.to_vec();
+        let mut ports = fixture.tables.ports().to_vec();
         ports[0].mtu = 1_280;
-        fixture.tables.ports = ports.into();
+        fixture.tables.set_ports(ports);
         let mut rig = rig(&mut fixture);
         let to_service = key(Protocol::Udp, at(world.client, 700), at(world.lb, 80));
         let flow = open(&mut rig, to_service, "a flow");

@@ -243,9 +243,9 @@ fn a_flood_of_orphans_does_not_hurt_datagrams_that_are_whole() {
 /// The data centre with a narrow network inside.
 fn narrow(world: &World, mtu: u16) -> Fixture {
     let mut fixture = served(world);
-    let mut ports = fixture.tables.ports.to_vec();
+    let mut ports = fixture.tables.ports().to_vec();
     ports[1].mtu = mtu;
-    fixture.tables.ports = ports.into();
+    fixture.tables.set_ports(ports);
     fixture
 }
 

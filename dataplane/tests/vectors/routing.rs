@@ -73,9 +73,9 @@ fn a_hop_too_many_is_told_from_the_port_that_received_the_packet() {
 fn a_packet_too_long_for_its_way_is_told_the_mtu() {
     for world in &WORLDS {
         let mut fixture = served(world);
-        let mut ports = fixture.tables.ports.to_vec();
+        let mut ports = fixture.tables.ports().to_vec();
         ports[1].mtu = 1_400;
-        fixture.tables.ports = ports.into();
+        fixture.tables.set_ports(ports);
         let mut rig = rig(&mut fixture);
         let to_service = key(Protocol::Udp, at(world.client, 700), at(world.lb, 80));
         let long = PacketBuilder::flow(to_service).payload(&[7; 1_400]).dont_fragment();
@@ -136,9 +136,9 @@ fn a_held_packet_meets_the_mtu_of_the_tables_that_release_it() {
             let packet = PacketBuilder::flow(to_service).payload(&vec![7; ip_len - headers]);
             assert!(rig.exchange(OUTSIDE, &arriving(OUTSIDE, packet)).is_empty());
         }
-        let mut ports = fixture.tables.ports.to_vec();
+        let mut ports = fixture.tables.ports().to_vec();
         ports[1].mtu = 1_400;
-        fixture.tables.ports = ports.into();
+        fixture.tables.set_ports(ports);
         fixture.neighbor(INSIDE, world.node, 11);
         rig.publish(fixture.tables());
         let (port, frame) = one(rig.all_sent(), "the one that fits");
@@ -192,9 +192,9 @@ fn a_backend_without_a_way_is_counted_by_its_reason() {
         expect_drop(&mut rig, OUTSIDE, &syn, reason, dst);
     }
     let mut fixture = Fixture::new();
-    let mut ports = fixture.tables.ports.to_vec();
+    let mut ports = fixture.tables.ports().to_vec();
     ports[1].addresses = Box::new([]);
-    fixture.tables.ports = ports.into();
+    fixture.tables.set_ports(ports);
     fixture.neighbor(INSIDE, "10.0.0.11", 11);
     let nameless = fixture.service("nameless", Protocol::Tcp, &["10.0.0.11:80"], NatMode::Snat);
     fixture.vip(FrontendKind::LoadBalancer, "203.0.113.10:80", nameless);
@@ -234,9 +234,9 @@ fn handshakes_through_a_clamped_port_offer_no_more_than_fits_there() {
     const OFFER: [u8; 4] = [2, 4, 0x05, 0xb4];
     for world in &WORLDS {
         let mut fixture = served(world);
-        let mut ports = fixture.tables.ports.to_vec();
+        let mut ports = fixture.tables.ports().to_vec();
         (ports[0].mss, ports[1].mss) = (Some(1_440), Some(1_360));
-        fixture.tables.ports = ports.into();
+        fixture.tables.set_ports(ports);
         let mut rig = rig(&mut fixture);
         let want: u16 = if world.family == Family::V4 { 1_360 } else { 1_340 };
         let offered = |frame: &[u8], name: &str| {

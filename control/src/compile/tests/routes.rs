@@ -16,7 +16,7 @@ fn way(tables: &Tables, destination: &str) -> String {
         Some(Route::Blackhole) => "blackhole".into(),
         Some(Route::Connected(port)) => format!("port {port}"),
         Some(Route::Via(hop)) => {
-            let hop = tables.adjacencies.get(hop).expect("routes name live hops");
+            let hop = tables.adjacencies().get(hop).expect("routes name live hops");
             format!("via {} on {}{}", hop.address, hop.port, if hop.mac().is_some() { " mac" } else { "" })
         }
     }
@@ -127,7 +127,7 @@ fn static_neighbours_need_no_kernel() {
     let fixed = NeighborConfig { address: ip("10.0.0.11"), mac: MAC, port: "inside".into() };
     let world = World::new(Settings { neighbors: vec![fixed], ..settings() }, &[nodes()]);
     assert_eq!(way(&world.tables, "10.1.1.5"), "via 10.0.0.11 on 1 mac");
-    assert_eq!(world.tables.ports.len(), 2);
+    assert_eq!(world.tables.ports().len(), 2);
     assert_eq!(world.tables.addresses.own(ip("10.0.0.1")), Some(PortId(1)));
 }
 
@@ -136,7 +136,7 @@ fn taken(tables: &Tables, destination: &str) -> Vec<IpAddr> {
     let mut hops: Vec<_> = (0..200u64)
         .filter_map(|n| {
             match tables.fib.lookup(ip(destination), || n.wrapping_mul(0x9e37_79b9_7f4a_7c15))? {
-                Route::Via(hop) => tables.adjacencies.get(hop).map(|hop| hop.address),
+                Route::Via(hop) => tables.adjacencies().get(hop).map(|hop| hop.address),
                 _ => None,
             }
         })

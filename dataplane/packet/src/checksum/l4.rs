@@ -118,12 +118,7 @@ fn is_key_unfinished<A: Address>(key: &FlowKey<A>, parsed: &Parsed, head: &[u8])
         Protocol::Udp => chunk::<8>(head, at).map_or((0, 0), |udp| (be16(udp, 6), be16(udp, 4))),
         Protocol::Sctp => return chunk::<12>(head, at).is_some_and(|sctp| sctp[8..] == [0; 4]),
     };
-    is_pseudo_sum(stored, key, len)
-}
-
-/// True for the bare sum of the pseudo header; 0 says that there is no checksum.
-#[inline(always)]
-pub(crate) fn is_pseudo_sum<A: Address>(stored: u16, key: &FlowKey<A>, len: u16) -> bool {
+    // 0 says that there is no checksum.
     stored != 0 && stored == Sum::pseudo_of(key.src, key.dst, key.protocol.number(), len).folded()
 }
 

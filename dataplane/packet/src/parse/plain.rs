@@ -1,11 +1,8 @@
-//! The straight line for plain traffic: whole, valid TCP and UDP over IPv4 without options or IPv6 without extension
-//! headers. Anything else is nothing here, and goes the general way.
+//! The straight line: what is [`Plain`] has all its facts from that.
 
-use crate::{
-    Address, AnyKey, Body, FlowKey, Fragment, Parsed, Protocol, TcpFlags, VlanTag,
-    bytes::{be16, chunk},
-    checksum, ether, ipv4, ipv6, tcp,
-};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::{AnyKey, Body, Family, FlowKey, Fragment, Parsed, VlanTag, ether, plain::Plain};
 
 /// The part of a frame before the packet.
 #[derive(Clone, Copy)]
@@ -16,117 +13,63 @@ pub(super) struct Link<'a> {
     pub(super) len: u16,
 }
 
-/// Reads the IPv4 packet in `bytes`; `room` bytes of the frame lie behind the link header.
+/// Reads the plain packet of this type in `packet`; `room` bytes of the frame lie behind the link header.
 #[inline(always)]
-pub(super) fn v4(link: Link<'_>, bytes: &[u8], room: usize, out: &mut Parsed) -> Option<()> {
-    let ip = ipv4::Header(bytes.first_chunk()?);
-    // Version 4 with a header of 5 words, no more fragments and offset 0.
-    if ip.0[0] != 0x45 || be16(ip.0, 6) & 0x3fff != 0 {
-        return None;
-    }
-    let ip_len = ip.total_len();
-    let l4_len = ip_len.checked_sub(20)?;
-    if usize::from(ip_len) > room {
-        return None;
-    }
-    let l4 = transport(bytes, ipv4::HEADER_LEN, l4_len, ip.protocol())?;
-    let key =
-        FlowKey { src: ip.src(), dst: ip.dst(), sport: l4.sport, dport: l4.dport, protocol: l4.protocol };
-    *out = Parsed {
-        l3: link.len,
-        l4: link.len + 20,
-        ip_len,
-        vlan: link.vlan,
-        ttl: ip.ttl(),
-        dont_fragment: ip.dont_fragment(),
-        ip_checksum_right: checksum::ipv4_header(ip.0) == 0,
-        unfinished: l4.is_unfinished(&key),
-        fragment: Fragment::Whole,
-        dst_mac: ether::Header(link.eth).dst(),
-        src_mac: ether::Header(link.eth).src(),
-        body: Body::Flow { key: AnyKey::V4(key), tcp_flags: l4.flags },
-    };
+pub(super) fn plain(
+    link: Link<'_>,
+    (ether_type, packet): (u16, &[u8]),
+    room: usize,
+    out: &mut Parsed,
+) -> Option<()> {
+    let mut plain = Plain::NOTHING;
+    plain.read(ether_type, packet, room)?;
+    *out = facts(&plain, link, packet.first_chunk()?);
     Some(())
 }
 
-/// Reads the IPv6 packet in `bytes`; `room` bytes of the frame lie behind the link header.
+/// The facts of the untagged frame beginning with `head` whose plain packet has these words: what
+/// [`parse`](crate::parse) would read. `None` for a head without the packet's first bytes: that of another frame.
+#[inline]
+#[must_use]
+pub fn facts_of_plain(plain: &Plain, head: &[u8]) -> Option<Parsed> {
+    let (eth, packet) = head.split_first_chunk()?;
+    Some(facts(plain, Link { eth, vlan: None, len: 14 }, packet.first_chunk()?))
+}
+
 #[inline(always)]
-pub(super) fn v6(link: Link<'_>, bytes: &[u8], room: usize, out: &mut Parsed) -> Option<()> {
-    let ip = ipv6::Header(bytes.first_chunk()?);
-    let l4_len = ip.payload_len();
-    let ip_len = l4_len.checked_add(40)?;
-    if ip.version() != 6 || usize::from(ip_len) > room {
-        return None;
-    }
-    let l4 = transport(bytes, ipv6::HEADER_LEN, l4_len, ip.next_header())?;
-    let key =
-        FlowKey { src: ip.src(), dst: ip.dst(), sport: l4.sport, dport: l4.dport, protocol: l4.protocol };
-    *out = Parsed {
+fn facts(plain: &Plain, link: Link<'_>, packet: &[u8; 8]) -> Parsed {
+    Parsed {
         l3: link.len,
-        l4: link.len + 40,
-        ip_len,
+        l4: link.len + if plain.family == Family::V4 { 20 } else { 40 },
+        ip_len: plain.ip_len,
         vlan: link.vlan,
-        ttl: ip.hop_limit(),
-        dont_fragment: true,
-        ip_checksum_right: true,
-        unfinished: l4.is_unfinished(&key),
+        ttl: plain.ttl,
+        dont_fragment: plain.family == Family::V6 || packet[6] & 0x40 != 0,
+        ip_checksum_right: plain.ip_checksum_right,
+        unfinished: plain.unfinished,
         fragment: Fragment::Whole,
         dst_mac: ether::Header(link.eth).dst(),
         src_mac: ether::Header(link.eth).src(),
-        body: Body::Flow { key: AnyKey::V6(key), tcp_flags: l4.flags },
-    };
-    Some(())
-}
-
-/// What a transport header tells.
-struct Transport {
-    sport: u16,
-    dport: u16,
-    protocol: Protocol,
-    flags: TcpFlags,
-    /// As stored.
-    checksum: u16,
-    /// Bytes that the checksum covers.
-    len: u16,
-}
-
-impl Transport {
-    #[inline(always)]
-    fn is_unfinished<A: Address>(&self, key: &FlowKey<A>) -> bool {
-        checksum::is_pseudo_sum(self.checksum, key, self.len)
+        body: Body::Flow { key: key(plain), tcp_flags: plain.flags },
     }
 }
 
-/// The header at `at` of an IP payload of `len` bytes, if all of it is valid and at hand.
 #[inline(always)]
-fn transport(bytes: &[u8], at: usize, len: u16, protocol: u8) -> Option<Transport> {
-    match protocol {
-        6 => {
-            let header: &[u8; tcp::HEADER_LEN] = chunk(bytes, at)?;
-            let tcp = tcp::Header(header);
-            let offset = usize::from(tcp.header_len());
-            let valid = offset >= tcp::HEADER_LEN && offset <= len.into() && at + offset <= bytes.len();
-            valid.then(|| Transport {
-                sport: be16(header, 0),
-                dport: be16(header, 2),
-                protocol: Protocol::Tcp,
-                flags: tcp.flags(),
-                checksum: be16(header, 16),
-                len,
-            })
+fn key(plain: &Plain) -> AnyKey {
+    let [first, second, third, fourth] = plain.addresses;
+    let [s0, s1, d0, d1] = plain.ports.to_be_bytes();
+    let (sport, dport) = (u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
+    let protocol = plain.protocol;
+    match plain.family {
+        Family::V4 => {
+            let [a, b, c, d, e, f, g, h] = first.to_be_bytes();
+            let (src, dst) = (Ipv4Addr::new(a, b, c, d), Ipv4Addr::new(e, f, g, h));
+            AnyKey::V4(FlowKey { src, dst, sport, dport, protocol })
         }
-        17 => {
-            let header: &[u8; 8] = chunk(bytes, at)?;
-            let udp_len = be16(header, 4);
-            (udp_len >= 8 && udp_len <= len).then(|| Transport {
-                sport: be16(header, 0),
-                dport: be16(header, 2),
-                protocol: Protocol::Udp,
-                flags: TcpFlags::NONE,
-                checksum: be16(header, 6),
-                len: udp_len,
-            })
+        Family::V6 => {
+            let address = |high, low| Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low));
+            let (src, dst) = (address(first, second), address(third, fourth));
+            AnyKey::V6(FlowKey { src, dst, sport, dport, protocol })
         }
-        _ => None,
     }
 }

@@ -2,8 +2,9 @@
 
 use packet::{
     Address, AnyKey, FlowKey, Protocol, nat,
-    nat::Rewrite,
+    nat::{PlainRewrite, Rewrite},
     parse,
+    plain::{Ends, Plain},
     testkit::{PacketBuilder, assert_valid_checksums},
 };
 use proptest::prelude::*;
@@ -44,7 +45,46 @@ fn frames<A: Address>(from: FlowKey<A>, to: FlowKey<A>, dress: &Dress) -> (Vec<u
     (build(from, dress.ttl), build(FlowKey { protocol: from.protocol, ..to }, dress.ttl - 1))
 }
 
+/// The words of a plain frame, which say the same as its facts; checked with the rewrite by words that makes it `to`.
+fn assert_plain<E: Ends, A: Address>(from: FlowKey<A>, to: FlowKey<A>, dress: &Dress) {
+    let dress = Dress {
+        vlan: None,
+        options: Vec::new(),
+        extensions: Vec::new(),
+        ttl: dress.ttl.max(2),
+        ..dress.clone()
+    };
+    let protocol = if from.protocol == Protocol::Sctp { Protocol::Udp } else { from.protocol };
+    let (mut frame, want) = frames(FlowKey { protocol, ..from }, to, &dress);
+    let (mut plain, mut target) = (Plain::NOTHING, Plain::NOTHING);
+    plain.read_frame(&frame, frame.len(), true).expect("a plain frame");
+    target.read_frame(&want, want.len(), true).expect("a plain frame");
+    let parsed = parse(&frame, frame.len()).expect("valid");
+    let said = (plain.ip_len, plain.ttl, plain.ip_checksum_right, plain.unfinished, plain.ports);
+    assert_eq!(said, (parsed.ip_len, parsed.ttl, true, parsed.unfinished, from.ports()));
+    assert_eq!((plain.family, plain.protocol), (A::FAMILY, protocol));
+    assert!(matches!(parsed.body, packet::Body::Flow { tcp_flags, .. } if tcp_flags == plain.flags));
+    let Rewrite { ip, l4, .. } = Rewrite::new(&from, &to);
+    let ends = E::from_words(&target.addresses).expect("words");
+    assert!(ends.reversed().reversed() == ends);
+    let macs = *want.first_chunk().expect("a frame");
+    frame[..12].fill(0xee);
+    assert!(PlainRewrite { ends, ports: target.ports, ip, l4 }.forward(&mut frame, protocol, macs));
+    assert_eq!(frame, want);
+    assert!(!PlainRewrite { ends, ports: 0, ip, l4 }.forward(&mut frame[..41], protocol, macs));
+}
+
 proptest! {
+    #[test]
+    fn plain_ipv4_is_rewritten_by_words(from in key_v4(), to in key_v4(), dress in dress()) {
+        assert_plain::<u64, _>(from, to, &dress);
+    }
+
+    #[test]
+    fn plain_ipv6_is_rewritten_by_words(from in key_v6(), to in key_v6(), dress in dress()) {
+        assert_plain::<[u64; 4], _>(from, to, &dress);
+    }
+
     #[test]
     fn ipv4_incremental_equals_full_recompute(from in key_v4(), to in key_v4(), dress in dress()) {
         let (mut frame, want) = frames(from, to, &dress);

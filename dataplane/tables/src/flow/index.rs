@@ -20,26 +20,36 @@ const REPLY: u32 = 1 << 31;
 /// Tiny tables get this many buckets anyway: luck evens out only over some of them.
 const BUCKETS_MIN: u32 = 8;
 
-/// Where a key of the flow in `slot` was entered.
+/// Where a key was entered: its flow's slot, with [`REPLY`] for the reply key.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Place {
-    pub(super) slot: u32,
-    pub(super) direction: Direction,
-}
+pub(super) struct Place(pub(super) u32);
 
 impl Place {
+    /// No place: slots are below 2^30.
+    pub(super) const NONE: Self = Self(u32::MAX);
+
     #[inline]
-    const fn to_bits(self) -> u32 {
-        match self.direction {
-            Direction::Original => self.slot,
-            Direction::Reply => self.slot | REPLY,
+    pub(super) const fn new(slot: u32, direction: Direction) -> Self {
+        match direction {
+            Direction::Original => Self(slot),
+            Direction::Reply => Self(slot | REPLY),
         }
     }
 
     #[inline]
-    pub(super) const fn from_bits(bits: u32) -> Self {
-        let direction = if bits & REPLY == 0 { Direction::Original } else { Direction::Reply };
-        Self { slot: bits & !REPLY, direction }
+    pub(super) const fn slot(self) -> u32 {
+        self.0 & !REPLY
+    }
+
+    #[inline]
+    pub(super) const fn direction(self) -> Direction {
+        if self.0 & REPLY == 0 { Direction::Original } else { Direction::Reply }
+    }
+
+    /// 1 for the reply key, else 0: for those who compute instead of branching.
+    #[inline]
+    pub(super) const fn is_reply(self) -> u32 {
+        self.0 >> 31
     }
 }
 
@@ -73,7 +83,7 @@ impl Index {
     pub(super) fn candidate(&self, hash: FlowHash) -> Option<Place> {
         let [tags, places] = &self.buckets[self.first(hash)];
         let matches = equal_lanes(tags, tag(hash));
-        (matches != 0).then(|| Place::from_bits(places[first_of(matches)]))
+        (matches != 0).then(|| Place(places[first_of(matches)]))
     }
 
     /// True if neither bucket has an entry with the hash's tag: then no flow has the key.
@@ -94,7 +104,7 @@ impl Index {
             let [tags, places] = &self.buckets[at];
             let mut matches = equal_lanes(tags, tag);
             while matches != 0 {
-                let place = Place::from_bits(places[first_of(matches)]);
+                let place = Place(places[first_of(matches)]);
                 if confirm(place) {
                     return Some(place);
                 }
@@ -109,7 +119,7 @@ impl Index {
         let tag = tag(hash);
         let first = self.first(hash);
         let second = self.second(first, tag);
-        let place = place.to_bits();
+        let Place(place) = place;
         self.put(first, tag, place)
             || self.put(second, tag, place)
             || self.displace(first, tag, place)
@@ -120,8 +130,7 @@ impl Index {
     pub(super) fn remove(&mut self, hash: FlowHash, place: Place) -> bool {
         let tag = tag(hash);
         let first = self.first(hash);
-        self.take_out(first, tag, place.to_bits())
-            || self.take_out(self.second(first, tag), tag, place.to_bits())
+        self.take_out(first, tag, place.0) || self.take_out(self.second(first, tag), tag, place.0)
     }
 
     /// Bucket from the lower half of the hash, tag from the upper: the two are independent.
@@ -215,7 +224,7 @@ mod tests {
     fn every_key_up_to_capacity_finds_room_and_is_found_and_removed() {
         for flows in [16u32, 64, 1000, 50_000] {
             let mut index = Index::new(flows).unwrap();
-            let place = |n: u32| Place { slot: n / 2, direction: Place::from_bits(n << 31).direction };
+            let place = |n: u32| Place((n / 2) | (n << 31));
             for n in 0..flows * 2 {
                 assert!(index.insert(hash(n.into()), place(n)), "key {n} of {flows} flows");
             }

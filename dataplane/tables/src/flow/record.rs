@@ -21,16 +21,16 @@ use crate::{BackendId, Millis, NatMode, NextHopId, ServiceId};
 pub(super) type Line = [u64; 8];
 
 const ORIGINAL_ADDRESSES: usize = 0;
-const PORTS: usize = 1;
-const REPLY_ADDRESSES: usize = 2;
+pub(super) const PORTS: usize = 1;
+pub(super) const REPLY_ADDRESSES: usize = 2;
 pub(super) const STATE: usize = 3;
 const IDS: usize = 4;
-const HOPS: usize = 5;
+pub(super) const HOPS: usize = 5;
 pub(super) const DELTAS: usize = 6;
 pub(super) const LINKS: usize = 7;
 
 /// In place of a next hop: not resolved.
-const NO_HOP: u16 = u16::MAX;
+pub(super) const NO_HOP: u16 = u16::MAX;
 /// Word [`HOPS`] of a flow with neither next hop.
 const NO_HOPS: u64 = 0xffff_ffff << 32;
 
@@ -232,7 +232,7 @@ pub(super) fn holds<A: Address>(record: &[Line], direction: Direction, key: &Flo
 
 /// True if the record has the addresses and ports of `key` in that direction; its state is not looked at.
 #[inline]
-pub(super) fn has_key<A: Address>(record: &[Line], direction: Direction, key: &FlowKey<A>) -> bool {
+fn has_key<A: Address>(record: &[Line], direction: Direction, key: &FlowKey<A>) -> bool {
     let Some(head) = record.first() else { return false };
     let (ports, word, at) = place_of(head, direction);
     if ports != key.ports() {

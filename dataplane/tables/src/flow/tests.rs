@@ -1,7 +1,10 @@
 //! The flow table against a naive twin: a list of flows searched from end to end.
 
+use std::fmt::Debug;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use packet::nat::PlainRewrite;
+use packet::plain::{Ends, Plain};
 use packet::{AnyKey, Protocol, TcpFlags};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -54,6 +57,17 @@ impl Tuple {
         };
         AnyKey::new(src, dst, self.protocol).unwrap()
     }
+}
+
+/// The words of a packet with this key.
+fn plain<A: Address>(key: &FlowKey<A>, flags: TcpFlags) -> Plain {
+    let ([s0, s1], [d0, d1]) = (key.src.words(), key.dst.words());
+    let addresses = match A::FAMILY {
+        Family::V4 => [s0 << 32 | d0, 0, 0, 0],
+        Family::V6 => [s0, s1, d0, d1],
+    };
+    let (ports, family, protocol) = (key.ports(), A::FAMILY, key.protocol);
+    Plain { addresses, ports, flags, family, protocol, ..Plain::NOTHING }
 }
 
 #[derive(Clone, Debug)]
@@ -262,7 +276,10 @@ impl Twin {
         let key = if direction == Direction::Original { tuple.original() } else { tuple.reply() };
         for epoch in 0..3 {
             let at = self.usual(key, flags, epoch);
-            let seen = by_family!(key, |typed| self.note_usual(&typed, flags, epoch));
+            let seen = match key {
+                AnyKey::V4(key) => self.note_usual::<u64, _>(&key, flags, epoch),
+                AnyKey::V6(key) => self.note_usual::<[u64; 4], _>(&key, flags, epoch),
+            };
             assert_eq!(seen, at.map(|at| (FlowRef(self.flows[at].slot), self.flows[at].view.backend)));
         }
         let Some((at, flow, direction)) = self.both(key) else { return };
@@ -284,22 +301,32 @@ impl Twin {
     }
 
     /// The same from the table; what it says of the packet is what the flow itself says.
-    fn note_usual<A: Address>(
+    fn note_usual<E: Ends + Debug, A: Address>(
         &mut self,
         key: &FlowKey<A>,
         flags: TcpFlags,
         epoch: u32,
     ) -> Option<(FlowRef, BackendId)> {
         let hash = self.table.hash(key);
-        let holds = |place: Place| record::holds(self.table.slab.record(place.slot), place.direction, key);
+        assert_eq!(self.table.hash_plain(&plain(key, flags)), hash);
+        let holds =
+            |place: Place| record::holds(self.table.slab.record(place.slot()), place.direction(), key);
         // As a hint from either bucket.
         let place = self.table.index.find(hash, holds)?;
-        let usual =
-            self.table.note_usual(Candidate(Some(place)), (key, flags, || NUMBERS), epoch, self.now)?;
-        assert_eq!(usual.rewrite, self.table.rewrite(usual.flow, place.direction));
-        assert_eq!(Some(usual.next_hop), self.table.next_hop(usual.flow, place.direction, epoch));
-        assert_eq!(self.table.last_seen(usual.flow), self.now);
-        Some((usual.flow, usual.backend))
+        let usual = self.table.note_usual::<E>(
+            Candidate(place),
+            (&plain(key, flags), || NUMBERS),
+            epoch,
+            self.now,
+        )?;
+        let flow = FlowRef(place.slot());
+        let rewrite = self.table.rewrite::<A>(flow, place.direction());
+        let to = plain(&rewrite.key(key.protocol), flags);
+        let ends = E::from_words(&to.addresses).unwrap();
+        assert_eq!(usual.rewrite, PlainRewrite { ends, ports: to.ports, ip: rewrite.ip, l4: rewrite.l4 });
+        assert_eq!(Some(usual.next_hop), self.table.next_hop(flow, place.direction(), epoch));
+        assert_eq!(self.table.last_seen(flow), self.now);
+        Some((flow, usual.backend))
     }
 
     fn twin_touch(&mut self, at: usize, direction: Direction, flags: TcpFlags) -> Touch {
@@ -432,8 +459,8 @@ impl Twin {
         let (table, hash) = (&self.table, self.table.hash(&key));
         let found = table
             .index
-            .find(hash, |place| record::holds(table.slab.record(place.slot), place.direction, &key));
-        assert_eq!(found, Some(Place { slot: flow.0, direction }), "{key}");
+            .find(hash, |place| record::holds(table.slab.record(place.slot()), place.direction(), &key));
+        assert_eq!(found, Some(Place::new(flow.0, direction)), "{key}");
         assert!(table.still_holds(flow, direction, &key));
         let there = table.rewrite::<A>(flow, Direction::Original);
         let back = table.rewrite::<A>(flow, Direction::Reply);

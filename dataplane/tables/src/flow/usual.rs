@@ -1,60 +1,111 @@
-//! The usual packet: of a flow whose both ways work, found where the hint says, its next hop known. One look at the
-//! record tells all that its forwarder wants. Any other packet takes the steps one by one, and comes to the same.
+//! The usual packet: a plain one, of a flow whose both ways work, found where the hint says, its next hop known. One look
+//! at the record tells all that its forwarder wants. Any other packet takes the steps one by one, and comes to the same.
 
-use packet::nat::Rewrite;
-use packet::{Address, FlowKey, TcpFlags};
+use packet::Family;
+use packet::checksum::Delta;
+use packet::nat::PlainRewrite;
+use packet::plain::{Ends, Plain};
 
-use super::record::{STATE, State};
-use super::{Candidate, FlowRef, FlowTable, Numbers, record};
+use super::record::{DELTAS, HOPS, Line, NO_HOP, PORTS, REPLY_ADDRESSES, STATE, State, upper};
+use super::{Candidate, FlowTable, Numbers, record};
+use crate::hash::lower;
 use crate::{BackendId, Millis, NextHopId};
 
 /// All that the flow table knows for forwarding the usual packet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Usual<A> {
-    /// Its flow.
-    pub flow: FlowRef,
-    /// The backend of that.
+pub struct Usual<E> {
+    /// The backend of its flow.
     pub backend: BackendId,
     /// What to make of the packet.
-    pub rewrite: Rewrite<A>,
+    pub rewrite: PlainRewrite<E>,
     /// Where it goes then.
     pub next_hop: NextHopId,
 }
 
 impl FlowTable {
     /// Notes a packet as [`find`](Self::find) and [`touch`](Self::touch) do, if it is a usual one; `None` says nothing,
-    /// and nothing was noted.
+    /// and nothing was noted. `E` must be the words of the packet's family.
     #[inline(always)]
-    pub fn note_usual<A: Address>(
+    pub fn note_usual<E: Ends>(
         &mut self,
         candidate: Candidate,
-        (key, flags, numbers): (&FlowKey<A>, TcpFlags, impl FnOnce() -> Numbers),
+        (plain, numbers): (&Plain, impl FnOnce() -> Numbers),
         fib_epoch: u32,
         now: Millis,
-    ) -> Option<Usual<A>> {
-        let place = candidate.0?;
-        let record = self.slab.record_mut(place.slot);
-        let state = State(record.first()?[STATE]);
-        let usual = state.is_settled_of(A::FAMILY, key.protocol) && !flags.steers();
-        if !usual || !record::has_key(record, place.direction, key) {
+    ) -> Option<Usual<E>> {
+        if candidate == Candidate::NONE {
             return None;
         }
-        let head = record.first_mut()?;
-        let next_hop = record::next_hop(head, place.direction, fib_epoch)?;
+        let (slot, reply) = (candidate.0.slot(), candidate.0.is_reply());
+        let (head, tail) = match E::FAMILY {
+            Family::V4 => (self.slab.head_mut(slot), &[0; 8]),
+            Family::V6 => {
+                let (head, tail) = self.slab.record_mut(slot).split_first_mut()?;
+                (head, tail.first()? as &_)
+            }
+        };
+        let side = Side::<E>::of(head, tail, reply)?;
+        let state = State(head[STATE]);
+        let usual = state.is_settled_of(E::FAMILY, plain.protocol) && !plain.flags.steers();
+        if !usual || side.from != (E::from_words(&plain.addresses)?, plain.ports) {
+            return None;
+        }
+        let next_hop = side.next_hop(fib_epoch)?;
         // Most packets of a busy flow fall into the millisecond of the last one: their line stays clean.
         if state.last_seen() != now {
             if self.expiry.is_over(state, now) {
                 return None;
             }
             head[STATE] = state.seen_at(now).0;
-            numbers().note(head, place.direction);
+            numbers().note(head, candidate.0.direction());
         }
-        let backend = record::ids(head).1;
-        Some(Usual {
-            flow: FlowRef(place.slot),
-            backend,
-            rewrite: record::rewrite(record, place.direction),
-            next_hop,
+        Some(Usual { backend: record::ids(head).1, rewrite: side.rewrite, next_hop })
+    }
+}
+
+/// What the record of a plain packet's flow says of one of its directions, at once and without a branch on which.
+struct Side<E> {
+    /// The addresses and ports that its packets arrive with.
+    from: (E, u32),
+    /// Those that they leave with, and the checksum deltas.
+    rewrite: PlainRewrite<E>,
+    /// [`NO_HOP`] for none.
+    hop: u16,
+    hop_epoch: u32,
+}
+
+impl<E: Ends> Side<E> {
+    /// Reads one direction from the lines of a record; `reply` is 1 for the reply, else 0. IPv4 has nothing in the tail.
+    #[inline(always)]
+    fn of(head: &Line, tail: &Line, reply: u32) -> Option<Self> {
+        let (here, there) = ((reply & 1) as usize, (!reply & 1) as usize);
+        let (from, to) = match E::FAMILY {
+            Family::V4 => (
+                E::from_words(&head[REPLY_ADDRESSES * here..])?,
+                E::from_words(&head[REPLY_ADDRESSES * there..])?,
+            ),
+            Family::V6 => (E::from_words(&tail[4 * here..])?, E::from_words(&tail[4 * there..])?),
+        };
+        let ports = head[PORTS].rotate_left(32 * reply);
+        // The deltas of the reply are the inverses.
+        let deltas = upper(head[DELTAS]) ^ reply.wrapping_neg();
+        let hops = head[HOPS];
+        Some(Self {
+            from: (from, upper(ports)),
+            rewrite: PlainRewrite {
+                ends: to.reversed(),
+                ports: lower(ports).rotate_left(16),
+                ip: Delta::from_bits((deltas >> 16) as u16),
+                l4: Delta::from_bits((deltas & 0xffff) as u16),
+            },
+            hop: (hops >> (48 - 16 * reply) & 0xffff) as u16,
+            hop_epoch: lower(hops),
         })
+    }
+
+    /// The next hop, if it was resolved under this epoch of the FIB.
+    #[inline(always)]
+    fn next_hop(&self, fib_epoch: u32) -> Option<NextHopId> {
+        (self.hop_epoch == fib_epoch && self.hop != NO_HOP).then_some(NextHopId(self.hop))
     }
 }
