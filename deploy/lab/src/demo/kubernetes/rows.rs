@@ -52,6 +52,22 @@ fn expose(stage: &mut Stage, report: &mut Report) {
     stage.apply(report, "three web servers", "hello.yaml", objects::HELLO);
     let rolled = stage.rolled_out("hello");
     report.step("do they run?", &stage.by_hand(&["rollout", "status", "deployment/hello"]), rolled);
+    exposed(stage, report);
+    stage.kubectl(report, "what does Kubernetes say?", &["get", "service,endpointslices"]);
+    stage.kubectl(
+        report,
+        "what was done about it?",
+        &["get", "events", "--field-selector", "involvedObject.kind=Service"],
+    );
+    stage.fairlead(report, "what does the appliance serve?", &["show", "services"]);
+    if let Ok(server) = stage.address("hello", 80) {
+        let packet = format!("tcp 192.0.2.11:40000 > {server}");
+        stage.fairlead(report, "where would a packet go, and why?", &["trace", "--live", &packet]);
+    }
+}
+
+/// Exposes the Deployment and asks at the address that it gets.
+fn exposed(stage: &Stage, report: &mut Report) {
     let (begun, ports) = (Instant::now(), ["--port=80", "--target-port=8080"]);
     stage.kubectl(
         report,
@@ -70,17 +86,6 @@ fn expose(stage: &mut Stage, report: &mut Report) {
     });
     let by_hand = stage.address("hello", 80).map_or_else(|_| String::new(), |server| curl("c1", server));
     report.step("how long did it take, and who answers c1, a client outside?", &by_hand, given);
-    stage.kubectl(report, "what does Kubernetes say?", &["get", "service,endpointslices"]);
-    stage.kubectl(
-        report,
-        "what was done about it?",
-        &["get", "events", "--field-selector", "involvedObject.kind=Service"],
-    );
-    stage.fairlead(report, "what does the appliance serve?", &["show", "services"]);
-    if let Ok(server) = stage.address("hello", 80) {
-        let packet = format!("tcp 192.0.2.11:40000 > {server}");
-        stage.fairlead(report, "where would a packet go, and why?", &["trace", "--live", &packet]);
-    }
 }
 
 fn pools(stage: &mut Stage, report: &mut Report) {
@@ -195,12 +200,6 @@ fn outage(stage: &mut Stage, report: &mut Report) {
         "The API server is away",
         "What it said last goes on being served; what happened meanwhile is caught up with.",
     );
-    let script = stage.lab.plane.script(Component::ApiServer);
-    let by_hand = format!(
-        "kill {} (kube-apiserver); {} &",
-        stage.lab.plane.pid(Component::ApiServer).unwrap_or_default(),
-        script.display()
-    );
     let mut meanwhile = Ok(String::new());
     let answer = stage.under_load(|stage| {
         stage.lab.plane.kill(Component::ApiServer);
@@ -209,6 +208,11 @@ fn outage(stage: &mut Stage, report: &mut Report) {
         sleep(AWAY / 2);
         stage.lab.plane.come_back()
     });
+    let by_hand = format!(
+        "kill {} (kube-apiserver); sleep 8; {} &",
+        stage.lab.plane.pid(Component::ApiServer).unwrap_or_default(),
+        stage.lab.plane.script(Component::ApiServer).display()
+    );
     report.step(
         &format!("it is killed and comes back after {AWAY:?}: did a request fail?"),
         &by_hand,
@@ -314,4 +318,5 @@ fn delete(stage: &mut Stage, report: &mut Report) {
         Ok(format!("nobody answers at {server}, and it is free for others"))
     });
     report.step("what became of its address?", "fairlead show pools -o wide", gone);
+    exposed(stage, report);
 }
