@@ -76,6 +76,7 @@ test-long: setup ## Soaks and big seed counts: an hour or so.
 	PROPTEST_CASES=20000 $(CARGO) test --release -q
 	PROPTEST_CASES=20000 $(CARGO) test --release -q -- --ignored
 	LAB_SOAK_SECONDS=1200 $(MAKE) --no-print-directory e2e
+	E2E_LONG=1 E2E_OUTAGE_SECONDS=60 $(MAKE) --no-print-directory e2e-kubernetes
 	$(MAKE) --no-print-directory kube-proxy STATES=3000 SEED=$$(date +%s)
 	for round in 2 3 4 5; do $(MAKE) --no-print-directory e2e || exit 1; done
 

@@ -168,14 +168,15 @@ async fn appliance(
     let ended = until_the_end(signals, &control, ready, rig.running.ended()).await;
     notify::stopping();
     servers.iter().for_each(tokio::task::JoinHandle::abort);
-    // Workers first: they hold tables, which are freed here and not on their cores.
+    // While there are workers the API server can be reached: the way to it may be through our own ports.
+    if let Some(writing) = writing {
+        writing.end().await;
+    }
+    // Workers before the applier: they hold tables, which are freed here and not on their cores.
     let joined = rig.running.stop();
     drop(rig.pump);
     let stopped = applier.stop().map_err(|_| anyhow!("the control thread had failed"))?;
     drop(stopped);
-    if let Some(writing) = writing {
-        writing.end().await;
-    }
     // A worker that ended by itself says why.
     joined.and(ended)
 }

@@ -9,6 +9,7 @@ use lab::appliance::{Appliance, Options};
 use lab::checks::Stage;
 use lab::metrics::Metrics;
 use lab::netns::Namespace;
+use lab::plan::PLACES;
 use lab::{Lab, LabOptions};
 use serde_json::Value;
 
@@ -27,7 +28,11 @@ impl World {
     /// The kernel's router in the appliance's place.
     pub(crate) fn router(binary: &Path) -> Result<Self> {
         let binary = binary.to_owned();
-        let world = Self::lab("r", false, Options { binary, tap: true, mode: "auto", kubeconfig: None })?;
+        let world = Self::lab(
+            "r",
+            false,
+            Options { binary, tap: true, mode: "auto", kubeconfig: None, place: PLACES[0] },
+        )?;
         world.lab.kernel_router()?;
         Ok(world)
     }
@@ -35,19 +40,26 @@ impl World {
     /// The appliance as most people run it: TAP mirrors, mode auto.
     pub(crate) fn standard(binary: &Path) -> Result<Self> {
         let binary = binary.to_owned();
-        Self::lab("", false, Options { binary, tap: true, mode: "auto", kubeconfig: None })?.started()
+        Self::lab("", false, Options { binary, tap: true, mode: "auto", kubeconfig: None, place: PLACES[0] })?
+            .started()
     }
 
     /// Client c1 leaves transmit checksum offload on.
     pub(crate) fn offload(binary: &Path) -> Result<Self> {
         let binary = binary.to_owned();
-        Self::lab("o", true, Options { binary, tap: true, mode: "auto", kubeconfig: None })?.started()
+        Self::lab("o", true, Options { binary, tap: true, mode: "auto", kubeconfig: None, place: PLACES[0] })?
+            .started()
     }
 
     /// No TAP, static neighbours, every Service `dnat` unless it says otherwise.
     pub(crate) fn tapless(binary: &Path) -> Result<Self> {
         let binary = binary.to_owned();
-        Self::lab("s", false, Options { binary, tap: false, mode: "dnat", kubeconfig: None })?.started()
+        Self::lab(
+            "s",
+            false,
+            Options { binary, tap: false, mode: "dnat", kubeconfig: None, place: PLACES[0] },
+        )?
+        .started()
     }
 
     fn lab(suffix: &str, c1_tx_offload: bool, options: Options) -> Result<Self> {

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use lab::appliance::{self, Options};
 use lab::checks::Check;
 use lab::metrics::Metrics;
+use lab::plan::PLACES;
 use lab::process::{self, until};
 use lab::{http, ingress};
 use serde_json::{Value, json};
@@ -59,7 +60,7 @@ fn in_a_pod(world: &mut World) -> Result<()> {
 
 /// As the other's, but for its ports, which lead nowhere: both must decide alike, whoever leads.
 fn config(world: &World, dir: &Path) -> Result<String> {
-    let options = Options { binary: binary()?, tap: false, mode: "auto", kubeconfig: None };
+    let options = Options { binary: binary()?, tap: false, mode: "auto", kubeconfig: None, place: PLACES[0] };
     let mut text = appliance::config(&options, dir);
     for (from, to) in [
         (format!("manifests: {}/manifests", dir.display()), "inCluster: true".to_owned()),

@@ -1,15 +1,17 @@
 //! Kubernetes itself: a real control plane, two lab nodes whose pods are real processes, and traffic.
 //!
-//! `make e2e-kubernetes` runs it. By hand, as root: `KUBEBUILDER_ASSETS=$(tests/cluster/build.sh)
+//! `make e2e-kubernetes` runs it, with `E2E_LONG=1` all of it. By hand, as root: `KUBEBUILDER_ASSETS=$(tests/cluster/build.sh)
 //! FAIRLEAD_BIN=target/release/fairlead cargo test --test kubernetes -- [FILTER]`.
 
 #![forbid(unsafe_code)]
 
+mod adversity;
 mod agreement;
 mod harness;
 mod in_cluster;
 mod ingress;
 mod objects;
+mod pair;
 mod refusals;
 mod rights;
 mod services;
@@ -23,13 +25,23 @@ use lab::controlplane;
 
 use crate::world::World;
 
-const GROUPS: [Group<World>; 2] = [
+/// The last of them takes minutes: it runs where `E2E_LONG` is set.
+const GROUPS: [Group<World>; 3] = [
     Group { name: "cluster", make: World::router, checks: &[harness::CHECKS] },
     Group {
         name: "appliance",
         make: World::appliance,
-        checks: &[services::CHECKS, ingress::CHECKS, in_cluster::CHECKS, refusals::CHECKS, rights::CHECKS],
+        checks: &[
+            services::CHECKS,
+            ingress::CHECKS,
+            in_cluster::CHECKS,
+            refusals::CHECKS,
+            adversity::CHECKS,
+            pair::CHECKS,
+            rights::CHECKS,
+        ],
     },
+    Group { name: "long", make: World::appliance, checks: &[pair::LONG, adversity::LONG] },
 ];
 
 fn main() -> ExitCode {
@@ -56,5 +68,6 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     lab::sweep(world::STEM);
-    checks::run("kubernetes", &GROUPS, Path::new(&binary), &filters)
+    let wanted = if std::env::var_os("E2E_LONG").is_some() { &GROUPS[..] } else { &GROUPS[..2] };
+    checks::run("kubernetes", wanted, Path::new(&binary), &filters)
 }

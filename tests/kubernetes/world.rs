@@ -12,6 +12,7 @@ use lab::controlplane::{self, Component, Kubectl};
 use lab::kubernetes::KubeLab;
 use lab::metrics::Metrics;
 use lab::netns::Namespace;
+use lab::plan::PLACES;
 use lab::process::until;
 use serde_json::Value;
 
@@ -30,6 +31,8 @@ const FOLLOWS: Duration = Duration::from_secs(5);
 pub(crate) struct World {
     /// Declared first, so that it ends before the namespaces go.
     appliance: Option<Appliance>,
+    /// What it was started with.
+    options: Option<Options>,
     pub(crate) lab: KubeLab,
 }
 
@@ -38,15 +41,16 @@ impl World {
     pub(crate) fn router(_: &Path) -> Result<Self> {
         let lab = KubeLab::up(&format!("{STEM}{}r", std::process::id()), &controlplane::assets()?)?;
         lab.kernel_router()?;
-        Ok(Self { appliance: None, lab })
+        Ok(Self { appliance: None, options: None, lab })
     }
 
     /// The appliance, with the account that is shipped, and the Service that most checks ask.
     pub(crate) fn appliance(binary: &Path) -> Result<Self> {
         let lab = KubeLab::up(&format!("{STEM}{}", std::process::id()), &controlplane::assets()?)?;
         let kubeconfig = Some(lab.install()?);
-        let options = Options { binary: binary.to_owned(), tap: true, mode: "auto", kubeconfig };
-        let world = Self { appliance: Some(lab.appliance(&options)?), lab };
+        let options =
+            Options { binary: binary.to_owned(), tap: true, mode: "auto", kubeconfig, place: PLACES[0] };
+        let world = Self { appliance: Some(lab.appliance(&options)?), options: Some(options), lab };
         let shop = services::shop();
         world.deploy(&shop)?;
         world.slices_settle(&shop, 3)?;
@@ -60,9 +64,42 @@ impl World {
 
     /// `fairlead show services -o json`.
     pub(crate) fn shown(&self) -> Result<Value> {
-        let appliance = self.appliance.as_ref().context("there is no appliance")?;
-        let text = appliance.ask(&["show", "services", "-o", "json"])?.ok()?;
-        serde_json::from_str(&text).with_context(|| format!("show services -o json printed:\n{text}"))
+        shown_by(self.appliance.as_ref().context("there is no appliance")?)
+    }
+
+    /// What the appliance was started with.
+    pub(crate) fn options(&self) -> Result<&Options> {
+        self.options.as_ref().context("there is no appliance")
+    }
+
+    /// Ends the appliance as its power would, if there is one.
+    pub(crate) fn kill_appliance(&mut self) {
+        if let Some(mut appliance) = self.appliance.take() {
+            appliance.daemon().kill();
+        }
+    }
+
+    /// Ends the appliance, if there is one, and starts it with this kubeconfig.
+    pub(crate) fn restart_appliance(&mut self, kubeconfig: &Path) -> Result<()> {
+        let options = Options { kubeconfig: Some(kubeconfig.to_owned()), ..self.options()?.clone() };
+        self.start_again(&options, &[])
+    }
+
+    /// The same with other variables in its environment, and the kubeconfig it had at first.
+    pub(crate) fn restart_appliance_with(&mut self, environment: &[(&str, String)]) -> Result<()> {
+        let options = self.options()?.clone();
+        self.start_again(&options, environment)
+    }
+
+    /// It is ready with what it knew before; then the API server must have told it everything.
+    fn start_again(&mut self, options: &Options, environment: &[(&str, String)]) -> Result<()> {
+        self.appliance = None;
+        self.appliance = Some(self.lab.appliance_with(options, environment)?);
+        until("the appliance has the API server's state", SOON, || {
+            self.metrics().is_ok_and(|now| {
+                now.has("fairlead_kubernetes_stale", "") && now.sum("fairlead_kubernetes_stale") == 0.0
+            })
+        })
     }
 
     /// The IPv4 address under which the appliance serves a LoadBalancer Service, once it has one.
@@ -72,9 +109,14 @@ impl World {
 
     /// The same by names.
     pub(crate) fn address_of(&self, namespace: &str, name: &str) -> Result<IpAddr> {
+        self.address_by(self.appliance.as_ref().context("there is no appliance")?, namespace, name)
+    }
+
+    /// The same by another appliance.
+    pub(crate) fn address_by(&self, appliance: &Appliance, namespace: &str, name: &str) -> Result<IpAddr> {
         let mut found = None;
         until(&format!("{namespace}/{name} has an address"), FOLLOWS, || {
-            let shown = self.shown().unwrap_or_default();
+            let shown = shown_by(appliance).unwrap_or_default();
             let mut rows = shown.as_array().into_iter().flatten();
             let row = rows.find(|row| row["namespace"] == namespace && row["name"] == name);
             let addresses = row.and_then(|row| row["loadBalancerIPs"].as_array());
@@ -87,12 +129,17 @@ impl World {
 
     /// Waits until `fairlead show services` says what `kubectl get` says.
     pub(crate) fn agrees(&self) -> Result<()> {
+        self.agrees_with(self.appliance.as_ref().context("there is no appliance")?)
+    }
+
+    /// The same by another appliance.
+    pub(crate) fn agrees_with(&self, appliance: &Appliance) -> Result<()> {
         let mut differences = Vec::new();
         until("fairlead and kubectl agree", FOLLOWS, || {
             let compared = (|| -> Result<Vec<String>> {
                 let services = self.kubectl().json(&["get", "services", "-A"])?;
                 let slices = self.kubectl().json(&["get", "endpointslices", "-A"])?;
-                Ok(agreement::differences(&services, &slices, &self.shown()?))
+                Ok(agreement::differences(&services, &slices, &shown_by(appliance)?))
             })();
             differences = compared.unwrap_or_else(|error| vec![format!("{error:#}")]);
             differences.is_empty()
@@ -187,6 +234,12 @@ impl World {
         })
         .context(seen)
     }
+}
+
+/// `fairlead show services -o json` of one appliance.
+pub(crate) fn shown_by(appliance: &Appliance) -> Result<Value> {
+    let text = appliance.ask(&["show", "services", "-o", "json"])?.ok()?;
+    serde_json::from_str(&text).with_context(|| format!("show services -o json printed:\n{text}"))
 }
 
 impl Stage for World {

@@ -31,11 +31,22 @@ impl Choice {
 }
 
 impl Ipam {
-    /// What the status says, as far as it can be served.
+    /// What the status says, as far as it can be served. Why there is none is known to whoever decides; both see the same
+    /// annotations.
     pub(super) fn follow(&self, turn: &Turn<'_>) -> Assigned {
-        let named = self.adoptable(turn.service, turn.wish.share.as_ref());
-        let addresses = named.into_iter().filter(|address| (turn.around.refused)(*address).is_none());
-        Assigned { addresses: addresses.collect(), ..Assigned::default() }
+        let mut assigned = Assigned { lacks: turn.wish.faults.clone(), ..Assigned::default() };
+        for address in self.adoptable(turn.service, turn.wish.share.as_ref()) {
+            match (turn.around.refused)(address) {
+                Some(why) => assigned.lacks.push(format!("{address} of its status is not served: {why}")),
+                None => assigned.addresses.push(address),
+            }
+        }
+        if assigned.addresses.is_empty() && assigned.lacks.is_empty() {
+            let why = "whoever holds the Lease decides, and the Service's status names none that can be served; \
+                       its events say why";
+            assigned.lacks.push(format!("no address: {why}"));
+        }
+        assigned
     }
 
     /// One address a family: the one it asks for, else the one it has, else a free one.

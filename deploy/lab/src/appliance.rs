@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use crate::http;
 use crate::metrics::Metrics;
 use crate::netns::Namespace;
-use crate::plan::{self, CLIENTS, NODES};
+use crate::plan::{self, CLIENTS, NODES, Place};
 use crate::process::{self, Daemon, Outcome};
 
 /// Where `/metrics` and `/readyz` are, inside the appliance's namespace.
@@ -31,11 +31,14 @@ pub struct Options {
     pub mode: &'static str,
     /// Follow the API server that this file names, instead of the lab's manifests.
     pub kubeconfig: Option<PathBuf>,
+    /// Where it stands.
+    pub place: Place,
 }
 
-/// The appliance's configuration for a lab whose files are under `dir`.
+/// The appliance's configuration; `dir` holds its files, and the lab's manifests.
 pub fn config(options: &Options, dir: &Path) -> String {
     let (tap, mode, shown) = (options.tap, options.mode, dir.display());
+    let ((out, out6), (inn, inn6)) = (options.place.outside(), options.place.inside());
     let source = match &options.kubeconfig {
         Some(file) => format!("kubeconfig: {}", file.display()),
         None => format!("manifests: {shown}/manifests"),
@@ -46,12 +49,12 @@ kind: GatewayConfig
 ports:
 - name: outside
   device: net_af_packet0,iface=gw-out,framesz=2048,blocksz=65536,framecnt=4096
-  addresses: [{out}/24, \"2001:db8:1::1/64\"]
+  addresses: [{out}/24, \"{out6}/64\"]
   mtu: 1500
   tap: {tap}
 - name: inside
   device: net_af_packet1,iface=gw-in,framesz=2048,blocksz=65536,framecnt=4096
-  addresses: [{inn}/24, \"2001:db8:2::1/64\"]
+  addresses: [{inn}/24, \"{inn6}/64\"]
   mtu: 1500
   tap: {tap}
 workers: {{count: 1, idle: sleep}}
@@ -69,8 +72,6 @@ admin: {{socket: {shown}/admin.sock}}
 metrics: {{listen: \"{METRICS}\"}}
 stateDir: {shown}/state
 ",
-        out = plan::GATEWAY_OUTSIDE,
-        inn = plan::GATEWAY_INSIDE,
         routed = plan::POOL_ROUTED,
         routed6 = plan::POOL_ROUTED6,
         connected = plan::POOL_CONNECTED,
@@ -97,18 +98,28 @@ pub struct Appliance {
 }
 
 impl Appliance {
-    /// Writes the configuration, starts `fairlead run` in the namespace and waits until it is ready.
+    /// Writes the configuration, starts `fairlead run` in the namespace, with some variables more in its environment, and
+    /// waits until it is ready.
     ///
     /// # Errors
     /// The end of its log when it ends or does not become ready.
-    pub fn start(options: &Options, namespace: &Namespace, dir: &Path) -> Result<Self> {
+    pub fn start(
+        options: &Options,
+        environment: &[(&str, String)],
+        namespace: &Namespace,
+        dir: &Path,
+    ) -> Result<Self> {
         fs::create_dir_all(dir.join("state"))?;
         let file = dir.join("config.yaml");
         fs::write(&file, config(options, dir))?;
         let log = dir.join("fairlead.log");
         let mut command =
             namespace.command(options.binary.to_str().context("the program's path is not UTF-8")?);
-        command.arg("run").arg("--config").arg(&file);
+        command
+            .arg("run")
+            .arg("--config")
+            .arg(&file)
+            .envs(environment.iter().map(|(key, value)| (key, value)));
         let daemon = Daemon::start("fairlead", &mut command, &log)?;
         let mut appliance = Self { daemon, binary: options.binary.clone(), dir: dir.to_owned() };
         appliance.wait_ready(namespace)?;

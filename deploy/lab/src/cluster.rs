@@ -67,7 +67,7 @@ impl Lab {
     /// # Errors
     /// When it does not become ready; the error ends with its log.
     pub fn appliance(&self, options: &Options) -> Result<Appliance> {
-        Appliance::start(options, self.site.gateway(), self.site.dir())
+        Appliance::start(options, &[], self.site.gateway(), self.site.dir())
     }
 
     /// Puts the kernel's own router in the appliance's place: it proves the lab, and forwards to pods only.

@@ -33,7 +33,10 @@ impl Connection {
     /// # Errors
     /// When the connection breaks or the answer is not HTTP with a length.
     pub fn get(&mut self, path: &str) -> Result<(u16, String)> {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: lab\r\n\r\n");
+        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: lab\r\n\r\n"))
+    }
+
+    fn ask(&mut self, request: &str) -> Result<(u16, String)> {
         self.stream.get_mut().write_all(request.as_bytes())?;
         let status = self.line()?.split(' ').nth(1).context("no status line")?.parse()?;
         let mut length = None;
@@ -71,6 +74,21 @@ impl Connection {
 /// As [`Connection::open`] and [`Connection::get`].
 pub fn get(server: SocketAddr, path: &str, limit: Duration) -> Result<(u16, String)> {
     Connection::open(server, limit)?.get(path)
+}
+
+/// Posts JSON on a connection of its own; gives the body of the answer.
+///
+/// # Errors
+/// As [`Connection::open`] and [`Connection::get`], and for any status but 200.
+pub fn post(server: SocketAddr, path: &str, json: &str, limit: Duration) -> Result<String> {
+    let length = json.len();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: lab\r\nContent-Type: application/json\r\nContent-Length: {length}"
+    );
+    match Connection::open(server, limit)?.ask(&format!("{head}\r\n\r\n{json}"))? {
+        (200, body) => Ok(body),
+        (status, body) => bail!("{path}: HTTP status {status}: {body}"),
+    }
 }
 
 /// What a web pod says about a request: its name and the client address it saw.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use crate::controlplane::{ControlPlane, Kubectl};
 use crate::netns::Namespace;
 use crate::node::{LabNode, NodeOptions};
 use crate::plan::{self, CLIENTS, CONTROL_PLANE, Machine, NODES};
+use crate::relay::Relay;
 use crate::site::Site;
 
 /// The well-known label of a node's zone.
@@ -23,6 +24,9 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// What gives Fairlead its account, as it is shipped.
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../kubernetes");
+
+/// The port of the relay before the API server.
+const RELAY_PORT: u16 = 16443;
 
 /// A running lab with Kubernetes in it.
 pub struct KubeLab {
@@ -128,7 +132,47 @@ impl KubeLab {
     /// # Errors
     /// When it does not become ready; the error ends with its log.
     pub fn appliance(&self, options: &Options) -> Result<Appliance> {
-        Appliance::start(options, self.site.gateway(), self.dir())
+        self.appliance_with(options, &[])
+    }
+
+    /// The same with these variables in its environment.
+    ///
+    /// # Errors
+    /// As [`Self::appliance`].
+    pub fn appliance_with(&self, options: &Options, environment: &[(&str, String)]) -> Result<Appliance> {
+        Appliance::start(options, environment, self.site.gateway(), self.dir())
+    }
+
+    /// The namespace of a pod.
+    pub fn pod_namespace(&self, node: &str, namespace: &str, pod: &str) -> Namespace {
+        Namespace::attach(self.site.name(), &format!("{node}-{namespace}-{pod}"))
+    }
+
+    /// Starts an appliance in the second place, with files of its own. Nobody's route leads there but for those who say so.
+    ///
+    /// # Errors
+    /// As [`Self::appliance`], or when the kernel refuses.
+    pub fn second_appliance(&mut self, options: &Options) -> Result<Appliance> {
+        let place = plan::PLACES[1];
+        if self.site.machine(place.name).is_none() {
+            self.site.add_place(place)?;
+        }
+        let options = Options { place, ..options.clone() };
+        Appliance::start(&options, &[], self.host(place.name), &self.dir().join(place.name))
+    }
+
+    /// Puts a relay before the API server, on a port of its own; the copy of `kubeconfig` that is given back leads there.
+    ///
+    /// # Errors
+    /// When the port is taken or the file cannot be read.
+    pub fn relay(&self, kubeconfig: &Path) -> Result<(Relay, PathBuf)> {
+        let server = self.plane.address();
+        let at = SocketAddr::new(server.ip(), RELAY_PORT);
+        let relay = Relay::start(&self.share(CONTROL_PLANE.name), at, server)?;
+        let text = fs::read_to_string(kubeconfig).context("a kubeconfig")?;
+        let copy = kubeconfig.with_extension("relayed");
+        fs::write(&copy, text.replace(&server.to_string(), &at.to_string()))?;
+        Ok((relay, copy))
     }
 
     /// Puts the kernel's own router in the appliance's place: it forwards to pods, over IPv4, and knows no Service.

@@ -24,6 +24,7 @@ pub mod node;
 pub mod plan;
 pub mod podnet;
 pub mod process;
+pub mod relay;
 mod role;
 mod servers;
 mod site;

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use lab::appliance::Options;
 use lab::controlplane;
 use lab::kubernetes::KubeLab;
+use lab::plan::PLACES;
 use lab::{Lab, LabOptions};
 
 const USAGE: &str = "usage:
@@ -93,5 +94,5 @@ fn options() -> Result<Options> {
     let binary = named
         .canonicalize()
         .with_context(|| format!("no fairlead program at {}; build it with: make build", named.display()))?;
-    Ok(Options { binary, tap: true, mode: "auto", kubeconfig: None })
+    Ok(Options { binary, tap: true, mode: "auto", kubeconfig: None, place: PLACES[0] })
 }

@@ -43,6 +43,32 @@ pub const GATEWAY_INSIDE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 /// The same for IPv6.
 pub const GATEWAY_INSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1);
 
+/// A place for an appliance, between the two segments.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Name of the machine.
+    pub name: &'static str,
+    /// Last byte of its addresses and of its MACs, on either segment.
+    pub number: u8,
+}
+
+/// Where appliances are: everybody's default route, and a second one for those who ask it.
+pub const PLACES: [Place; 2] = [Place { name: "gw", number: 1 }, Place { name: "gw2", number: 2 }];
+
+impl Place {
+    /// Its addresses on the outside segment.
+    pub fn outside(&self) -> (Ipv4Addr, Ipv6Addr) {
+        let number = self.number;
+        (Ipv4Addr::new(192, 0, 2, number), Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, digits(number)))
+    }
+
+    /// Its addresses on the inside segment.
+    pub fn inside(&self) -> (Ipv4Addr, Ipv6Addr) {
+        let number = self.number;
+        (Ipv4Addr::new(10, 0, 0, number), Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, digits(number)))
+    }
+}
+
 /// The nodePort that each node itself translates to its first web pod.
 pub const NODE_PORT: u16 = 30080;
 
@@ -199,5 +225,10 @@ mod tests {
         let macs: HashSet<_> = CLIENTS.iter().chain(&NODES).map(Machine::mac).collect();
         let names: HashSet<_> = PODS.iter().map(|pod| pod.name).collect();
         assert_eq!((pods.len(), names.len(), machines.len(), macs.len()), (PODS.len(), PODS.len(), 4, 4));
+        let first = PLACES[0];
+        assert_eq!(
+            (first.outside(), first.inside()),
+            ((GATEWAY_OUTSIDE, GATEWAY_OUTSIDE6), (GATEWAY_INSIDE, GATEWAY_INSIDE6))
+        );
     }
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::netns::{self, Namespace};
-use crate::plan::Machine;
+use crate::plan::{Machine, PLACES, Place};
 use crate::process;
 
 /// Longest lab name: a namespace's name must stay readable.
@@ -20,6 +20,8 @@ const NAME_MAX: usize = 16;
 pub struct Site {
     machines: Vec<(Machine, Arc<Namespace>)>,
     gateway: Arc<Namespace>,
+    /// Further places for appliances.
+    places: Vec<(Place, Arc<Namespace>)>,
     fabric: Arc<Namespace>,
     dir: PathBuf,
     name: String,
@@ -46,6 +48,7 @@ impl Site {
         let mut site = Self {
             machines: Vec::new(),
             gateway: Arc::new(make("gw")?),
+            places: Vec::new(),
             fabric: Arc::new(make("fabric")?),
             dir,
             name: name.to_owned(),
@@ -62,13 +65,21 @@ impl Site {
 
     /// A machine by its name; `gw` is the appliance's place, `fabric` holds the segments.
     pub fn machine(&self, name: &str) -> Option<&Arc<Namespace>> {
-        match name {
-            "gw" => Some(&self.gateway),
-            "fabric" => Some(&self.fabric),
-            _ => {
-                self.machines.iter().find(|(machine, _)| machine.name == name).map(|(_, namespace)| namespace)
-            }
-        }
+        let machines = self.machines.iter().map(|(machine, namespace)| (machine.name, namespace));
+        let places = self.places.iter().map(|(place, namespace)| (place.name, namespace));
+        let own = [("gw", &self.gateway), ("fabric", &self.fabric)];
+        machines.chain(places).chain(own).find(|(known, _)| *known == name).map(|(_, namespace)| namespace)
+    }
+
+    /// Makes a further place for an appliance.
+    ///
+    /// # Errors
+    /// When there is one of the name, or the kernel refuses.
+    pub fn add_place(&mut self, place: Place) -> Result<()> {
+        let namespace = Namespace::create(&self.name, place.name)?;
+        self.wire_place(&place, &namespace)?;
+        self.places.push((place, Arc::new(namespace)));
+        Ok(())
     }
 
     /// Plugs a machine in again whose link was taken down.
@@ -101,42 +112,46 @@ impl Site {
             namespace.release();
         }
         self.gateway.release();
+        self.places.iter().for_each(|(_, namespace)| namespace.release());
         self.fabric.release();
     }
 
-    /// Two bridges as the segments, and the appliance's two cables. In its namespace an ingress hook drops what
-    /// arrives after the packet sockets saw it: the kernel's own stack must not answer beside the appliance.
+    /// Two bridges as the segments, and the appliance's place at both.
     fn wire_fabric(&self) -> Result<()> {
         self.fabric.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
-        self.gateway.sysctl("net/ipv4/conf/default/rp_filter", "0")?;
-        let gateway = self.gateway.name();
-        let mut script = String::new();
         for side in ["out", "in"] {
-            script += &format!(
-                "ip link add br-{side} type bridge stp_state 0 forward_delay 0 mcast_snooping 0; ip link set br-{side} up
-ip link add gw-{side} type veth peer name gw-{side} netns {gateway}
-ip link set gw-{side} master br-{side} up
-{}",
-                plain(&format!("gw-{side}"))
-            );
+            self.fabric.script(&format!(
+                "ip link add br-{side} type bridge stp_state 0 forward_delay 0 mcast_snooping 0; ip link set br-{side} up"
+            ))?;
         }
-        self.fabric.script(&script)?;
-        let mut script = String::from("echo '");
-        script += "table netdev lab {\n";
-        for side in ["out", "in"] {
-            script += &format!(
+        self.wire_place(&PLACES[0], &self.gateway)
+    }
+
+    /// An appliance's two cables. In its namespace an ingress hook drops what arrives after the packet sockets saw it: the
+    /// kernel's own stack must not answer beside the appliance.
+    fn wire_place(&self, place: &Place, namespace: &Namespace) -> Result<()> {
+        namespace.sysctl("net/ipv4/conf/default/rp_filter", "0")?;
+        let (near, far, to) = (place.name, namespace, namespace.name());
+        let mut hooks = String::from("table netdev lab {\n");
+        let mut script = String::new();
+        for (side, number) in [("out", 1), ("in", 2)] {
+            self.fabric.script(&format!(
+                "ip link add {near}-{side} type veth peer name gw-{side} netns {to}
+ip link set {near}-{side} master br-{side} up
+{}",
+                plain(&format!("{near}-{side}"))
+            ))?;
+            hooks += &format!(
                 " chain {side} {{ type filter hook ingress device \"gw-{side}\" priority 0; policy drop; }}\n"
             );
-        }
-        script += "}' | nft -f -\n";
-        for (side, number) in [("out", 1), ("in", 2)] {
-            self.gateway.sysctl(&format!("net/ipv6/conf/gw-{side}/disable_ipv6"), "1")?;
+            far.sysctl(&format!("net/ipv6/conf/gw-{side}/disable_ipv6"), "1")?;
             script += &format!(
-                "ip link set gw-{side} address 02:00:00:00:0{number}:01 up; {}",
+                "ip link set gw-{side} address 02:00:00:00:0{number}:{:02x} up; {}",
+                place.number,
                 plain(&format!("gw-{side}"))
             );
         }
-        self.gateway.script(&script).map(drop)
+        far.script(&format!("echo '{hooks}}}' | nft -f -\n{script}")).map(drop)
     }
 
     /// A cable between a machine and its segment, its addresses, and the appliance as its default route.

@@ -13,10 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 pub use self::kubectl::Kubectl;
 use self::kubectl::{Identity, write_kubeconfig};
 use self::pki::Pki;
+use crate::http;
 use crate::netns::Namespace;
 use crate::plan;
 use crate::process::{self, Daemon};
@@ -29,6 +31,10 @@ pub const NODE_GRACE_S: u32 = 6;
 const READY: Duration = Duration::from_secs(90);
 /// The API server's port.
 const PORT: u16 = 6443;
+/// Where etcd is asked.
+const ETCD: &str = "127.0.0.1:2379";
+/// Longest that etcd may take.
+const ETCD_LIMIT: Duration = Duration::from_secs(10);
 /// What the API server writes down: each request of a ServiceAccount, once its answer begins and once it has ended.
 const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -248,9 +254,30 @@ impl ControlPlane {
         Ok(file)
     }
 
+    /// Where the API server is.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.address, PORT)
+    }
+
     /// URL of the API server.
     fn server(&self) -> String {
-        format!("https://{}", SocketAddr::new(self.address, PORT))
+        format!("https://{}", self.address())
+    }
+
+    /// Has etcd forget everything but what is there now: whoever asks for what happened since an earlier version is told
+    /// that it is gone. The API server remembers some of it by itself, until it is started again.
+    ///
+    /// # Errors
+    /// When etcd refuses.
+    pub fn compact(&self) -> Result<()> {
+        let etcd: SocketAddr = ETCD.parse()?;
+        let ask = |path: &str, body: &str| {
+            self.namespace.within(|| http::post(etcd, path, body, ETCD_LIMIT)).and_then(|answer| answer)
+        };
+        // Any answer's header has the revision.
+        let status: Value = serde_json::from_str(&ask("/v3/maintenance/status", "{}")?)?;
+        let revision = status["header"]["revision"].as_str().context("an etcd without a revision")?;
+        ask("/v3/kv/compaction", &format!("{{\"revision\": \"{revision}\", \"physical\": true}}")).map(drop)
     }
 
     /// The end of a component's log.
