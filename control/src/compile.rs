@@ -4,6 +4,7 @@
 
 mod addresses;
 mod allocation;
+mod annotations;
 mod claims;
 mod cluster;
 mod endpoints;
@@ -23,8 +24,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 
 use tables::{
-    AddressInfo, AddressKind, BackendId, Frontend, FrontendKey, Generation, Lpm, NodeId, Prefix, ServiceId,
-    SlotAllocator, SnatConfig, SnatRange, Source, Tables,
+    AddressInfo, AddressKind, BackendId, Frontend, FrontendKey, Generation, Limits, Lpm, NodeId, Prefix,
+    ServiceId, SlotAllocator, SnatConfig, SnatRange, Source, Tables,
 };
 
 pub use health::{HealthCheck, HealthChecks};
@@ -285,6 +286,7 @@ impl Compiler {
         }
         self.tables.acts_as = self.cluster.this.as_ref().map(|this| this.id);
         self.tables.workers = self.settings.workers.max(1);
+        self.tables.limits = self.limits();
     }
 
     fn compile_network(&mut self) {
@@ -338,6 +340,19 @@ impl Compiler {
                 }
             }
         }
+    }
+
+    /// What one worker admits: its share of the new flows.
+    fn limits(&self) -> Limits {
+        let of_all = self.settings.protection;
+        let (flows_per_source, flows_per_service) =
+            (self.share(of_all.flows_per_source), self.share(of_all.flows_per_service));
+        Limits { flows_per_source, flows_per_service, kernel: of_all.kernel }
+    }
+
+    /// One worker's share of a rate, at least 1 of one that is not 0.
+    fn share(&self, rate: u32) -> u32 {
+        rate.div_ceil(self.settings.workers.max(1).into())
     }
 
     /// The API server's whole range of nodePorts is left out, not only those in use: so a nodePort that appears never

@@ -3,6 +3,7 @@
 
 mod cross;
 mod duration;
+mod protection;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use packet::MacAddr;
+use tables::{Limits, Serves};
 
 use crate::pool::Pool;
 use crate::yaml::{self, At, Errors, Problem};
@@ -39,6 +41,8 @@ pub struct GatewayConfig {
     pub pools: Vec<Pool>,
     /// How service packets are rewritten and remembered.
     pub forwarding: ForwardingConfig,
+    /// What senders may bring about in a second; new flows of all workers together, packets for the kernel of each.
+    pub protection: Limits,
     /// Static routes.
     pub routes: Vec<RouteConfig>,
     /// Static neighbours.
@@ -64,6 +68,8 @@ pub struct PortConfig {
     pub mtu: u16,
     /// Largest segment that TCP over IPv4 may be offered through the port; none: what the ends offer.
     pub mss_clamp: Option<u16>,
+    /// Which frontends traffic that comes in here may begin flows at.
+    pub serves: Serves,
     /// Whether a TAP mirror hands the port's own traffic to the kernel.
     pub tap: bool,
 }

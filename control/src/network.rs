@@ -30,6 +30,8 @@ pub struct NetworkPort {
     pub mtu: u16,
     /// Largest segment that TCP over IPv4 may be offered through it.
     pub mss_clamp: Option<u16>,
+    /// Which frontends traffic that comes in here may begin flows at.
+    pub serves: tables::Serves,
     /// Addresses with their subnets' prefix length, in order: the first of a family is the port's source address.
     pub addresses: Vec<IpNet>,
 }

@@ -53,6 +53,7 @@ fn network(config: &GatewayConfig) -> Network {
         mac: MacAddr::ZERO,
         mtu: port.mtu,
         mss_clamp: port.mss_clamp,
+        serves: port.serves,
         addresses: port.addresses.clone(),
     };
     Network { ports: (0..).zip(&config.ports).map(port).collect(), ..Network::default() }

@@ -70,6 +70,7 @@ fn live(merged: &mut GatewayConfig, new: &GatewayConfig, applied: &mut Vec<Strin
     take("forwarding.snatAddresses", set(&mut forwarding.snat_addresses, &new_forwarding.snat_addresses));
     take("forwarding.snatPorts", set(&mut forwarding.snat_ports, &new_forwarding.snat_ports));
     take("forwarding.timeouts", set(&mut forwarding.timeouts, &new_forwarding.timeouts));
+    take("protection", set(&mut merged.protection, &new.protection));
     take("routes", set(&mut merged.routes, &new.routes));
     take("neighbors", set(&mut merged.neighbors, &new.neighbors));
 }
@@ -107,10 +108,10 @@ kubernetes: {manifests: /tmp}
     #[test]
     fn what_the_tables_say_is_live_and_devices_wait() {
         let new = config(
-            "pools: [{name: a, cidrs: [203.0.113.0/28]}]\nforwarding: {mode: snat, flowsPerWorker: 4096}\nworkers: {count: 2}\n",
+            "pools: [{name: a, cidrs: [203.0.113.0/28]}]\nforwarding: {mode: snat, flowsPerWorker: 4096}\nprotection: {newFlows: {perSource: 9}}\nworkers: {count: 2}\n",
         );
         let (merged, reload) = merge(&config(""), &new);
-        assert_eq!(reload.applied, ["pools", "forwarding.mode"]);
+        assert_eq!(reload.applied, ["pools", "forwarding.mode", "protection"]);
         assert_eq!(reload.needs_restart, ["workers", "forwarding.flowsPerWorker"]);
         assert_eq!((merged.pools.len(), merged.workers.count()), (1, 1));
         let (again, reload) = merge(&merged, &new);

@@ -61,6 +61,7 @@ fn network() -> Network {
         mac: MacAddr([2, 0, 0, 0, 0, 1]),
         mtu: 1500,
         mss_clamp: None,
+        serves: tables::Serves::ALL,
         addresses: vec!["192.0.2.1/24".parse().unwrap()],
     };
     Network { ports: vec![port], ..Network::default() }

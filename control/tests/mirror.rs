@@ -61,6 +61,7 @@ async fn follow(link: Link) -> (Resolver, watch::Receiver<Arc<Network>>) {
         mac: port.mac,
         mtu: port.mtu,
         mss_clamp: None,
+        serves: tables::Serves::ALL,
         addresses: port.addresses,
     }];
     netlink::follow(ports, &[link]).await.unwrap()

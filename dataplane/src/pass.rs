@@ -27,6 +27,7 @@ use crate::{
         checksum::fault,
         hold::{Hold, Target},
         limit::Limit,
+        police::{Kind, Police},
         usual::may_be_usual,
     },
 };
@@ -44,6 +45,8 @@ pub(crate) struct State<B> {
     pub(crate) fragments: Fragments<B>,
     /// Bounds the packets made here.
     pub(crate) limit: Limit,
+    /// Bounds what others bring about.
+    pub(crate) police: Police,
     /// To the kernel, by way of control.
     pub(crate) kernel: FrameSender,
     /// To and from the other workers.
@@ -300,9 +303,12 @@ impl<'a, P: PortIo> Pass<'a, P> {
     }
 
     /// Gives a packet to the kernel.
-    pub(crate) fn punt(&mut self, buf: P::Buf) {
+    pub(crate) fn punt(&mut self, buf: P::Buf, kind: Kind) {
         if !self.state.mirrored.contains(self.port) {
             return self.drop(buf, DropReason::PuntUnavailable);
+        }
+        if !self.state.police.admits(kind, &self.tables.limits.kernel, self.now) {
+            return self.drop(buf, DropReason::PuntLimit);
         }
         match self.state.kernel.frame(self.port, buf.segments()) {
             Ok(()) => self.state.counts.packets.punted += 1,

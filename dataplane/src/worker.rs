@@ -31,7 +31,7 @@ use crate::{
     io::PortIo,
     lane::Lane,
     pass::{Pass, Scratch, State},
-    stage::{announce::Announcer, bypass::Bypasses, hold::Hold, limit::Limit},
+    stage::{announce::Announcer, bypass::Bypasses, hold::Hold, limit::Limit, police::Police},
 };
 
 /// Flow records that a turn with work visits for expiry, and for a command of control.
@@ -102,6 +102,7 @@ impl<P: PortIo> Worker<P> {
             bypasses: Bypasses::new(Millis(0)),
             fragments: Fragments::new(),
             limit: Limit::new(Millis(0)),
+            police: Police::new(),
             kernel: links.punt,
             handoff: Handoff::none(),
             mirrored: config.mirrored,

@@ -122,6 +122,7 @@ fn network_port(index: u16, port: &PortConfig, mac: MacAddr) -> NetworkPort {
         mac,
         mtu: port.mtu,
         mss_clamp: port.mss_clamp,
+        serves: port.serves,
         addresses: port.addresses.clone(),
     }
 }

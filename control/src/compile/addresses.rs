@@ -86,7 +86,14 @@ impl Compiler {
         let connected =
             self.tables.ports().iter().filter(|port| port.is_connected(address)).map(|port| port.id);
         let set: PortSet = connected.collect();
-        if set == PortSet::NONE { PortSet::ALL } else { set }
+        let near = if set == PortSet::NONE { PortSet::ALL } else { set };
+        // Nobody is called to a port that would not serve him.
+        self.tables
+            .ports()
+            .iter()
+            .filter(|port| port.serves.vip && near.contains(port.id))
+            .map(|port| port.id)
+            .collect()
     }
 }
 
@@ -109,6 +116,7 @@ pub(super) fn ports(network: &Network) -> Vec<PortInfo> {
         mac: port.mac,
         mtu: port.mtu,
         mss: port.mss_clamp,
+        serves: port.serves,
         addresses: port.addresses.iter().map(address).collect(),
     };
     network.ports.iter().map(port).collect()

@@ -22,6 +22,8 @@ pub(super) struct Policy {
     pub(super) detects_pods: bool,
     /// Mode that was asked for; none: `auto`.
     pub(super) mode: Option<NatMode>,
+    /// New flows a second, where the Service says.
+    pub(super) flows_per_second: Option<u32>,
 }
 
 impl Policy {

@@ -12,6 +12,7 @@ use tables::{
 };
 
 use super::Compiler;
+use super::annotations::flows_per_second;
 use super::claims::{Claim, Rank};
 use super::cluster::{prefix, set_of};
 use super::endpoints::Candidates;
@@ -139,6 +140,7 @@ impl Compiler {
             external: service.external_policy,
             detects_pods: false,
             mode,
+            flows_per_second: flows_per_second(service, problems).map(|rate| self.share(rate)),
         }
     }
 
@@ -302,6 +304,7 @@ impl Compiler {
             external: rules.external,
             pools,
             affinity_timeout_s: service.affinity_timeout_s,
+            flows_per_second: work.policy.flows_per_second,
             source_ranges: self.source_ranges(work),
             info: Arc::new(info),
         }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use tables::Limits;
 
 use crate::config::{GatewayConfig, Mode, NeighborConfig, RouteConfig, Target};
 use crate::pool::Pool;
@@ -46,7 +47,12 @@ pub struct Settings {
     pub mirrored: Vec<String>,
     /// Number of workers.
     pub workers: u16,
+    /// What senders may bring about in a second.
+    pub protection: Limits,
 }
+
+/// Ports of BFD (RFC 5881, RFC 5883): a routing daemon of the appliance listens there.
+const BFD: [u16; 3] = [3_784, 3_785, 4_784];
 
 impl From<&GatewayConfig> for Settings {
     fn from(config: &GatewayConfig) -> Self {
@@ -66,11 +72,12 @@ impl From<&GatewayConfig> for Settings {
             target: forwarding.target,
             snat_addresses: forwarding.snat_addresses.clone(),
             snat_ports: forwarding.snat_ports,
-            listeners: vec![config.metrics.listen.port()],
+            listeners: [&[config.metrics.listen.port()][..], &BFD].concat(),
             routes: config.routes.clone(),
             neighbors: config.neighbors.clone(),
             mirrored: mirrored.collect(),
             workers: config.workers.count(),
+            protection: config.protection,
         }
     }
 }

@@ -94,6 +94,7 @@ pub(super) fn network() -> Network {
         mac: packet::MacAddr([2, 0, 0, 0, 0, u8::try_from(index).expect("few")]),
         mtu: 1500,
         mss_clamp: None,
+        serves: tables::Serves::ALL,
         addresses: addresses.iter().map(|text| text.parse().expect("address")).collect(),
     };
     let outside = port(0, "outside", &["192.0.2.1/24", "2001:db8:1::1/64"]);

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use packet::{Family, MacAddr};
-use tables::Spread;
+use tables::{Serves, Spread};
 
+use super::protection::{protection, serves};
 use super::value::{
     absolute, address, interface_address, label_value, netdev_name, network, node_port_range, nonempty,
     object_name, port_range, station, timeout,
@@ -46,6 +47,7 @@ pub(super) fn document(at: &At<'_>, errors: &Errors) -> GatewayConfig {
         "kubernetes",
         "pools",
         "forwarding",
+        "protection",
         "routes",
         "neighbors",
         "admin",
@@ -67,6 +69,7 @@ pub(super) fn document(at: &At<'_>, errors: &Errors) -> GatewayConfig {
         kubernetes: kubernetes(at, errors),
         pools: list(at, "pools", errors, pool),
         forwarding: at.field("forwarding").map(|at| forwarding(&at, errors)).unwrap_or_default(),
+        protection: at.field("protection").map(|at| protection(&at, errors)).unwrap_or_default(),
         routes: list(at, "routes", errors, route),
         neighbors: list(at, "neighbors", errors, neighbor),
         admin: at.field("admin").and_then(|at| admin(&at, errors)).unwrap_or_default(),
@@ -103,15 +106,16 @@ fn required<T>(at: &At<'_>, key: &str, errors: &Errors, read: impl Fn(&At<'_>) -
 }
 
 fn port(at: &At<'_>, errors: &Errors) -> Option<PortConfig> {
-    at.only(&["name", "device", "addresses", "mtu", "mssClamp", "tap"], errors);
+    at.only(&["name", "device", "addresses", "mtu", "mssClamp", "serves", "tap"], errors);
     let name = required(at, "name", errors, |at| netdev_name(at, errors));
     let device = required(at, "device", errors, |at| nonempty(at, errors));
     let addresses = list(at, "addresses", errors, interface_address);
     let mtu = at.field("mtu").and_then(|at| mtu(&at, &addresses, errors)).unwrap_or(1500);
     let tap = at.field("tap").and_then(|at| at.boolean(errors)).unwrap_or(true);
     let mss_clamp = at.field("mssClamp").and_then(|at| at.number(MSS_MIN..=MTU_MAX, errors));
+    let serves = at.field("serves").map_or(Serves::ALL, |at| serves(&at, errors));
     let (name, device) = (name.unwrap_or_default(), device.unwrap_or_default());
-    Some(PortConfig { name, device, addresses, mtu, mss_clamp, tap })
+    Some(PortConfig { name, device, addresses, mtu, mss_clamp, serves, tap })
 }
 
 fn mtu(at: &At<'_>, addresses: &[IpNet], errors: &Errors) -> Option<u16> {

@@ -47,12 +47,34 @@ fn every_key_but_ports_and_source_has_a_default() {
     let config = GatewayConfig::parse("f.yaml", SMALL).expect("good");
     assert_eq!(config.ports[0].mtu, 1500);
     assert!(config.ports[0].tap);
+    assert_eq!((config.ports[0].serves, config.protection), (Serves::ALL, Limits::default()));
     assert_eq!(config.workers, Workers::default());
     assert_eq!(config.forwarding, ForwardingConfig::default());
     assert_eq!(config.admin.socket, PathBuf::from("/run/fairlead/admin.sock"));
     assert_eq!(config.metrics.listen.port(), 9472);
     assert_eq!(config.kubernetes.source, Source::Manifests("/etc/fairlead/manifests".into()));
     assert_eq!(config.state_dir, PathBuf::from("/var/lib/fairlead"));
+}
+
+#[test]
+fn limits_and_frontends_of_ports_are_read() {
+    let text = SMALL.replace("device: net_null0", "device: net_null0\n  serves: [VIP, NodePort]");
+    let more = "protection: {newFlows: {perSource: 100}, kernel: {icmp: 7}}\n";
+    let config = GatewayConfig::parse("f.yaml", &format!("{text}{more}")).expect("good");
+    let serves = Serves { vip: true, node_port: true, cluster_ip: false };
+    let kernel = tables::KernelRates { icmp: 7, ..Default::default() };
+    assert_eq!(config.ports[0].serves, serves);
+    assert_eq!(config.protection, Limits { flows_per_source: 100, flows_per_service: 0, kernel });
+    assert_eq!(
+        faults(&format!(
+            "{SMALL}protection: {{newFlows: {{perSource: -1}}, kernel: {{icmp: 0, ping: 3}}}}\n"
+        )),
+        [
+            "f.yaml:9: protection.newFlows.perSource: `-1` is not valid; a number from 0 to 100000000 is expected",
+            "f.yaml:9: protection.kernel.ping: unknown key; one of neighbors, icmp, opens, routing, sessions, other is expected",
+            "f.yaml:9: protection.kernel.icmp: `0` is not valid; a number from 1 to 100000000 is expected",
+        ]
+    );
 }
 
 #[test]
@@ -87,7 +109,7 @@ stateDir: lib
         "f.yaml:6: ports[0].addresses[0]: 192.0.2.0/24 is the subnet's own or broadcast address; a host's address is expected",
         "f.yaml:6: ports[0].addresses[1]: `300.1.1.1/8` is not valid; an address with its prefix length such as 192.0.2.1/24 is expected",
         "f.yaml:7: ports[0].mtu: `100` is not valid; a number from 576 to 9600 is expected",
-        "f.yaml:8: ports[0].colour: unknown key; one of name, device, addresses, mtu, mssClamp, tap is expected",
+        "f.yaml:8: ports[0].colour: unknown key; one of name, device, addresses, mtu, mssClamp, serves, tap is expected",
         "f.yaml:9: workers.count: `0` is not valid; a number from 1 to 64 is expected",
         "f.yaml:9: workers.idle: `nap` is not known; one of poll, sleep is expected",
         "f.yaml:12: kubernetes.podCIDRs[0]: 10.1.2.3/16 has host bits; 10.1.0.0/16 is expected",

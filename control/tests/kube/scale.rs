@@ -153,6 +153,7 @@ fn start(folder: &std::path::Path, url: &str) -> Taker {
         mac: MacAddr([2, 0, 0, 0, 0, 1]),
         mtu: 1500,
         mss_clamp: None,
+        serves: tables::Serves::ALL,
         addresses: vec!["192.0.2.1/24".parse().unwrap()],
     };
     let (network, seen) = watch::channel(Arc::new(Network { ports: vec![port], ..Network::default() }));

@@ -80,12 +80,14 @@ pub(crate) fn mode(
 /// What a new flow will be, as far as the tables alone say.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Course<'t> {
-    service: ServiceId,
+    pub(crate) service: ServiceId,
     backend: &'t Backend,
     reach: Reach<'t>,
     mode: NatMode,
     /// Seconds for which the client is remembered.
     affinity_timeout_s: Option<u32>,
+    /// New flows a second that the Service's own rule admits.
+    pub(crate) flows_per_second: Option<u32>,
 }
 
 /// The course of a flow to a backend.
@@ -99,8 +101,8 @@ pub(crate) fn course<'t, A: Address>(
 ) -> Result<Course<'t>, DropReason> {
     let reach = reach(tables, backend.address, key)?;
     let mode = mode(tables, served, (key.src.into(), backend), Some(reach));
-    let affinity_timeout_s = served.port.affinity_timeout_s;
-    Ok(Course { service: served.port.id, backend, reach, mode, affinity_timeout_s })
+    let tables::ServicePort { id: service, affinity_timeout_s, flows_per_second, .. } = *served.port;
+    Ok(Course { service, backend, reach, mode, affinity_timeout_s, flows_per_second })
 }
 
 /// The key that the replies of a new flow most likely get, or after `passed` others that are taken.
@@ -133,7 +135,7 @@ pub(crate) fn admit<A: Address, B>(
     key: &FlowKey<A>,
     now: Millis,
 ) -> Result<FlowRef, DropReason> {
-    let Course { service, backend, reach, mode, affinity_timeout_s } = *course;
+    let Course { service, backend, reach, mode, affinity_timeout_s, .. } = *course;
     let address = A::from_ip(backend.address).ok_or(DropReason::NoEndpoints)?;
     let flow = |reply, mode| NewFlow { original: *key, reply, service, backend: backend.id, mode };
     let untranslated = match mode {

@@ -6,12 +6,16 @@
 use std::net::IpAddr;
 
 use packet::{Address, AnyKey, Body, FlowKey, MacAddr, Parsed, Protocol};
-use tables::{BackendId, DropReason, Millis, Tables, affinity::Affinity, flow::Direction, hash::FlowHash};
+use tables::{
+    AddressKind, BackendId, DropReason, Millis, Serves, Tables, affinity::Affinity, flow::Direction,
+    hash::FlowHash,
+};
 
 use super::{
     admit::{Course, admit, course, likely_reply},
     balance::{Refusal, balance},
     classify::{Class, Served, classify},
+    police::is_impossible,
     rewrite::Forward,
 };
 use crate::{
@@ -38,22 +42,29 @@ pub(crate) enum Intent<'t> {
 /// The intents of a burst's packets, by slot, as far as they were asked for.
 pub(crate) type Intents<'t> = [Option<Intent<'t>>; BURST];
 
-/// What the tables make of a key that no flow has, and of what is remembered of its client.
+/// What the tables make of a key that no flow has, at a port that serves these frontends, and of what is remembered of its
+/// client.
 fn intent<'t, A: Address>(
     tables: &'t Tables,
-    key: &FlowKey<A>,
+    (key, serves): (&FlowKey<A>, Serves),
     (affinity, now): (&Affinity, Millis),
 ) -> Intent<'t> {
-    if is_martian(tables, key.src.into()) {
-        return Intent::Drop(DropReason::MartianSource);
+    if let Some(reason) = source_fault(tables, key.src.into()) {
+        return Intent::Drop(reason);
     }
     match classify(tables, key) {
+        Class::Service(served) if !serves.admits(served.kind) => Intent::Drop(DropReason::NotServedHere),
         Class::Service(served) => {
             let timeout = served.port.affinity_timeout_s;
             serve(tables, key, &served, timeout.and_then(|_| affinity.recall(key.src, served.port.id, now)))
         }
         Class::Own => Intent::Deliver,
         Class::Transit => Intent::Route,
+        // The rest of a VIP is as closed as its ports are.
+        Class::UnknownPort if !serves.vip => Intent::Drop(DropReason::NotServedHere),
+        Class::Reject(DropReason::VipPortUnknown) if !serves.cluster_ip => {
+            Intent::Drop(DropReason::NotServedHere)
+        }
         Class::UnknownPort => Intent::Drop(DropReason::VipPortUnknown),
         Class::Reject(reason) => Intent::Reject(reason),
         Class::Drop(reason) => Intent::Drop(reason),
@@ -74,15 +85,17 @@ fn serve<'t, A: Address>(
     course.map_or_else(Intent::Drop, Intent::Enter)
 }
 
-/// A source that no sender on a wire may have (RFC 1812 §5.3.7, RFC 4291 §2.5, §2.7).
-pub(crate) fn is_martian(tables: &Tables, src: IpAddr) -> bool {
-    let broadcast = matches!(src, IpAddr::V4(address) if address.is_broadcast());
-    broadcast
-        || src.is_loopback()
-        || src.is_multicast()
-        || src.is_unspecified()
-        || tables.addresses.own(src).is_some()
-        || tables.ports().iter().any(|port| port.is_broadcast(src))
+/// What is wrong with a packet's source: no sender on a wire may have it, or it is a Service's, which never sends.
+pub(crate) fn source_fault(tables: &Tables, src: IpAddr) -> Option<DropReason> {
+    match tables.addresses.get(src).map(|info| info.kind) {
+        Some(AddressKind::Own(_)) => Some(DropReason::MartianSource),
+        Some(AddressKind::ClusterIp | AddressKind::LoadBalancer) => Some(DropReason::ServiceSource),
+        // An externalIP may be a host's.
+        Some(AddressKind::ExternalIp) | None => {
+            let martian = is_impossible(src) || tables.ports().iter().any(|port| port.is_broadcast(src));
+            martian.then_some(DropReason::MartianSource)
+        }
+    }
 }
 
 /// Whether a flow may begin with this packet. A lone RST or FIN, the answer to a SYN, and flags that no sender sets are
@@ -138,7 +151,8 @@ impl<'a, P: PortIo> Pass<'a, P> {
     }
 
     pub(crate) fn intent<A: Address>(&self, key: &FlowKey<A>) -> Intent<'a> {
-        intent(self.tables, key, (&self.state.affinity, self.now))
+        let serves = self.tables.port(self.port).map_or(Serves::ALL, |port| port.serves);
+        intent(self.tables, (key, serves), (&self.state.affinity, self.now))
     }
 
     /// Deals with a packet that no flow has; `known` is what was found out of it before.
@@ -153,7 +167,10 @@ impl<'a, P: PortIo> Pass<'a, P> {
         match known.copied().unwrap_or_else(|| self.intent(key)) {
             Intent::Enter(_) if !may_begin(parsed) => self.drop(buf, DropReason::TcpWithoutFlow),
             Intent::Enter(_) if parsed.ttl <= 1 => self.ttl_exceeded(buf, parsed),
-            Intent::Enter(course) => self.enter(buf, parsed, key, &course),
+            Intent::Enter(course) => match self.surplus(key, &course) {
+                None => self.enter(buf, parsed, key, &course),
+                Some(reason) => self.drop(buf, reason),
+            },
             Intent::Deliver => self.deliver(buf, parsed),
             Intent::Route => self.transit(buf, parsed, key.dst.into()),
             Intent::Reject(reason) => self.reject(buf, parsed, reason),

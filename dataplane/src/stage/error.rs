@@ -12,7 +12,7 @@ use tables::{
     flow::{Direction, FlowRef},
 };
 
-use super::begin::is_martian;
+use super::begin::source_fault;
 use crate::{buf::PacketBuf, io::PortIo, pass::Pass};
 
 impl<P: PortIo> Pass<'_, P> {
@@ -33,8 +33,8 @@ impl<P: PortIo> Pass<'_, P> {
         (icmp, inner): (Icmp, Inner),
         (flow, direction): (FlowRef, Direction),
     ) {
-        if is_martian(self.tables, icmp.addrs.src()) {
-            return self.drop(buf, DropReason::MartianSource);
+        if let Some(reason) = source_fault(self.tables, icmp.addrs.src()) {
+            return self.drop(buf, reason);
         }
         if !concerns_the_sender(icmp) {
             return self.drop(buf, DropReason::IcmpErrorUnsupported);

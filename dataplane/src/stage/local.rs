@@ -6,12 +6,13 @@
 use std::net::IpAddr;
 
 use packet::{Arp, ArpOperation, Body, Fragment, Icmp, Nd, NdKind, Parsed, Protocol, reply};
-use tables::{AddressKind, DropReason};
+use tables::{AddressKind, DropReason, Serves};
 
 use super::{
-    begin::is_martian,
+    begin::source_fault,
     checksum::leave_to_port,
     classify::{Class, elsewhere},
+    police::Kind,
     route::{Egress, hash_of},
 };
 use crate::{buf::PacketBuf, io::PortIo, pass::Pass};
@@ -69,7 +70,11 @@ impl<P: PortIo> Pass<'_, P> {
 
     /// News of neighbours: the kernel keeps them, where there is one.
     fn learn(&mut self, buf: P::Buf) {
-        if self.state.mirrored.contains(self.port) { self.punt(buf) } else { self.consume(buf) }
+        if self.state.mirrored.contains(self.port) {
+            self.punt(buf, Kind::Neighbors);
+        } else {
+            self.consume(buf);
+        }
     }
 
     fn icmp(&mut self, buf: P::Buf, parsed: &Parsed, icmp: Icmp) {
@@ -82,11 +87,22 @@ impl<P: PortIo> Pass<'_, P> {
         let Some(info) = self.tables.addresses.get(dst) else { return self.pass_by(buf, parsed, dst) };
         match info.kind {
             AddressKind::Own(_) => self.deliver(buf, parsed),
+            kind if self.is_closed(kind) => self.drop(buf, DropReason::NotServedHere),
             _ if icmp.is_error() => self.drop(buf, DropReason::IcmpErrorWithoutFlow),
             AddressKind::ClusterIp => self.reject(buf, parsed, DropReason::VipPortUnknown),
             _ if !info.usable => self.drop(buf, DropReason::NoEndpoints),
             _ if icmp.is_echo_request() => self.pong(buf, parsed),
             _ => self.drop(buf, DropReason::VipPortUnknown),
+        }
+    }
+
+    /// Whether flows to such a VIP may not begin at the port of the packets at hand.
+    pub(crate) fn is_closed(&self, kind: AddressKind) -> bool {
+        let serves = self.tables.port(self.port).map_or(Serves::ALL, |port| port.serves);
+        match kind {
+            AddressKind::Own(_) => false,
+            AddressKind::ClusterIp => !serves.cluster_ip,
+            AddressKind::ExternalIp | AddressKind::LoadBalancer => !serves.vip,
         }
     }
 
@@ -119,6 +135,7 @@ impl<P: PortIo> Pass<'_, P> {
         let Some(info) = self.tables.addresses.get(dst) else { return self.pass_by(buf, parsed, dst) };
         match info.kind {
             AddressKind::Own(_) => self.deliver(buf, parsed),
+            kind if self.is_closed(kind) => self.drop(buf, DropReason::NotServedHere),
             AddressKind::ClusterIp => self.reject(buf, parsed, DropReason::VipPortUnknown),
             AddressKind::ExternalIp | AddressKind::LoadBalancer => self.drop(buf, DropReason::VipPortUnknown),
         }
@@ -126,8 +143,8 @@ impl<P: PortIo> Pass<'_, P> {
 
     /// A packet without ports for an address that is not ours.
     pub(crate) fn pass_by(&mut self, buf: P::Buf, parsed: &Parsed, dst: IpAddr) {
-        if parsed.addrs().is_some_and(|addrs| is_martian(self.tables, addrs.src())) {
-            return self.drop(buf, DropReason::MartianSource);
+        if let Some(reason) = parsed.addrs().and_then(|addrs| source_fault(self.tables, addrs.src())) {
+            return self.drop(buf, reason);
         }
         match elsewhere(self.tables, dst) {
             Class::Drop(reason) => self.drop(buf, reason),
@@ -160,7 +177,7 @@ impl<P: PortIo> Pass<'_, P> {
     pub(crate) fn deliver(&mut self, mut buf: P::Buf, parsed: &Parsed) {
         if self.state.mirrored.contains(self.port) {
             self.finish_checksum(&mut buf, parsed, Egress::Kernel);
-            return self.punt(buf);
+            return self.punt(buf, Kind::of(parsed, self.tables.port(self.port)));
         }
         match parsed.body {
             Body::Icmp(icmp) if icmp.is_echo_request() => self.pong(buf, parsed),
@@ -175,7 +192,7 @@ impl<P: PortIo> Pass<'_, P> {
             return self.drop(buf, DropReason::MulticastUnsupported);
         }
         self.finish_checksum(&mut buf, parsed, Egress::Kernel);
-        self.punt(buf);
+        self.punt(buf, Kind::of(parsed, self.tables.port(self.port)));
     }
 }
 

@@ -4,7 +4,7 @@
 //! which backend it gets and `admit` enters the flow; `checksum` and `rewrite` change the packet, `route` sends it. Beside
 //! the way: `local` answers for our addresses, `fragment` has the parts of a datagram follow their first, `error` brings
 //! ICMP errors to their flow's sender, `reject` tells a refused one, `hold` keeps what waits for a neighbour, `announce`
-//! speaks for new VIPs, `bypass` tells of replies that take another way, `limit` bounds what we send unasked, `clamp` what
+//! speaks for new VIPs, `bypass` tells of replies that take another way, `limit` bounds what we send unasked, `police` what others bring about, `clamp` what
 //! TCP handshakes offer, `cut` deals with what is too long for its way.
 
 pub(crate) mod admit;
@@ -21,6 +21,7 @@ pub(crate) mod fragment;
 pub mod hold;
 pub(crate) mod limit;
 pub(crate) mod local;
+pub mod police;
 pub(crate) mod reject;
 pub(crate) mod rewrite;
 pub(crate) mod route;

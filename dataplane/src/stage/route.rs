@@ -9,7 +9,10 @@ use tables::{
     hash::way_hash,
 };
 
-use super::hold::{Held, Target};
+use super::{
+    hold::{Held, Target},
+    police::Kind,
+};
 use crate::{buf::PacketBuf, io::PortIo, pass::Pass};
 
 /// How a packet leaves.
@@ -99,7 +102,7 @@ impl<P: PortIo> Pass<'_, P> {
         match egress {
             Egress::Ready { port, own, mac, .. } => self.send(buf, port, (mac, own), bytes),
             Egress::Wait { target, .. } => self.wait(buf, target, (dst, parsed)),
-            Egress::Kernel => self.punt(buf),
+            Egress::Kernel => self.punt(buf, Kind::of(parsed, self.tables.port(self.port))),
             Egress::Lost(reason) => self.drop(buf, reason),
         }
     }
@@ -145,7 +148,7 @@ impl<P: PortIo> Pass<'_, P> {
                         self.drop(held.buf, DropReason::HoldFull);
                     }
                 }
-                Egress::Kernel => self.punt(held.buf),
+                Egress::Kernel => self.punt(held.buf, Kind::Other),
                 Egress::Lost(reason) => self.drop(held.buf, reason),
             }
         }

@@ -6,8 +6,8 @@ use packet::{Family, MacAddr, Protocol};
 use tables::{
     Action, AddressInfo, AddressKind, Adjacency, AdjacencyState, Backend, BackendId, BackendState, Choice,
     DropReason, Frontend, FrontendKey, FrontendKind, Generation, Lpm, NatMode, NextHopId, Pool, PortAddress,
-    PortId, PortInfo, PortSet, Prefix, Route, Rule, ServiceId, ServiceInfo, ServicePort, Source, Spread,
-    Tables,
+    PortId, PortInfo, PortSet, Prefix, Route, Rule, Serves, ServiceId, ServiceInfo, ServicePort, Source,
+    Spread, Tables,
     maglev::{Maglev, Member, name_of},
 };
 
@@ -90,8 +90,15 @@ impl Fixture {
             };
             self.tables.addresses.insert(at.address, info);
         }
-        let info =
-            PortInfo { id, name: name.into(), mac: Self::port_mac(id), mtu: 1500, mss: None, addresses };
+        let info = PortInfo {
+            id,
+            name: name.into(),
+            mac: Self::port_mac(id),
+            mtu: 1500,
+            mss: None,
+            serves: Serves::ALL,
+            addresses,
+        };
         let ports: Vec<_> = self.tables.ports().iter().cloned().chain([info]).collect();
         self.tables.set_ports(ports);
     }
@@ -191,6 +198,7 @@ impl Fixture {
             external,
             pools: pools.into(),
             affinity_timeout_s: None,
+            flows_per_second: None,
             source_ranges: None,
             info: Arc::new(info),
         });

@@ -158,6 +158,7 @@ mod tests {
             mac: MacAddr([2, 0, 0, 0, 0, 1]),
             mtu,
             mss: None,
+            serves: crate::Serves::ALL,
             addresses: Box::default(),
         };
         let asked =

@@ -53,12 +53,16 @@ drop_reasons! {
     BadVlan: "VLAN tag that this port does not carry; check the switch port's VLAN list",
     NotForUs: "unicast frame for another station; normal in small numbers while a switch learns, else check for promiscuous mode",
     UnsupportedEtherType: "neither IPv4, IPv6 nor ARP; no action needed unless that protocol matters here",
-    MartianSource: "source address that no sender may have (own, loopback, multicast, unspecified); look for spoofing or a loop",
+    MartianSource: "source address that no sender may have (own, loopback, multicast, broadcast, unspecified); look for spoofing or a loop",
+    ServiceSource: "source address that is a Service's; nobody sends from one, look for spoofing",
     MulticastUnsupported: "multicast or broadcast that nobody here takes; normal on most segments",
 
     // Service verdicts (the client may get a RST or an ICMP error).
     NoEndpoints: "the Service has no usable endpoint; check its selector and the readiness of its pods",
     NoLocalEndpoints: "a Local traffic policy and no endpoint on that node; the policy asks for this, use Cluster if it is not meant",
+    NotServedHere: "the port does not serve this kind of frontend (ports[].serves); the client came the wrong way, or add the kind",
+    SourceLimit: "the source began more flows in a second than protection.newFlows.perSource allows; raise it, or look at that client",
+    ServiceLimit: "the Service had more new flows in a second than it may have (protection.newFlows.perService, fairlead.dev/new-flows-per-second); raise it, or look for a flood",
     SourceRange: "source is not in loadBalancerSourceRanges of the Service; add the client's range if it should be served",
     VipPortUnknown: "the clusterIP has no such port or protocol; check the client's port against the Service",
     ServiceCidrUnallocated: "address in a service CIDR that belongs to no served Service; the client uses a stale or wrong address",
@@ -90,6 +94,7 @@ drop_reasons! {
 
     // Queues and devices.
     PuntRingFull: "the ring to the kernel was full; the control thread is behind, or somebody floods our own addresses",
+    PuntLimit: "more packets of this kind for the appliance itself than protection.kernel allows; look for a flood of ARP, ND, ICMP or SYNs",
     PuntUnavailable: "packet for the kernel on a port without a mirror (tap: false); set tap: true if it should be served",
     HandoffFull: "the ring to the worker that owns the flow was full; the load is uneven, check RSS",
     TxFull: "the transmit queue stayed full; the link or the peer is slower than the traffic",

@@ -20,6 +20,7 @@ pub mod flow;
 pub mod hash;
 mod ids;
 mod index;
+mod limits;
 mod lpm;
 pub mod maglev;
 pub mod owner;
@@ -27,6 +28,7 @@ mod port;
 mod prefix;
 pub mod publish;
 pub mod punt;
+pub mod rate;
 mod service;
 pub mod sharded;
 mod slots;
@@ -43,8 +45,9 @@ pub use ids::{
     BackendId, Generation, Millis, NextHopId, NodeId, PortId, SLOT_LIMIT, ServiceId, SlotId, WorkerId,
 };
 pub use index::{Frontend, FrontendKey, FrontendKind, Index};
+pub use limits::{KernelRates, Limits};
 pub use lpm::Lpm;
-pub use port::{PortAddress, PortInfo};
+pub use port::{PortAddress, PortInfo, Serves};
 pub use prefix::{BadPrefix, Prefix};
 pub use service::{
     Action, Choice, NatMode, NodeRule, Pool, Rule, ServiceInfo, ServicePort, Services, Source,

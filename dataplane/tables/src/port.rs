@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use packet::{Family, MacAddr};
 
-use crate::{PortId, Prefix};
+use crate::{FrontendKind, PortId, Prefix};
 
 /// An address of a port, with the network on its segment.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -23,6 +23,33 @@ impl PortAddress {
     }
 }
 
+/// Kinds of frontends.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Serves {
+    /// LoadBalancer addresses and externalIPs.
+    pub vip: bool,
+    /// nodePorts.
+    pub node_port: bool,
+    /// clusterIPs.
+    pub cluster_ip: bool,
+}
+
+impl Serves {
+    /// Every kind.
+    pub const ALL: Self = Self { vip: true, node_port: true, cluster_ip: true };
+
+    /// Whether this kind is among them.
+    #[inline]
+    #[must_use]
+    pub const fn admits(self, kind: FrontendKind) -> bool {
+        match kind {
+            FrontendKind::LoadBalancer | FrontendKind::ExternalIp => self.vip,
+            FrontendKind::NodePort => self.node_port,
+            FrontendKind::ClusterIp => self.cluster_ip,
+        }
+    }
+}
+
 /// A port.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PortInfo {
@@ -36,6 +63,8 @@ pub struct PortInfo {
     pub mtu: u16,
     /// Largest segment that TCP over IPv4 may be offered through this port, in bytes (20 less over IPv6).
     pub mss: Option<u16>,
+    /// Which frontends traffic that comes in here may begin flows at.
+    pub serves: Serves,
     /// Its addresses, those of the configuration first and in its order.
     pub addresses: Box<[PortAddress]>,
 }
@@ -91,6 +120,7 @@ mod tests {
             mac: MacAddr([2, 0, 0, 0, 0, 1]),
             mtu: 1500,
             mss: None,
+            serves: Serves::ALL,
             addresses: [at("10.0.0.1", 24), at("10.0.1.1", 24), at("2001:db8::1", 64)].into(),
         };
         assert_eq!(port.first_address(Family::V6), Some(ip("2001:db8::1")));

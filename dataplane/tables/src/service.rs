@@ -24,6 +24,8 @@ pub struct ServicePort {
     pub pools: Box<[Pool]>,
     /// Seconds that a client stays with its backend (sessionAffinity ClientIP).
     pub affinity_timeout_s: Option<u32>,
+    /// New flows a second that a worker admits, 0: any number; without it as [`crate::Limits`] say.
+    pub flows_per_second: Option<u32>,
     /// Who may use the load-balancer addresses; `None` = everyone. No other frontend is guarded.
     pub source_ranges: Option<Arc<Lpm<()>>>,
     /// For people; no packet needs it.
@@ -268,6 +270,7 @@ mod tests {
             external: Rule::same(to(1, NatMode::Snat)),
             pools: Box::new([]),
             affinity_timeout_s: None,
+            flows_per_second: None,
             source_ranges: Some(Arc::new(Lpm::build([("203.0.113.0/24".parse().unwrap(), ())]))),
             info: Arc::new(info),
         })

@@ -6,8 +6,8 @@ use packet::{Family, Protocol};
 
 use crate::{
     Action, AddressKind, Addresses, Adjacencies, Adjacency, Backend, BackendId, Backends, DropReason, Fib,
-    Frontend, Generation, Index, Lpm, NextHopId, NodeId, PortId, PortInfo, ServiceId, ServicePort, Services,
-    Source, publish::Published,
+    Frontend, Generation, Index, Limits, Lpm, NextHopId, NodeId, PortId, PortInfo, ServiceId, ServicePort,
+    Services, Source, publish::Published,
 };
 
 /// A version of the tables. Control keeps one to edit and publishes clones: a clone shares every chunk, an edit copies
@@ -41,6 +41,8 @@ pub struct Tables {
     pub acts_as: Option<NodeId>,
     /// Workers that share the traffic.
     pub workers: u16,
+    /// What senders may bring about in a second.
+    pub limits: Limits,
 }
 
 impl Tables {
@@ -62,6 +64,7 @@ impl Tables {
             snat: Arc::default(),
             acts_as: None,
             workers: 1,
+            limits: Limits::default(),
         }
     }
 

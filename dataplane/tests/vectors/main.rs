@@ -9,6 +9,7 @@ mod fragments;
 mod frames;
 mod handoff;
 mod local;
+mod protection;
 mod routing;
 mod sctp;
 mod services;

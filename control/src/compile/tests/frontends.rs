@@ -252,6 +252,13 @@ fn pools_give_addresses_that_are_answered_on_their_segment() {
     let far = info("203.0.113.200");
     assert!(!far.usable && far.answer_arp.contains(PortId(0)) && far.answer_arp.contains(PortId(1)));
     assert!(!info("10.96.0.1").answer_arp.contains(PortId(0)), "clusterIPs are routed");
+    let mut world = world;
+    let mut closed = network();
+    closed.ports[0].serves.vip = false;
+    world.compiler.set_network(closed);
+    let tables = world.compiler.compile();
+    let far = tables.addresses.get("203.0.113.200".parse().expect("address")).expect("known").answer_arp;
+    assert!(!far.contains(PortId(0)) && far.contains(PortId(1)), "a port that serves no VIP calls nobody");
     assert_eq!(world.compiler.assignments().to_text(), "default/a 192.0.2.100\ndefault/b 203.0.113.200\n");
     assert_eq!(world.compiler.pools()[0].used.len(), 1);
 }

@@ -178,6 +178,29 @@ fn a_range_with_the_nodes_address_admits_the_vip_itself() {
 }
 
 #[test]
+fn limits_of_new_flows_are_shared_by_the_workers() {
+    let asked = |rate: &str| {
+        let annotations =
+            format!("{{name: web, annotations: {{fairlead.dev/new-flows-per-second: \"{rate}\"}}}}");
+        balancer("web", 1, "").replace("{name: web}", &annotations)
+    };
+    let protection = tables::Limits { flows_per_source: 9, flows_per_service: 1, ..Default::default() };
+    let settings = Settings { workers: 4, protection, ..settings() };
+    for (rate, want) in [("100", Some(25)), ("2", Some(1)), ("0", Some(0)), ("many", None)] {
+        let world = World::new(settings.clone(), &[asked(rate), slice("web", &BOTH), nodes()]);
+        let id = world.tables.index.vip("203.0.113.1".parse().expect("address"), Protocol::Tcp, 80);
+        let service = world.tables.service(id.expect("served").service).expect("live");
+        assert_eq!(service.flows_per_second, want, "{rate}");
+        assert_eq!(world.problems("web").contains("`many` is not valid"), want.is_none());
+        let limits = world.tables.limits;
+        assert_eq!(
+            (limits.flows_per_source, limits.flows_per_service, limits.kernel),
+            (3, 1, protection.kernel)
+        );
+    }
+}
+
+#[test]
 fn modes_can_be_asked_for() {
     let asked = |mode: &str| {
         balancer("web", 1, LOCAL_OUT)
