@@ -1,6 +1,24 @@
-//! Numbers that a Service's annotations give. A bad one is told and left out.
+//! What a Service's annotations ask for. A bad one is told and left out.
 
-use crate::model::Service;
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use crate::config::Target;
+use crate::model::{Endpoint, Service};
+
+/// What to send to: by `fairlead.dev/target`, or as configured.
+pub(super) fn target(service: &Service, configured: Target, problems: &mut Vec<String>) -> Target {
+    match service.target.as_deref() {
+        Some("nodePorts") => Target::NodePorts,
+        None => configured,
+        Some("pods") => Target::Pods,
+        Some(other) => {
+            let problem = "is not known; pods or nodePorts is expected";
+            problems.push(format!("annotation fairlead.dev/target: `{other}` {problem}"));
+            configured
+        }
+    }
+}
 
 /// More new flows a second than any worker begins.
 const FLOWS_PER_SECOND_MAX: u32 = 100_000_000;
@@ -15,4 +33,46 @@ pub(super) fn flows_per_second(service: &Service, problems: &mut Vec<String>) ->
         ));
     }
     rate
+}
+
+/// The heaviest endpoint: beyond it shares get too coarse for a table.
+const WEIGHT_MAX: u16 = 1_000;
+
+/// How much of a Service's new flows each endpoint gets, compared to the others.
+#[derive(Debug, Default)]
+pub(super) struct Weights {
+    addresses: HashMap<IpAddr, u16>,
+    nodes: HashMap<String, u16>,
+}
+
+impl Weights {
+    /// `fairlead.dev/weights`: `ADDRESS=WEIGHT` and `node/NAME=WEIGHT`, separated by commas.
+    pub(super) fn of(service: &Service, problems: &mut Vec<String>) -> Self {
+        let mut weights = Self::default();
+        let text = service.weights.as_deref().unwrap_or_default();
+        for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+            if weights.add(entry).is_none() {
+                problems.push(format!(
+                    "annotation fairlead.dev/weights: `{entry}` is not valid; ADDRESS=WEIGHT or node/NAME=WEIGHT with a weight from 0 to {WEIGHT_MAX} is expected"
+                ));
+            }
+        }
+        weights
+    }
+
+    fn add(&mut self, entry: &str) -> Option<()> {
+        let (whose, weight) = entry.split_once('=')?;
+        let weight = weight.trim().parse().ok().filter(|weight| *weight <= WEIGHT_MAX)?;
+        match whose.trim().strip_prefix("node/") {
+            Some(node) => _ = self.nodes.insert(node.to_owned(), weight),
+            None => _ = self.addresses.insert(whose.trim().parse().ok()?, weight),
+        }
+        Some(())
+    }
+
+    /// The weight of an endpoint: by its address, else by its node, else 1.
+    pub(super) fn weight(&self, endpoint: &Endpoint) -> u16 {
+        let by_node = || endpoint.node.as_deref().and_then(|node| self.nodes.get(node));
+        self.addresses.get(&endpoint.address).or_else(by_node).copied().unwrap_or(1)
+    }
 }

@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use packet::Family;
 
+use super::annotations::Weights;
 use super::cluster::{Cluster, Place};
 use super::frontends::unusable;
+use super::pools::Weighted;
 use crate::model::{Endpoint, EndpointSlice, ServicePort, TrafficPolicy};
 
 /// An endpoint of one Service port.
@@ -18,9 +20,16 @@ pub(super) struct Candidate<'a> {
     pub(super) at: SocketAddr,
     /// Its conditions, place and hints.
     pub(super) endpoint: &'a Endpoint,
+    /// Its share of new flows, compared to the others'.
+    pub(super) weight: u16,
 }
 
 impl Candidate<'_> {
+    /// Address and port, and the weight.
+    pub(super) fn weighted(&self) -> Weighted {
+        (self.at, self.weight)
+    }
+
     fn ready(&self) -> bool {
         self.endpoint.ready
     }
@@ -83,7 +92,8 @@ impl<'a> Candidates<'a> {
                 }
             }
         }
-        let list: Vec<_> = by_address.into_iter().map(|(at, endpoint)| Candidate { at, endpoint }).collect();
+        let of = |(at, endpoint)| Candidate { at, endpoint, weight: 1 };
+        let list: Vec<_> = by_address.into_iter().map(of).collect();
         let every_ready = |test: fn(&Endpoint) -> bool| {
             let mut ready = list.iter().filter(|candidate| candidate.ready()).peekable();
             ready.peek().is_some() && ready.all(|candidate| test(candidate.endpoint))
@@ -93,11 +103,16 @@ impl<'a> Candidates<'a> {
         Self { list, refused, hints_nodes, hints_zones }
     }
 
+    /// Gives every endpoint its weight.
+    pub(super) fn weigh(&mut self, weights: &Weights) {
+        self.list.iter_mut().for_each(|candidate| candidate.weight = weights.weight(candidate.endpoint));
+    }
+
     /// Nodes as the endpoints, each at its nodePort.
     pub(super) fn of_nodes(nodes: &'a [Endpoint], node_port: u16) -> Self {
-        let at =
-            |endpoint: &'a Endpoint| Candidate { at: SocketAddr::new(endpoint.address, node_port), endpoint };
-        let mut list: Vec<_> = nodes.iter().map(at).collect();
+        let at = |endpoint: &'a Endpoint| SocketAddr::new(endpoint.address, node_port);
+        let of = |endpoint| Candidate { at: at(endpoint), endpoint, weight: 1 };
+        let mut list: Vec<_> = nodes.iter().map(of).collect();
         list.sort_unstable_by_key(|candidate| candidate.at);
         Self { list, refused: BTreeMap::new(), hints_nodes: false, hints_zones: false }
     }

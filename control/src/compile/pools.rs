@@ -6,10 +6,13 @@ use std::sync::{Arc, Weak};
 
 use tables::maglev::{Maglev, Member, name_of};
 
+/// A backend's address and port, and its weight.
+pub(super) type Weighted = (SocketAddr, u16);
+
 /// Tables in use by the set they were built for. Entries nobody uses are swept when the map has doubled.
 #[derive(Debug, Default)]
 pub(super) struct MaglevCache {
-    tables: HashMap<Box<[SocketAddr]>, Weak<Maglev>>,
+    tables: HashMap<Box<[Weighted]>, Weak<Maglev>>,
     sweep_at: usize,
 }
 
@@ -18,19 +21,29 @@ const SWEEP_MIN: usize = 1024;
 
 impl MaglevCache {
     /// The table for a set in ascending order; none for a set of one.
-    pub(super) fn table(&mut self, set: &[SocketAddr]) -> Option<Arc<Maglev>> {
+    pub(super) fn table(&mut self, set: &[Weighted]) -> Option<Arc<Maglev>> {
         if set.len() < 2 {
             return None;
         }
         if let Some(table) = self.tables.get(set).and_then(Weak::upgrade) {
             return Some(table);
         }
-        let members: Vec<_> =
-            set.iter().map(|at| Member { name: name_of(at.ip(), at.port()), weight: 1 }).collect();
+        let members: Vec<_> = set
+            .iter()
+            .map(|(at, weight)| Member { name: name_of(at.ip(), at.port()), weight: *weight })
+            .collect();
         let table = Arc::new(Maglev::build(&members).ok()?);
         self.tables.insert(set.into(), Arc::downgrade(&table));
         self.sweep();
         Some(table)
+    }
+
+    /// A set without those who are to get nothing. Where all are, their weights do not count: somebody must serve.
+    pub(super) fn with_weight(set: Vec<Weighted>) -> Vec<Weighted> {
+        if set.iter().all(|(_, weight)| *weight == 0) {
+            return set.into_iter().map(|(at, _)| (at, 1)).collect();
+        }
+        set.into_iter().filter(|(_, weight)| *weight > 0).collect()
     }
 
     fn sweep(&mut self) {

@@ -12,11 +12,12 @@ use tables::{
 };
 
 use super::Compiler;
-use super::annotations::flows_per_second;
+use super::annotations::{self, Weights};
 use super::claims::{Claim, Rank};
 use super::cluster::{prefix, set_of};
 use super::endpoints::Candidates;
 use super::frontends::{self, Wanted};
+use super::pools::MaglevCache;
 use super::rules::{self, Policy, Rules};
 use crate::config::{Mode, Target};
 use crate::ipam::Assigned;
@@ -70,7 +71,8 @@ impl Compiler {
         let mut compiled = Compiled { problems: service.notes.clone(), ..Compiled::default() };
         compiled.assigned = self.assign(&service);
         let policy = self.policy(&service, &mut compiled.problems);
-        let target = self.target(&service, &mut compiled.problems);
+        let target = annotations::target(&service, self.settings.target, &mut compiled.problems);
+        let weights = Weights::of(&service, &mut compiled.problems);
         let mut kept = old.ports;
         if frontends::is_served(&service) {
             let slices: Vec<_> = self.model.slices_of(key).cloned().collect();
@@ -92,6 +94,7 @@ impl Compiler {
                         port,
                         wanted: &wanted,
                         target,
+                        weights: &weights,
                         policy: Policy {
                             detects_pods: self.cluster.detects_pods.contains(&family),
                             ..policy
@@ -140,28 +143,14 @@ impl Compiler {
             external: service.external_policy,
             detects_pods: false,
             mode,
-            flows_per_second: flows_per_second(service, problems).map(|rate| self.share(rate)),
-        }
-    }
-
-    /// What to send to, by annotation or configuration.
-    fn target(&self, service: &Service, problems: &mut Vec<String>) -> Target {
-        match service.target.as_deref() {
-            Some("nodePorts") => Target::NodePorts,
-            None => self.settings.target,
-            Some("pods") => Target::Pods,
-            Some(other) => {
-                let problem = "is not known; pods or nodePorts is expected";
-                problems.push(format!("annotation fairlead.dev/target: `{other}` {problem}"));
-                self.settings.target
-            }
+            flows_per_second: annotations::flows_per_second(service, problems).map(|rate| self.share(rate)),
         }
     }
 
     fn compile_port(&mut self, work: &Work<'_>, before: Option<CompiledPort>, compiled: &mut Compiled) {
         let pods = Candidates::collect(work.slices.iter(), work.port, work.family);
         let nodes;
-        let candidates = match work.node_port_target(&mut compiled.problems) {
+        let mut candidates = match work.node_port_target(&mut compiled.problems) {
             None => pods,
             Some(node_port) => {
                 nodes = pods.nodes(work.policy.external, &self.cluster, work.family);
@@ -169,6 +158,7 @@ impl Compiler {
                 Candidates::of_nodes(&nodes, node_port)
             }
         };
+        candidates.weigh(work.weights);
         let (id, known) = match before {
             Some(before) => (Some(before.id), before.backends),
             None => (self.service_slots.allocate(), BTreeMap::new()),
@@ -259,7 +249,8 @@ impl Compiler {
             };
             let node = endpoint.node.as_deref().map(|name| self.node_ids.of(name));
             let (address, port) = (candidate.at.ip(), candidate.at.port());
-            self.tables.backends.insert(Backend { id, address, port, weight: 1, state, node });
+            let weight = candidate.weight;
+            self.tables.backends.insert(Backend { id, address, port, weight, state, node });
             placed.insert(candidate.at, id);
         }
         for id in known.into_values() {
@@ -279,12 +270,11 @@ impl Compiler {
     ) -> ServicePort {
         let pools = rules.sets.iter().map(|set| {
             // Ascending by address and port, as the table's cache wants it.
-            let at = |position: &u32| candidates.list()[*position as usize].at;
+            let at = |position: &u32| candidates.list()[*position as usize].weighted();
+            let placed = set.iter().map(at).filter(|(at, _)| backends.contains_key(at));
             // A Maglev slot names its backend by a u16.
-            let members =
-                set.iter().map(at).filter(|at| backends.contains_key(at)).take(usize::from(u16::MAX));
-            let members: Vec<_> = members.collect();
-            let ids = members.iter().map(|at| backends[at]).collect();
+            let members = MaglevCache::with_weight(placed.take(usize::from(u16::MAX)).collect());
+            let ids = members.iter().map(|(at, _)| backends[at]).collect();
             Pool { maglev: self.maglevs.table(&members), backends: ids }
         });
         let pools = pools.collect();
@@ -373,6 +363,7 @@ struct Work<'a> {
     port: &'a model::ServicePort,
     wanted: &'a Wanted,
     target: Target,
+    weights: &'a Weights,
     policy: Policy,
 }
 

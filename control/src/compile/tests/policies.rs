@@ -216,3 +216,54 @@ fn modes_can_be_asked_for() {
     let world = World::new(configured, &[balancer("web", 1, ""), slice("web", &BOTH), nodes()]);
     assert!(world.tcp(CLIENT, VIP).contains(" dnat "));
 }
+
+/// How many of the slots of the VIP's table each backend has, of a thousand, by its address.
+fn shares(world: &World) -> Vec<(String, usize)> {
+    let frontend = world.tables.index.vip("203.0.113.1".parse().expect("address"), Protocol::Tcp, 80);
+    let service = world.tables.service(frontend.expect("served").service).expect("live");
+    let pool = &service.pools[0];
+    let picked = (0..100_000u64).filter_map(|n| pool.pick(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+    let mut counts = std::collections::BTreeMap::new();
+    picked.for_each(|id| *counts.entry(id).or_insert(0usize) += 1);
+    let address = |id| world.tables.backend(id).expect("live").address.to_string();
+    let mut shares: Vec<_> =
+        counts.into_iter().map(|(id, count)| (address(id), (count + 50) / 100)).collect();
+    shares.sort();
+    shares
+}
+
+#[test]
+fn endpoints_have_weights_by_address_or_node() {
+    const PODS: [&str; 4] = ["10.1.1.1 @n1", "10.1.1.2 @n1", "10.1.2.1 @n2", "10.1.2.2 @n2"];
+    let weighted = |weights: &str| {
+        let annotations = format!("{{name: web, annotations: {{fairlead.dev/weights: \"{weights}\"}}}}");
+        let web = balancer("web", 1, "").replace("{name: web}", &annotations);
+        World::new(settings(), &[web, slice("web", &PODS), nodes()])
+    };
+    for (weights, want) in [
+        ("", [250, 250, 250, 250]),
+        ("node/n1=3", [375, 375, 125, 125]),
+        ("node/n1 = 3, 10.1.1.2 = 1", [500, 167, 167, 167]),
+        ("node/n2=0,10.1.1.1=4", [800, 200, 0, 0]),
+        ("node/n1=0,node/n2=0", [250, 250, 250, 250]),
+        ("node/n3=7,fd00::1=9", [250, 250, 250, 250]),
+    ] {
+        let world = weighted(weights);
+        let shares = shares(&world);
+        for (pod, want) in PODS.iter().zip(want) {
+            let address = pod.split(' ').next().expect("an address");
+            let share = shares.iter().find(|(at, _)| at == address).map_or(0, |(_, share)| *share);
+            assert!(share.abs_diff(want) <= 20, "{weights}: {address} {share}, {want} is right");
+        }
+        assert!(!world.problems("web").contains("weights"), "{}", world.problems("web"));
+    }
+    for bad in ["n1=3", "node/n1", "node/n1=-1", "10.1.1.1=1001", "10.1.1=2"] {
+        let world = weighted(&format!("{bad}, node/n1=3"));
+        assert!(
+            world.problems("web").contains(&format!("`{bad}` is not valid")),
+            "{}",
+            world.problems("web")
+        );
+        assert_eq!(shares(&world).len(), 4);
+    }
+}
