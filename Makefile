@@ -12,7 +12,7 @@ LAB := $(TARGET)/release/lab
 DPDK_CRATES := -p dpdk-sys -p dpdk
 SETUP := deploy/setup.sh
 
-.PHONY: help build demo demo-kubernetes demo-down test setup-test unit dpdk-test e2e test-long bench bench-wire lint layers doc fuzz clean setup setup-build systemd-test cluster kube-proxy e2e-kubernetes
+.PHONY: help build demo demo-kubernetes demo-down test setup-test unit instructions dpdk-test e2e test-long bench bench-wire lint layers doc fuzz clean setup setup-build systemd-test cluster kube-proxy e2e-kubernetes
 
 help: ## This list.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -39,7 +39,7 @@ demo-down: ## End demos that were kept.
 	@$(LAB) down demo
 	@$(LAB) down kubedemo
 
-test: setup setup-test lint unit dpdk-test layers doc e2e e2e-kubernetes systemd-test kube-proxy ## Every test there is.
+test: setup setup-test lint unit instructions dpdk-test layers doc e2e e2e-kubernetes systemd-test kube-proxy ## Every test there is.
 	@echo "make test: all green"
 
 setup-test: ## deploy/setup.sh where Rust is missing, too old, or cannot be had.
@@ -79,6 +79,10 @@ test-long: setup ## Soaks and big seed counts: an hour or so.
 	E2E_LONG=1 E2E_OUTAGE_SECONDS=60 $(MAKE) --no-print-directory e2e-kubernetes
 	$(MAKE) --no-print-directory kube-proxy STATES=3000 SEED=$$(date +%s)
 	for round in 2 3 4 5; do $(MAKE) --no-print-directory e2e || exit 1; done
+
+instructions: ## Instructions a packet, counted, against perf/instructions.tsv. WRITE=1 writes that file.
+	@$(SETUP) count
+	$(CARGO) run -q --release -p perf --bin instructions -- $(if $(WRITE),--write)
 
 bench: setup-build ## Benches of the packet path, a table each, put together in docs/performance.md. QUICK=1 is short.
 	$(CARGO) bench -p perf

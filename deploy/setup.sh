@@ -4,6 +4,7 @@
 #
 #   deploy/setup.sh            everything
 #   deploy/setup.sh build      only what building needs
+#   deploy/setup.sh count      that, and valgrind, which counts instructions for `make instructions`
 #   deploy/setup.sh wire       that, and testpmd, which `make bench-wire` compares with
 set -eu
 
@@ -114,9 +115,10 @@ hugepages() {
 
 case $WHAT in
     build) packages "$BUILD_PACKAGES" ;;
+    count) packages "$BUILD_PACKAGES valgrind" ;;
     wire) packages "$BUILD_PACKAGES dpdk-dev" ;;
     all) packages "$BUILD_PACKAGES $LAB_PACKAGES" ;;
-    *) die "usage: $0 [build|wire|all]" ;;
+    *) die "usage: $0 [build|count|wire|all]" ;;
 esac
 rust
 [ "$WHAT" = build ] || hugepages

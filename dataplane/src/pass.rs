@@ -92,9 +92,8 @@ impl Scratch {
     /// Reads the facts of the frame in this slot, unless they are.
     fn read<B: PacketBuf>(&mut self, slot: usize, buf: &B) {
         if std::mem::take(&mut self.unread[slot]) {
-            let facts = packet::facts_of_plain(&self.plain[slot], buf.head());
+            let facts = packet::facts_of_plain(&self.plain[slot], buf.head(), &mut self.parsed[slot]);
             self.refused[slot] = if facts.is_some() { None } else { Some(ParseError::Truncated) };
-            self.parsed[slot] = facts.unwrap_or(Parsed::NOTHING);
         }
     }
 }

@@ -146,6 +146,8 @@ impl<P: PortIo> Worker<P> {
     }
 
     /// One turn at time `now`; packets received or sent for the kernel, and commands worked on.
+    // A function of its own: its instructions are counted by name (`make instructions`).
+    #[inline(never)]
     pub fn poll(&mut self, now: Millis) -> usize {
         let replaced = self.tables.take();
         let (tables, state) = (self.tables.current(), &mut self.state);

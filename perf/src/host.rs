@@ -21,7 +21,7 @@ const FLAGS: [&str; 10] = [
 /// Facts of the host at the moment of asking.
 #[derive(Clone, Debug, Serialize)]
 pub struct Host {
-    /// Processor model.
+    /// Processor model; the name alone says little in a virtual machine.
     pub cpu: String,
     /// Processors online.
     pub processors: usize,
@@ -50,7 +50,13 @@ impl Host {
         let here = |flag: &&str| flags.split_whitespace().any(|word| word == *flag);
         let load = read("/proc/loadavg");
         Self {
-            cpu: field(&cpuinfo, "model name"),
+            cpu: format!(
+                "{} (family {} model {} stepping {})",
+                field(&cpuinfo, "model name"),
+                field(&cpuinfo, "cpu family"),
+                field(&cpuinfo, "model"),
+                field(&cpuinfo, "stepping")
+            ),
             processors: std::thread::available_parallelism().map_or(0, Into::into),
             flags: FLAGS.iter().filter(|flag| here(flag)).map(ToString::to_string).collect(),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),

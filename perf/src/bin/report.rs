@@ -9,9 +9,8 @@ const BENCHES: [(&str, &str); 7] = [
         "The shipped loop on memory ports with 2 KiB buffers on huge pages: full NAT of 64-byte frames, shuffled flow order, \
          8,192 rotating buffers a port, TCP state, expiry and counters on. A sample is a turn of 64 packets (32 for new \
          flows); one frame in 64 is checked for addresses, ports, checksums and TTL. The aims: 30 ns at \
-         1 k flows, 75 ns at 1 M, 3 M new flows a second, two workers 1.95 times one. By callgrind a packet of an established \
-         flow takes some 635 instructions of the loop, the first packet of a flow 3,200, or 3,650 where another must go; it \
-         waits for memory besides, for eight lines at random or more.",
+         1 k flows, 75 ns at 1 M, 3 M new flows a second, two workers 1.95 times one. `perf/instructions.tsv` has the \
+         instructions of the loop; the first packet of a flow waits for memory besides, for eight lines at random or more.",
     ),
     (
         "wire",
@@ -19,8 +18,8 @@ const BENCHES: [(&str, &str); 7] = [
          in one direction, against `dpdk-testpmd --forward-mode=macswap` on the same memif link in interleaved rounds. The \
          aims are a ratio of 0.70, then 0.80. Both rows swing by a factor of two on a shared virtual machine from one round to \
          the next; how long a line takes from core to core and back is measured before each round. The table says NO COMPARISON \
-         where the cores did not belong to the bench. What bounds the appliance: its own work, some 635 instructions a packet \
-         (callgrind), beside a driver that copies each frame twice.",
+         where the cores did not belong to the bench. What bounds the appliance: its own work, \
+         some 500 instructions a packet, beside a driver that copies each frame twice.",
     ),
     ("flow", "The flow table alone, in bursts of 32 with the worker's prefetches."),
     ("parse", "Frame to 5-tuple; 2,048 frames in random order."),

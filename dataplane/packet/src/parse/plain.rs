@@ -23,22 +23,23 @@ pub(super) fn plain(
 ) -> Option<()> {
     let mut plain = Plain::NOTHING;
     plain.read(ether_type, packet, room)?;
-    *out = facts(&plain, link, packet.first_chunk()?);
+    put_facts(&plain, link, packet.first_chunk()?, out);
     Some(())
 }
 
-/// The facts of the untagged frame beginning with `head` whose plain packet has these words: what
-/// [`parse`](crate::parse) would read. `None` for a head without the packet's first bytes: that of another frame.
+/// Puts down the facts of the untagged frame beginning with `head` whose plain packet has these words: what
+/// [`parse`](crate::parse) would read. `None`, and `out` as it was, for a head without the packet's first bytes: that of
+/// another frame.
 #[inline]
-#[must_use]
-pub fn facts_of_plain(plain: &Plain, head: &[u8]) -> Option<Parsed> {
+pub fn facts_of_plain(plain: &Plain, head: &[u8], out: &mut Parsed) -> Option<()> {
     let (eth, packet) = head.split_first_chunk()?;
-    Some(facts(plain, Link { eth, vlan: None, len: 14 }, packet.first_chunk()?))
+    put_facts(plain, Link { eth, vlan: None, len: 14 }, packet.first_chunk()?, out);
+    Some(())
 }
 
 #[inline(always)]
-fn facts(plain: &Plain, link: Link<'_>, packet: &[u8; 8]) -> Parsed {
-    Parsed {
+fn put_facts(plain: &Plain, link: Link<'_>, packet: &[u8; 8], out: &mut Parsed) {
+    *out = Parsed {
         l3: link.len,
         l4: link.len + if plain.family == Family::V4 { 20 } else { 40 },
         ip_len: plain.ip_len,
@@ -51,7 +52,7 @@ fn facts(plain: &Plain, link: Link<'_>, packet: &[u8; 8]) -> Parsed {
         dst_mac: ether::Header(link.eth).dst(),
         src_mac: ether::Header(link.eth).src(),
         body: Body::Flow { key: key(plain), tcp_flags: plain.flags },
-    }
+    };
 }
 
 #[inline(always)]

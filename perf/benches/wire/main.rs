@@ -8,37 +8,28 @@
 //! Replies are not played here: `worker` measures both directions. `FAIRLEAD_BIN` names the appliance, else
 //! target/release/fairlead. Needs root and huge pages.
 
+mod process;
+mod traffic;
+
 use std::{
-    collections::HashSet,
     env,
     error::Error,
-    fmt::{Display, Write as _},
-    fs::{self, File},
-    io::{Read, Write as _},
-    net::{Ipv4Addr, TcpStream},
+    fmt::Display,
+    fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
 use dataplane::io::pcap;
-use packet::{
-    AnyKey, MacAddr, parse,
-    testkit::{PacketBuilder, assert_valid_checksums},
-};
 use perf::{Options, Report, Row, Unit, cores::round_trip_ns};
+
+use process::{Running, scrape, verify};
+use traffic::{FLOWS, GATEWAY_MAC, PEER_MAC, capture_of_flows, check, config, manifests};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Flows of the generator: 10.254.0.0:1000 to 10.253.0.n:1001 (constants of testpmd).
-const FLOWS: u32 = 1024;
-const METRICS: &str = "127.0.0.1:19472";
-/// Where flowgen sends to (a constant of testpmd).
-const GATEWAY_MAC: &str = "00:01:02:03:04:01";
-/// The generator's own address, which is the backends' neighbour.
-const PEER_MAC: &str = "02:00:00:00:00:02";
-const BACKENDS: u8 = 64;
 /// Of a round's time, what its processes may wait for a core; beyond that it is the scheduler that is compared.
 const WAITED_MAX: f64 = 0.05;
 /// What the checked capture must reach before it ends: each flow many times.
@@ -277,189 +268,4 @@ impl Bench {
     fn clean(&self) {
         fs::remove_dir_all(&self.folder).ok();
     }
-}
-
-/// A process that is ended with its owner.
-struct Running(Child);
-
-impl Running {
-    fn start(mut command: Command, log: &Path) -> Result<Self> {
-        let log = File::create(log)?;
-        let child = command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).spawn();
-        Ok(Self(child.map_err(|error| format!("{}: {error}", command.get_program().display()))?))
-    }
-
-    /// A line for its standard input, which stays open: testpmd ends when it does.
-    fn say(&mut self, line: &str) -> Result<()> {
-        Ok(writeln!(self.0.stdin.as_mut().ok_or("no input")?, "{line}")?)
-    }
-
-    /// Seconds that its threads were ready to run and had no core (the second field of `/proc/PID/task/TID/schedstat`).
-    fn waited(&self) -> Result<f64> {
-        let mut waited = 0.0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.0.id()))? {
-            let stat = fs::read_to_string(task?.path().join("schedstat"))?;
-            waited += stat.split_whitespace().nth(1).unwrap_or_default().parse::<f64>()? / 1e9;
-        }
-        Ok(waited)
-    }
-
-    /// Asks the process to end, and waits.
-    fn stop(mut self) -> Result<()> {
-        Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status()?;
-        let start = Instant::now();
-        while self.0.try_wait()?.is_none() {
-            if start.elapsed() > PATIENCE {
-                return Err("a process does not end".into());
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
-/// The body of a page of the appliance, if it answers 200.
-fn scrape(page: &str) -> Result<String> {
-    let mut stream = TcpStream::connect(METRICS)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {page} HTTP/1.1\r\nHost: {METRICS}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    if !answer.starts_with("HTTP/1.1 200") {
-        return Err(answer.lines().next().unwrap_or("no answer").to_owned().into());
-    }
-    Ok(answer)
-}
-
-/// The appliance has every flow of the generator and no other, and lost nothing but to a full link.
-fn verify(metrics: &str) -> Result<()> {
-    let of = |name| sum(metrics, name, "");
-    let (received, sent) = (of("fairlead_rx_packets_total"), of("fairlead_tx_packets_total"));
-    let (flows, dropped) = (of("fairlead_flows_used"), of("fairlead_dropped_packets_total"));
-    let full = sum(metrics, "fairlead_dropped_packets_total", "TxFull");
-    if sent < received / 2.0 || received < 1e5 || dropped > full || flows != f64::from(FLOWS) {
-        return Err(format!(
-            "received {received}, sent {sent}, {flows} flows, dropped {dropped}, {full} of them to a full link"
-        )
-        .into());
-    }
-    Ok(())
-}
-
-/// Where flow `n` of the generator goes to.
-fn vip(n: u32) -> Ipv4Addr {
-    Ipv4Addr::from_bits(Ipv4Addr::new(10, 253, 0, 0).to_bits() + n)
-}
-
-/// A capture of one frame of each flow, as flowgen makes them but with UDP checksums.
-fn capture_of_flows() -> Vec<u8> {
-    // The header of pcap-savefile(5): magic, version 2.4, zone, accuracy, longest frame, Ethernet.
-    let header = [0xa1b2_c3d4, 2 | 4 << 16, 0, 0, 65_535, 1_u32];
-    let mut bytes: Vec<u8> = header.into_iter().flat_map(u32::to_le_bytes).collect();
-    for n in 0..FLOWS {
-        let builder = PacketBuilder::udp("10.254.0.0:1000", &format!("{}:1001", vip(n)));
-        let frame = builder.macs(mac(GATEWAY_MAC), mac(PEER_MAC)).ttl(64).payload(&[0; 18]).build();
-        let len = u32::try_from(frame.len()).expect("a short frame");
-        bytes.extend([0, 0, len, len].into_iter().flat_map(u32::to_le_bytes));
-        bytes.extend(frame);
-    }
-    bytes
-}
-
-fn mac(text: &str) -> MacAddr {
-    text.parse().expect("a constant address")
-}
-
-/// Each frame that is part of a flow is translated as it should be, and every flow is there; how many frames.
-fn check(frames: &[&[u8]]) -> Result<usize> {
-    let (mut count, mut clients) = (0, HashSet::new());
-    for frame in frames {
-        let parsed = parse(frame, frame.len()).map_err(|error| format!("a broken frame: {error:?}"))?;
-        // The appliance announces its addresses, too.
-        let Some(AnyKey::V4(key)) = parsed.key() else { continue };
-        assert_valid_checksums(frame);
-        let [a, b, c, d] = key.dst.octets();
-        let to_backend = [a, b, c] == [10, 244, 0] && (1..=BACKENDS).contains(&d) && key.dport == 8080;
-        let ends = [mac(PEER_MAC).0, mac(GATEWAY_MAC).0].concat();
-        if key.src != Ipv4Addr::new(10, 0, 0, 1) || !to_backend || parsed.ttl != 63 || frame[..12] != ends {
-            return Err(format!("a frame that is not translated: {key:?}, TTL {}", parsed.ttl).into());
-        }
-        clients.insert((key.sport, key.dst));
-        count += 1;
-    }
-    if clients.len() != FLOWS as usize {
-        return Err(format!("{} flows came back of {FLOWS}", clients.len()).into());
-    }
-    Ok(count)
-}
-
-/// The sum of the samples of a metric whose labels contain a text.
-fn sum(metrics: &str, name: &str, labels: &str) -> f64 {
-    let samples = metrics.lines().filter(|line| line.starts_with(name) && line.contains(labels));
-    samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
-}
-
-fn config(folder: &Path) -> String {
-    let folder = folder.display();
-    format!(
-        "apiVersion: fairlead.dev/v1alpha1
-kind: GatewayConfig
-ports:
-- name: wire
-  device: net_memif0,role=server,id=0,socket={folder}/wire.sock,socket-abstract=no,mac={GATEWAY_MAC}
-  addresses: [10.0.0.1/24]
-  tap: false
-workers: {{cores: [1], idle: poll}}
-dpdk: {{memoryMiB: 256}}
-kubernetes:
-  manifests: {folder}/manifests
-  externalIPAllow: [10.253.0.0/16]
-forwarding: {{mode: snat, flowsPerWorker: 65536}}
-routes:
-- {{to: 10.244.0.0/16, via: 10.0.0.11}}
-neighbors:
-- {{address: 10.0.0.11, mac: \"{PEER_MAC}\", port: wire}}
-admin: {{socket: {folder}/admin.sock}}
-metrics: {{listen: \"{METRICS}\"}}
-stateDir: {folder}/state
-"
-    )
-}
-
-/// One Service on every address the generator sends to.
-fn manifests() -> String {
-    let addresses: Vec<_> = (0..FLOWS).map(|n| vip(n).to_string()).collect();
-    let mut text = format!(
-        "apiVersion: v1
-kind: Service
-metadata: {{name: web, namespace: default}}
-spec:
-  type: ClusterIP
-  clusterIP: 10.96.0.10
-  clusterIPs: [10.96.0.10]
-  ipFamilies: [IPv4]
-  externalIPs: [{}]
-  ports: [{{name: dgram, port: 1001, protocol: UDP, targetPort: 8080}}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{name: web-1, namespace: default, labels: {{kubernetes.io/service-name: web}}}}
-addressType: IPv4
-ports: [{{name: dgram, port: 8080, protocol: UDP}}]
-endpoints:
-",
-        addresses.join(", ")
-    );
-    for n in 1..=BACKENDS {
-        writeln!(text, "- {{addresses: [10.244.0.{n}], conditions: {{ready: true}}}}")
-            .expect("text takes text");
-    }
-    text
 }

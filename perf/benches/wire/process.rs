@@ -1,0 +1,95 @@
+//! The processes of a round, and what they say of themselves.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write as _},
+    net::TcpStream,
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{PATIENCE, Result, traffic::METRICS};
+
+/// A process that is ended with its owner.
+pub(crate) struct Running(Child);
+
+impl Running {
+    pub(crate) fn start(mut command: Command, log: &Path) -> Result<Self> {
+        let log = File::create(log)?;
+        let child = command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).spawn();
+        Ok(Self(child.map_err(|error| format!("{}: {error}", command.get_program().display()))?))
+    }
+
+    /// A line for its standard input, which stays open: testpmd ends when it does.
+    pub(crate) fn say(&mut self, line: &str) -> Result<()> {
+        Ok(writeln!(self.0.stdin.as_mut().ok_or("no input")?, "{line}")?)
+    }
+
+    /// Seconds that its threads were ready to run and had no core (the second field of `/proc/PID/task/TID/schedstat`).
+    pub(crate) fn waited(&self) -> Result<f64> {
+        let mut waited = 0.0;
+        for task in fs::read_dir(format!("/proc/{}/task", self.0.id()))? {
+            let stat = fs::read_to_string(task?.path().join("schedstat"))?;
+            waited += stat.split_whitespace().nth(1).unwrap_or_default().parse::<f64>()? / 1e9;
+        }
+        Ok(waited)
+    }
+
+    /// Asks the process to end, and waits.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status()?;
+        let start = Instant::now();
+        while self.0.try_wait()?.is_none() {
+            if start.elapsed() > PATIENCE {
+                return Err("a process does not end".into());
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// The body of a page of the appliance, if it answers 200.
+pub(crate) fn scrape(page: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(METRICS)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "GET {page} HTTP/1.1\r\nHost: {METRICS}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    if !answer.starts_with("HTTP/1.1 200") {
+        return Err(answer.lines().next().unwrap_or("no answer").to_owned().into());
+    }
+    Ok(answer)
+}
+
+/// The appliance has every flow of the generator and no other, and lost nothing but to a full link.
+pub(crate) fn verify(metrics: &str) -> Result<()> {
+    let of = |name| sum(metrics, name, "");
+    let (received, sent) = (of("fairlead_rx_packets_total"), of("fairlead_tx_packets_total"));
+    let (flows, dropped) = (of("fairlead_flows_used"), of("fairlead_dropped_packets_total"));
+    let full = sum(metrics, "fairlead_dropped_packets_total", "TxFull");
+    if sent < received / 2.0 || received < 1e5 || dropped > full || flows != f64::from(crate::traffic::FLOWS)
+    {
+        let name = "fairlead_dropped_packets_total";
+        let reasons = metrics.lines().filter(|line| line.starts_with(name) && !line.ends_with(" 0"));
+        let reasons: Vec<_> = reasons.map(|line| line.trim_start_matches(name)).collect();
+        let dropped = reasons.join(", ");
+        return Err(format!("received {received}, sent {sent}, {flows} flows, dropped: {dropped}").into());
+    }
+    Ok(())
+}
+
+/// The sum of the samples of a metric whose labels contain a text.
+fn sum(metrics: &str, name: &str, labels: &str) -> f64 {
+    let samples = metrics.lines().filter(|line| line.starts_with(name) && line.contains(labels));
+    samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}

@@ -1,0 +1,155 @@
+//! Instructions a packet of the shipped loop, counted by valgrind's callgrind: they do not depend on what else the machine
+//! does, so that a test can hold them. `make instructions` compares with `perf/instructions.tsv`; `instructions --write`
+//! makes that file anew, which belongs into the commit that has the reason.
+//!
+//! Each case runs twice, with few and with many rounds; the difference is what a packet costs, without what a start costs.
+
+use std::{
+    env,
+    error::Error,
+    fmt::Write as _,
+    fs,
+    path::Path,
+    process::{Command, ExitCode},
+};
+
+use perf::{
+    Laps, Random, shuffle,
+    stand::{ROUND, Stand, client},
+};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// By how much a case may exceed its number: less than anything that one could feel, more than a compiler's whims.
+const TOLERANCE: f64 = 1.03;
+/// Below this share of its number, the number should follow.
+const FASTER: f64 = 0.97;
+const FEW: u32 = 2;
+const MANY: u32 = 6;
+
+/// What is counted.
+#[derive(Clone, Copy)]
+enum Case {
+    Established,
+    First,
+    Recycling,
+}
+
+impl Case {
+    const ALL: [Self; 3] = [Self::Established, Self::First, Self::Recycling];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Established => "a packet of an established flow",
+            Self::First => "the first packet of a flow",
+            Self::Recycling => "the first packet of a flow in the place of another",
+        }
+    }
+
+    /// Plays this many rounds; packets a round.
+    fn play(self, rounds: u32) -> Result<u32> {
+        let mut unused = Laps::new();
+        let round = u32::try_from(ROUND)?;
+        match self {
+            Self::Established => {
+                let mut stand = Stand::new(16_384)?;
+                let clients = stand.establish(0, round);
+                let mut backends = clients.clone();
+                shuffle(&mut backends, &mut Random::new(2));
+                for _ in 0..rounds {
+                    stand.now = stand.now.plus(1);
+                    stand.both_ways(&clients, &backends, &mut unused);
+                }
+                Ok(2 * round)
+            }
+            Self::First | Self::Recycling => {
+                let before = if matches!(self, Self::Recycling) { 2 } else { 0 };
+                // Full, for recycling, when the counted rounds begin; else with room for all.
+                let mut stand = Stand::new(if before > 0 { 16_384 } else { 8 * round })?;
+                for n in 0..before + rounds {
+                    let keys: Vec<_> = (n * round..(n + 1) * round).map(client).collect();
+                    stand.open(&keys, &mut unused);
+                }
+                Ok(round)
+            }
+        }
+    }
+}
+
+fn main() -> Result<ExitCode> {
+    let words: Vec<_> = env::args().skip(1).collect();
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    match words[..] {
+        ["play", case, rounds] => {
+            let case = Case::ALL.into_iter().find(|one| one.name() == case).ok_or("no such case")?;
+            println!("{}", case.play(rounds.parse()?)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        [] => compare(&count_all()?),
+        ["--write"] => {
+            let lines = count_all()?.into_iter().fold(String::new(), |mut text, (case, count)| {
+                writeln!(text, "{}\t{count:.0}", case.name()).expect("text takes text");
+                text
+            });
+            fs::write(baseline(), lines)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        _ => Err("usage: instructions [--write]".into()),
+    }
+}
+
+fn baseline() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("instructions.tsv")
+}
+
+fn compare(counts: &[(Case, f64)]) -> Result<ExitCode> {
+    let text = fs::read_to_string(baseline())?;
+    let mut failed = false;
+    for (case, count) in counts {
+        let line =
+            text.lines().find_map(|line| line.split_once('\t').filter(|(name, _)| *name == case.name()));
+        let known: f64 =
+            line.ok_or_else(|| format!("instructions.tsv has no `{}`", case.name()))?.1.parse()?;
+        let verdict = match count / known {
+            ratio if ratio > TOLERANCE => "TOO MANY",
+            ratio if ratio < FASTER => "fewer: write it down (instructions --write)",
+            _ => "as known",
+        };
+        failed |= *count > known * TOLERANCE;
+        println!("{}: {count:.0} instructions, {known:.0} known: {verdict}", case.name());
+    }
+    if failed {
+        println!("Make it cheaper, or write the new number down in a commit that says what it is worth.");
+    }
+    Ok(ExitCode::from(u8::from(failed)))
+}
+
+fn count_all() -> Result<Vec<(Case, f64)>> {
+    Case::ALL.into_iter().map(|case| Ok((case, count(case)?))).collect()
+}
+
+/// Instructions a packet.
+fn count(case: Case) -> Result<f64> {
+    let ((few, packets), (many, _)) = (run(case, FEW)?, run(case, MANY)?);
+    Ok((many - few) / (f64::from(MANY - FEW) * packets))
+}
+
+/// Instructions of every turn, and packets a round.
+fn run(case: Case, rounds: u32) -> Result<(f64, f64)> {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--toggle-collect=*Worker*::poll"])
+        .arg(env::current_exe()?)
+        .args(["play", case.name(), &rounds.to_string()])
+        .output()
+        .map_err(|error| format!("valgrind: {error} (install the package `valgrind`)"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        return Err(format!("{} under valgrind: {said}", case.name()).into());
+    }
+    let collected = said.lines().find_map(|line| line.split_once("Collected :"));
+    let count: f64 = collected.ok_or("valgrind says no count")?.1.trim().parse()?;
+    if count == 0.0 {
+        return Err("the loop was not found: is it still `Worker::poll`?".into());
+    }
+    Ok((count, String::from_utf8(output.stdout)?.trim().parse()?))
+}
