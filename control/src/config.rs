@@ -2,7 +2,7 @@
 //! Every key has a default unless its type says otherwise. Not here: cluster state (`model`), which comes from `kubernetes`.
 
 mod cross;
-mod duration;
+pub(crate) mod duration;
 mod protection;
 mod read;
 #[cfg(test)]

@@ -113,6 +113,8 @@ pub struct Service {
     pub mode: Option<String>,
     /// Value of the annotation `fairlead.dev/target`, unchecked.
     pub target: Option<String>,
+    /// Value of the annotation `fairlead.dev/udp-idle-timeout`, unchecked.
+    pub udp_idle: Option<String>,
     /// Value of the annotation `fairlead.dev/weights`, unchecked.
     pub weights: Option<String>,
     /// Value of the annotation `fairlead.dev/new-flows-per-second`, unchecked.

@@ -117,6 +117,7 @@ mod tests {
                 external: rule,
                 pools: Box::new([]),
                 affinity_timeout_s: None,
+                udp_idle: tables::IdleTimeout::NONE,
                 flows_per_second: None,
                 source_ranges: None,
                 info: Arc::new(info),

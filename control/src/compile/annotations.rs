@@ -2,8 +2,11 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
-use crate::config::Target;
+use tables::IdleTimeout;
+
+use crate::config::{Target, duration};
 use crate::model::{Endpoint, Service};
 
 /// What to send to: by `fairlead.dev/target`, or as configured.
@@ -33,6 +36,19 @@ pub(super) fn flows_per_second(service: &Service, problems: &mut Vec<String>) ->
         ));
     }
     rate
+}
+
+/// `fairlead.dev/udp-idle-timeout`: a duration, rounded up to what flows can tell apart.
+pub(super) fn udp_idle(service: &Service, problems: &mut Vec<String>) -> IdleTimeout {
+    let Some(text) = service.udp_idle.as_deref() else { return IdleTimeout::NONE };
+    let range = Duration::from_secs(1)..=Duration::from_secs(IdleTimeout::SECONDS_MAX.into());
+    let Some(idle) = duration::parse(text).filter(|idle| range.contains(idle)) else {
+        problems.push(format!(
+            "annotation fairlead.dev/udp-idle-timeout: `{text}` is not usable; a duration from 1s to 7d such as 30s or 1h30m is expected"
+        ));
+        return IdleTimeout::NONE;
+    };
+    IdleTimeout::of(u32::try_from(idle.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX))
 }
 
 /// The heaviest endpoint: beyond it shares get too coarse for a table.

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use tables::{Action, Choice, DropReason, NatMode, NodeId, NodeRule, Rule};
+use tables::{Action, Choice, DropReason, IdleTimeout, NatMode, NodeId, NodeRule, Rule};
 
 use super::cluster::{Cluster, Place};
 use super::endpoints::{Candidates, Set};
@@ -24,6 +24,8 @@ pub(super) struct Policy {
     pub(super) mode: Option<NatMode>,
     /// New flows a second, where the Service says.
     pub(super) flows_per_second: Option<u32>,
+    /// How long UDP flows may be silent.
+    pub(super) udp_idle: IdleTimeout,
 }
 
 impl Policy {

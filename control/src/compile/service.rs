@@ -143,6 +143,7 @@ impl Compiler {
             external: service.external_policy,
             detects_pods: false,
             mode,
+            udp_idle: annotations::udp_idle(service, problems),
             flows_per_second: annotations::flows_per_second(service, problems).map(|rate| self.share(rate)),
         }
     }
@@ -294,6 +295,7 @@ impl Compiler {
             external: rules.external,
             pools,
             affinity_timeout_s: service.affinity_timeout_s,
+            udp_idle: work.policy.udp_idle,
             flows_per_second: work.policy.flows_per_second,
             source_ranges: self.source_ranges(work),
             info: Arc::new(info),

@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use packet::{Address, FlowKey};
+use packet::{Address, FlowKey, Protocol};
 use tables::{
-    Backend, DropReason, Millis, NatMode, NextHopId, PortInfo, Route, ServiceId, Source, Tables,
+    Backend, DropReason, IdleTimeout, Millis, NatMode, NextHopId, PortInfo, Route, ServiceId, Source, Tables,
     flow::{Direction, FlowRef, InsertError, NewFlow},
     hash::maglev_hash,
     snat::{SnatExhausted, SnatPorts, SnatRequest},
@@ -86,6 +86,8 @@ pub(crate) struct Course<'t> {
     mode: NatMode,
     /// Seconds for which the client is remembered.
     affinity_timeout_s: Option<u32>,
+    /// How long the flow may be silent, if it is UDP.
+    udp_idle: IdleTimeout,
     /// New flows a second that the Service's own rule admits.
     pub(crate) flows_per_second: Option<u32>,
 }
@@ -101,8 +103,9 @@ pub(crate) fn course<'t, A: Address>(
 ) -> Result<Course<'t>, DropReason> {
     let reach = reach(tables, backend.address, key)?;
     let mode = mode(tables, served, (key.src.into(), backend), Some(reach));
-    let tables::ServicePort { id: service, affinity_timeout_s, flows_per_second, .. } = *served.port;
-    Ok(Course { service, backend, reach, mode, affinity_timeout_s, flows_per_second })
+    let tables::ServicePort { id: service, affinity_timeout_s, udp_idle, flows_per_second, .. } =
+        *served.port;
+    Ok(Course { service, backend, reach, mode, affinity_timeout_s, udp_idle, flows_per_second })
 }
 
 /// The key that the replies of a new flow most likely get, or after `passed` others that are taken.
@@ -163,6 +166,9 @@ pub(crate) fn admit<A: Address, B>(
         state.counts.affinity.honoured +=
             u64::from(state.affinity.recall(key.src, service, now) == Some(backend.id));
         state.affinity.remember(client, backend.id, timeout_s, now);
+    }
+    if key.protocol == Protocol::Udp && course.udp_idle != IdleTimeout::NONE {
+        state.flows.set_idle_timeout(flow, course.udp_idle);
     }
     if let Some(hop) = reach.hop {
         state.flows.set_next_hop(flow, Direction::Original, tables.fib_epoch, hop);

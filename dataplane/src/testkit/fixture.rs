@@ -5,9 +5,9 @@ use std::{net::IpAddr, sync::Arc};
 use packet::{Family, MacAddr, Protocol};
 use tables::{
     Action, AddressInfo, AddressKind, Adjacency, AdjacencyState, Backend, BackendId, BackendState, Choice,
-    DropReason, Frontend, FrontendKey, FrontendKind, Generation, Lpm, NatMode, NextHopId, Pool, PortAddress,
-    PortId, PortInfo, PortSet, Prefix, Route, Rule, Serves, ServiceId, ServiceInfo, ServicePort, Source,
-    Spread, Tables,
+    DropReason, Frontend, FrontendKey, FrontendKind, Generation, IdleTimeout, Lpm, NatMode, NextHopId, Pool,
+    PortAddress, PortId, PortInfo, PortSet, Prefix, Route, Rule, Serves, ServiceId, ServiceInfo, ServicePort,
+    Source, Spread, Tables,
     maglev::{Maglev, Member, name_of},
 };
 
@@ -198,6 +198,7 @@ impl Fixture {
             external,
             pools: pools.into(),
             affinity_timeout_s: None,
+            udp_idle: IdleTimeout::NONE,
             flows_per_second: None,
             source_ranges: None,
             info: Arc::new(info),

@@ -18,6 +18,7 @@ mod drop_reason;
 mod fib;
 pub mod flow;
 pub mod hash;
+mod idle;
 mod ids;
 mod index;
 mod limits;
@@ -41,6 +42,7 @@ pub use adjacency::{Adjacencies, Adjacency, AdjacencyState, Link};
 pub use backend::{Backend, BackendState, Backends};
 pub use drop_reason::DropReason;
 pub use fib::{Fib, Route, Spread};
+pub use idle::IdleTimeout;
 pub use ids::{
     BackendId, Generation, Millis, NextHopId, NodeId, PortId, SLOT_LIMIT, ServiceId, SlotId, WorkerId,
 };

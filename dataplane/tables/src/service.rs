@@ -4,7 +4,10 @@ use std::{net::IpAddr, sync::Arc};
 
 use packet::Protocol;
 
-use crate::{BackendId, DropReason, FrontendKind, Lpm, NodeId, ServiceId, chunked::Chunked, maglev::Maglev};
+use crate::{
+    BackendId, DropReason, FrontendKind, IdleTimeout, Lpm, NodeId, ServiceId, chunked::Chunked,
+    maglev::Maglev,
+};
 
 /// One port of a Service in one family: everything a new flow needs, decided beforehand.
 ///
@@ -24,6 +27,8 @@ pub struct ServicePort {
     pub pools: Box<[Pool]>,
     /// Seconds that a client stays with its backend (sessionAffinity ClientIP).
     pub affinity_timeout_s: Option<u32>,
+    /// How long UDP flows may be silent.
+    pub udp_idle: IdleTimeout,
     /// New flows a second that a worker admits, 0: any number; without it as [`crate::Limits`] say.
     pub flows_per_second: Option<u32>,
     /// Who may use the load-balancer addresses; `None` = everyone. No other frontend is guarded.
@@ -270,6 +275,7 @@ mod tests {
             external: Rule::same(to(1, NatMode::Snat)),
             pools: Box::new([]),
             affinity_timeout_s: None,
+            udp_idle: IdleTimeout::NONE,
             flows_per_second: None,
             source_ranges: Some(Arc::new(Lpm::build([("203.0.113.0/24".parse().unwrap(), ())]))),
             info: Arc::new(info),

@@ -63,6 +63,7 @@ fn service(n: u32, serves: impl Fn(u32) -> bool) -> ServicePort {
         external: Rule::same(choice(NatMode::Snat)),
         pools: Box::new([pool]),
         affinity_timeout_s: None,
+        udp_idle: tables::IdleTimeout::NONE,
         flows_per_second: None,
         source_ranges: None,
         info: Arc::new(info),

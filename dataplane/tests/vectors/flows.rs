@@ -257,3 +257,38 @@ fn one_client_port_at_two_services_with_one_backend_is_two_flows() {
         assert_eq!(rig.dropped(DropReason::FlowKeyTaken), 0);
     }
 }
+
+#[test]
+fn udp_flows_may_be_silent_for_as_long_as_their_service_says() {
+    // Idle timeout, and for how long a lone question and a stream live at least and at most.
+    for (world, (idle, question, stream)) in WORLDS.iter().flat_map(|world| {
+        [
+            (None, (30, 30), (180, 180)),
+            (Some(4), (5, 5), (5, 5)),
+            (Some(3_600), (3_600, 3_600), (3_600, 3_600)),
+        ]
+        .map(|(idle, (q, _), (s, _))| (world, (idle, q, s)))
+    }) {
+        for (protocol, streams, lives) in
+            [(Protocol::Udp, false, question), (Protocol::Udp, true, stream), (Protocol::Tcp, true, 7_200)]
+        {
+            let mut fixture = served(world);
+            let vip = fixture.tables.index.vip(ip(world.lb), protocol, 80).unwrap().service;
+            let udp_idle = idle.map_or(tables::IdleTimeout::NONE, tables::IdleTimeout::of);
+            fixture.put_service(tables::ServicePort { udp_idle, ..fixture.get_service(vip) });
+            let mut rig = rig(&mut fixture);
+            let (client, vip) = (at(world.client, 900), at(world.lb, 80));
+            round_trip(&mut rig, (OUTSIDE, client), vip, protocol, "a flow");
+            if streams {
+                let more = arriving(OUTSIDE, PacketBuilder::flow(key(protocol, client, vip)));
+                one(rig.exchange(OUTSIDE, &more), "more");
+            }
+            rig.now = rig.now.plus(lives * 1_000);
+            rig.settle();
+            assert_eq!(rig.counts().flows.expired, 0, "{protocol} {idle:?}: alive after {lives} s");
+            rig.now = rig.now.plus(1_000);
+            rig.settle();
+            assert_eq!(rig.counts().flows.expired, 1, "{protocol} {idle:?}: gone after {lives} s");
+        }
+    }
+}

@@ -267,3 +267,21 @@ fn endpoints_have_weights_by_address_or_node() {
         assert_eq!(shares(&world).len(), 4);
     }
 }
+
+#[test]
+fn udp_flows_get_the_next_longer_idle_timeout() {
+    let asked = |idle: &str| {
+        let annotations =
+            format!("{{name: web, annotations: {{fairlead.dev/udp-idle-timeout: \"{idle}\"}}}}");
+        balancer("web", 1, "").replace("{name: web}", &annotations)
+    };
+    for (idle, want) in
+        [("10m", Some(600)), ("61s", Some(90)), ("1500ms", Some(2)), ("8d", None), ("soon", None)]
+    {
+        let world = World::new(settings(), &[asked(idle), slice("web", &BOTH), nodes()]);
+        let id = world.tables.index.vip("203.0.113.1".parse().expect("address"), Protocol::Tcp, 80);
+        let service = world.tables.service(id.expect("served").service).expect("live");
+        assert_eq!(service.udp_idle.seconds(), want, "{idle}");
+        assert_eq!(world.problems("web").contains("is not usable"), want.is_none());
+    }
+}

@@ -30,6 +30,7 @@ pub(super) fn service(at: &At<'_>, errors: &Errors) -> Option<Service> {
         proxy_name: meta(at, "labels", "service.kubernetes.io/service-proxy-name"),
         mode: meta(at, "annotations", "fairlead.dev/mode"),
         target: meta(at, "annotations", "fairlead.dev/target"),
+        udp_idle: meta(at, "annotations", "fairlead.dev/udp-idle-timeout"),
         weights: meta(at, "annotations", "fairlead.dev/weights"),
         new_flows: meta(at, "annotations", "fairlead.dev/new-flows-per-second"),
         ..Service::default()

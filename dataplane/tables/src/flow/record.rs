@@ -15,7 +15,7 @@ use packet::{Address, Family, FlowKey, Protocol, TcpFlags};
 use super::{Direction, NewFlow};
 use crate::hash::{FlowHash, FlowHasher, lower};
 use crate::tcp_state::Phase;
-use crate::{BackendId, Millis, NatMode, NextHopId, ServiceId};
+use crate::{BackendId, IdleTimeout, Millis, NatMode, NextHopId, ServiceId};
 
 /// 64 bytes: one cache line of the slab.
 pub(super) type Line = [u64; 8];
@@ -53,16 +53,18 @@ pub(super) struct State(pub(super) u64);
 
 impl State {
     const PHASE: u32 = 32;
-    const PROTOCOL: u32 = 36;
-    const LIVE: u64 = 1 << 38;
-    const IPV6: u64 = 1 << 39;
-    const DNAT: u64 = 1 << 40;
+    const PROTOCOL: u32 = 35;
+    /// The [`IdleTimeout`].
+    const IDLE: u32 = 37;
+    const LIVE: u64 = 1 << 42;
+    const IPV6: u64 = 1 << 43;
+    const DNAT: u64 = 1 << 44;
     /// No reply was seen.
-    const UNANSWERED: u64 = 1 << 41;
+    const UNANSWERED: u64 = 1 << 45;
     /// The warning about replies that bypass the appliance was given.
-    const BYPASS_REPORTED: u64 = 1 << 42;
+    const BYPASS_REPORTED: u64 = 1 << 46;
     /// In the queue of flows that may be recycled.
-    const QUEUED: u64 = 1 << 43;
+    const QUEUED: u64 = 1 << 47;
     const ESTABLISHED: u64 = (Phase::Established as u64) << Self::PHASE;
 
     pub(super) fn new(family: Family, protocol: Protocol, mode: NatMode, now: Millis) -> Self {
@@ -124,10 +126,10 @@ impl State {
         Millis(lower(self.0))
     }
 
-    /// Where [`Expiry`] keeps this flow's timeout: protocol and phase as one small number.
+    /// Where [`Expiry`] keeps this flow's timeout: phase, protocol and its Service's own timeout as one small number.
     #[inline]
     const fn timeout_index(self) -> usize {
-        (self.0 >> Self::PHASE & 0x3f) as usize
+        (self.0 >> Self::PHASE) as usize % EXPIRIES
     }
 
     #[inline]
@@ -182,6 +184,12 @@ impl State {
         Self(if yes { self.0 | Self::UNANSWERED } else { self.0 & !Self::UNANSWERED })
     }
 
+    /// With a timeout of its own.
+    pub(super) const fn idling_for(self, idle: IdleTimeout) -> Self {
+        let mask = ((1 << IdleTimeout::BITS) - 1) << Self::IDLE;
+        Self(self.0 & !mask | idle.to_bits() << Self::IDLE)
+    }
+
     #[inline]
     pub(super) const fn queued(self, yes: bool) -> Self {
         Self(if yes { self.0 | Self::QUEUED } else { self.0 & !Self::QUEUED })
@@ -193,16 +201,23 @@ impl State {
     }
 }
 
-/// The timeouts, ready to be picked by a flow's state.
-pub(super) struct Expiry([u32; 64]);
+/// Phases, protocols and timeouts of Services.
+const EXPIRIES: usize = 1 << (3 + 2 + IdleTimeout::BITS);
+
+/// The timeouts in milliseconds, ready to be picked by a flow's state.
+pub(super) struct Expiry([u32; EXPIRIES]);
 
 impl Expiry {
     pub(super) fn new(timeouts: &crate::tcp_state::Timeouts) -> Self {
-        let mut table = [0; 64];
+        let mut table = [0; EXPIRIES];
         for protocol in Protocol::ALL {
             for phase in Phase::ALL {
                 let state = State::new(Family::V4, protocol, NatMode::Snat, Millis(0)).in_phase(phase);
                 table[state.timeout_index()] = timeouts.of(protocol, phase);
+                for idle in IdleTimeout::all() {
+                    let own_ms = idle.seconds().unwrap_or(0).saturating_mul(1_000);
+                    table[state.idling_for(idle).timeout_index()] = own_ms;
+                }
             }
         }
         Self(table)

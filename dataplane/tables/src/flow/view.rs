@@ -5,9 +5,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use packet::nat::Rewrite;
 use packet::{Address, AnyKey, Family, FlowKey};
 
+use super::record::{STATE, State};
 use super::{Direction, FlowRef, FlowTable, record};
 use crate::tcp_state::Phase;
-use crate::{BackendId, Millis, NatMode, NextHopId, ServiceId};
+use crate::{BackendId, IdleTimeout, Millis, NatMode, NextHopId, ServiceId};
 
 /// All that is known of a flow; for reports.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -55,6 +56,12 @@ impl FlowTable {
     #[inline]
     pub fn set_next_hop(&mut self, flow: FlowRef, direction: Direction, fib_epoch: u32, hop: NextHopId) {
         record::set_next_hop(self.slab.head_mut(flow.0), direction, fib_epoch, hop);
+    }
+
+    /// Lets the flow be silent for so long, whatever its phase.
+    pub fn set_idle_timeout(&mut self, flow: FlowRef, idle: IdleTimeout) {
+        let head = self.slab.head_mut(flow.0);
+        head[STATE] = State(head[STATE]).idling_for(idle).0;
     }
 
     /// The Service port and the backend; `NONE` where the sweep found it deleted.
