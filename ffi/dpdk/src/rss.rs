@@ -16,11 +16,10 @@ impl StartedPort {
     /// When the device does not say.
     pub fn rss_key(&self) -> Result<Vec<u8>, Errno> {
         let mut key = vec![0; usize::from(self.rss.key_len)];
-        let mut conf = dpdk_sys::rte_eth_rss_conf {
-            rss_key: key.as_mut_ptr(),
-            rss_key_len: self.rss.key_len,
-            rss_hf: 0,
-        };
+        // Field by field: releases differ in how many there are (the hash algorithm since 23.11).
+        // SAFETY: a structure of numbers and pointers, for which zero is "none" and "the default".
+        let mut conf = unsafe { std::mem::zeroed::<dpdk_sys::rte_eth_rss_conf>() };
+        (conf.rss_key, conf.rss_key_len) = (key.as_mut_ptr(), self.rss.key_len);
         // SAFETY: the key has room for `rss_key_len` bytes.
         errno::check(unsafe { dpdk_sys::rte_eth_dev_rss_hash_conf_get(self.id(), &raw mut conf) })?;
         Ok(key)
