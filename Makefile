@@ -8,11 +8,13 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 FAIRLEAD := $(TARGET)/release/fairlead
 LAB := $(TARGET)/release/lab
+# Where benches leave their tables.
+PERF_DIR := $(or $(FAIRLEAD_PERF_DIR),target/perf)
 # Crates that link DPDK; not default members.
 DPDK_CRATES := -p dpdk-sys -p dpdk
 SETUP := deploy/setup.sh
 
-.PHONY: help build demo demo-kubernetes demo-down test setup-test unit instructions dpdk-test e2e test-long bench bench-wire lint layers doc fuzz clean setup setup-build systemd-test cluster kube-proxy e2e-kubernetes
+.PHONY: help build demo demo-kubernetes demo-down test setup-test unit instructions dpdk-test e2e test-long bench bench-kubernetes bench-wire lint layers doc fuzz clean setup setup-build systemd-test cluster kube-proxy e2e-kubernetes
 
 help: ## This list.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -92,6 +94,12 @@ bench-wire: ## Over memif against testpmd in the same run.
 	@$(SETUP) wire
 	$(CARGO) build --release --features dpdk
 	FAIRLEAD_BIN=$(abspath $(FAIRLEAD)) $(CARGO) bench -p perf --features dpdk --bench wire
+	$(CARGO) run -q -p perf --bin report
+
+bench-kubernetes: setup ## What changes of a real cluster cost at a client, through the appliance and kube-proxy (root, Go 1.26; minutes).
+	$(CARGO) build --release --features dpdk
+	@assets=$$(tests/cluster/build.sh) && mkdir -p $(PERF_DIR) && \
+	 KUBEBUILDER_ASSETS=$$assets FAIRLEAD_BIN=$(FAIRLEAD) $(LAB) figures > $(PERF_DIR)/kubernetes.md
 	$(CARGO) run -q -p perf --bin report
 
 lint: setup-build ## Format, clippy, dependency policy.

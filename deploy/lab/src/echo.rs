@@ -130,8 +130,16 @@ impl UdpAsker {
     /// # Errors
     /// When there is no socket or no route.
     pub fn new(server: SocketAddr) -> Result<Self> {
+        Self::patient(server, PATIENCE)
+    }
+
+    /// The same, with a bound of the caller's on each wait.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn patient(server: SocketAddr, limit: Duration) -> Result<Self> {
         let socket = udp_towards(server)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(limit))?;
         socket.connect(server)?;
         Ok(Self { socket })
     }

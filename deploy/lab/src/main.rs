@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod demo;
+mod figures;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,6 +17,7 @@ use lab::{Lab, LabOptions};
 
 const USAGE: &str = "usage:
   lab demo [kubernetes] [--keep]   walk through a lab with real traffic, or one with Kubernetes; --keep leaves it running
+  lab figures [PART...]            measure changes of a real cluster through the appliance and kube-proxy; prints a table
   lab up NAME                      make a lab with the appliance in it and leave it running
   lab kubernetes NAME              make a lab with Kubernetes in it and a router in the appliance's place, and leave it running
   lab down NAME                    end it: processes, namespaces, files
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         ["demo", "--keep"] => demo::run(true),
         ["demo", "kubernetes"] => demo::kubernetes::run(false),
         ["demo", "kubernetes", "--keep"] => demo::kubernetes::run(true),
+        ["figures", parts @ ..] => figures::run(parts),
         ["up", name] => up(name),
         ["kubernetes", name] => kubernetes(name),
         ["down", name] => down(name),

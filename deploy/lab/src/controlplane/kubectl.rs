@@ -84,7 +84,8 @@ impl Kubectl {
             .with_context(|| format!("kubectl {} printed:\n{text}", arguments.join(" ")))
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// The command itself, for one that goes on.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.namespace.command(&self.program.to_string_lossy());
         command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments);
         // Discovery is cached there, for this lab only.
