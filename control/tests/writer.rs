@@ -179,6 +179,23 @@ async fn a_new_service_is_held_then_told_then_announced() {
     assert_eq!(stand.asked(4).await.len(), 4, "nothing is written twice");
 }
 
+/// What became of the Service may be told anew before the server's news of the finalizer is here.
+#[tokio::test]
+async fn old_news_after_a_step_does_not_delay_the_next() {
+    let status = format!("{SERVICE}/status");
+    let mut stand = Stand::new(&[(SERVICE, service(&json!([]))), (&status, json!({}))], &[]).await;
+    stand.leads().await;
+    stand.put(outcome(false, &[], &["192.0.2.1"]));
+    assert_eq!(stand.asked(2).await.len(), 2);
+    stand.put(outcome(false, &[], &["192.0.2.1"]));
+    assert_eq!(stand.asked(2).await.len(), 2, "the finalizer is on its way");
+    let begun = Instant::now();
+    stand.put(outcome(true, &[], &["192.0.2.1"]));
+    let seen = stand.asked(3).await;
+    assert_eq!(keys(&seen)[2], format!("PATCH {SERVICE}/status"));
+    assert!(begun.elapsed() < Duration::from_millis(600), "told after {:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn what_was_given_is_taken_back_before_the_finalizer_goes() {
     let held = service(&json!(["fairlead.dev/load-balancer"]));

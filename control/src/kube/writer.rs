@@ -52,6 +52,8 @@ struct Entry {
     failures: u32,
     /// Not before.
     due: Option<Instant>,
+    /// Nor before this, unless a newer outcome comes.
+    quiet: Option<Instant>,
     /// The last step that succeeded.
     last: Option<Last>,
 }
@@ -175,7 +177,8 @@ impl Writer {
                 self.forget(&target);
                 continue;
             }
-            self.entries.entry(target.clone()).or_default().outcome = Some(wanted);
+            let entry = self.entries.entry(target.clone()).or_default();
+            (entry.outcome, entry.quiet) = (Some(wanted), None);
             self.due.insert(target);
         }
     }
@@ -196,7 +199,8 @@ impl Writer {
             if work.len() + ready.len() >= WRITES_MAX {
                 break;
             }
-            match self.entries[target].due.filter(|due| *due > now) {
+            let entry = &self.entries[target];
+            match entry.due.max(entry.quiet).filter(|due| *due > now) {
                 Some(due) => next = Some(next.map_or(due, |next| next.min(due))),
                 None => ready.push(target.clone()),
             }
@@ -229,7 +233,7 @@ impl Writer {
         };
         let what = what(step, outcome);
         if let Some(last) = entry.last.as_ref().filter(|last| last.what == what && now < last.at + ECHO) {
-            entry.due = Some(last.at + ECHO);
+            entry.quiet = Some(last.at + ECHO);
             self.due.insert(Target::Service(key.clone()));
             return None;
         }
