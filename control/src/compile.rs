@@ -22,6 +22,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use tables::{
     AddressInfo, AddressKind, BackendId, Frontend, FrontendKey, Generation, Limits, Lpm, NodeId, Prefix,
@@ -287,6 +288,8 @@ impl Compiler {
         self.tables.acts_as = self.cluster.this.as_ref().map(|this| this.id);
         self.tables.workers = self.settings.workers.max(1);
         self.tables.limits = self.limits();
+        let ms = |deadline: Duration| u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX);
+        self.tables.drain_deadline_ms = self.settings.drain_deadline.map(ms);
     }
 
     fn compile_network(&mut self) {

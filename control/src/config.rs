@@ -241,6 +241,8 @@ pub struct ForwardingConfig {
     pub flows_per_worker: u32,
     /// Clients that one worker remembers for session affinity.
     pub affinity_clients: u32,
+    /// How long flows may stay at a backend that drains or is gone; none: until they end.
+    pub drain_deadline: Option<Duration>,
     /// When an idle flow is forgotten.
     pub timeouts: Timeouts,
 }
@@ -254,6 +256,7 @@ impl Default for ForwardingConfig {
             snat_ports: (1024, 60_999),
             flows_per_worker: 1 << 20,
             affinity_clients: 1 << 16,
+            drain_deadline: None,
             timeouts: Timeouts::default(),
         }
     }

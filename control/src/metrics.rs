@@ -311,7 +311,7 @@ const PACKETS: [(&str, Kind); 9] = [
 ];
 
 /// In the order of `FlowCounts`.
-const FLOWS: [(&str, Kind); 11] = [
+const FLOWS: [(&str, Kind); 12] = [
     ("Flows the table can hold", Kind::Gauge),
     ("Flows now in the table", Kind::Gauge),
     ("Flows now in the table that are half-open, and may be recycled", Kind::Gauge),
@@ -320,6 +320,10 @@ const FLOWS: [(&str, Kind); 11] = [
     ("Half-open flows that made room for another", Kind::Counter),
     ("Flows taken out on demand, or because their backend went", Kind::Counter),
     ("Flows refused because the table was full", Kind::Counter),
+    (
+        "Of those taken out: such as had been at a backend that drains or is gone until their deadline",
+        Kind::Counter,
+    ),
     ("Flows found to have replies that never pass here", Kind::Counter),
     ("Resets not believed, as their sequence number is far from what was seen", Kind::Counter),
     ("Flows that went on after a reset", Kind::Counter),

@@ -69,6 +69,7 @@ fn live(merged: &mut GatewayConfig, new: &GatewayConfig, applied: &mut Vec<Strin
     take("forwarding.target", set(&mut forwarding.target, &new_forwarding.target));
     take("forwarding.snatAddresses", set(&mut forwarding.snat_addresses, &new_forwarding.snat_addresses));
     take("forwarding.snatPorts", set(&mut forwarding.snat_ports, &new_forwarding.snat_ports));
+    take("forwarding.drainDeadline", set(&mut forwarding.drain_deadline, &new_forwarding.drain_deadline));
     take("forwarding.timeouts", set(&mut forwarding.timeouts, &new_forwarding.timeouts));
     take("protection", set(&mut merged.protection, &new.protection));
     take("routes", set(&mut merged.routes, &new.routes));

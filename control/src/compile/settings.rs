@@ -1,6 +1,7 @@
 //! The part of the configuration that decides what the tables say.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use tables::Limits;
@@ -49,6 +50,8 @@ pub struct Settings {
     pub workers: u16,
     /// What senders may bring about in a second.
     pub protection: Limits,
+    /// How long flows may stay at a backend that drains or is gone.
+    pub drain_deadline: Option<Duration>,
 }
 
 /// Ports of BFD (RFC 5881, RFC 5883): a routing daemon of the appliance listens there.
@@ -78,6 +81,7 @@ impl From<&GatewayConfig> for Settings {
             mirrored: mirrored.collect(),
             workers: config.workers.count(),
             protection: config.protection,
+            drain_deadline: forwarding.drain_deadline,
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use packet::{Family, MacAddr};
@@ -262,8 +263,16 @@ fn pool(at: &At<'_>, errors: &Errors) -> Option<Pool> {
 }
 
 fn forwarding(at: &At<'_>, errors: &Errors) -> ForwardingConfig {
-    let known =
-        ["mode", "target", "snatAddresses", "snatPorts", "flowsPerWorker", "affinityClients", "timeouts"];
+    let known = [
+        "mode",
+        "target",
+        "snatAddresses",
+        "snatPorts",
+        "flowsPerWorker",
+        "affinityClients",
+        "drainDeadline",
+        "timeouts",
+    ];
     at.only(&known, errors);
     let default = ForwardingConfig::default();
     let modes = [("auto", Mode::Auto), ("snat", Mode::Snat), ("dnat", Mode::Dnat)];
@@ -284,8 +293,14 @@ fn forwarding(at: &At<'_>, errors: &Errors) -> ForwardingConfig {
             .field("affinityClients")
             .and_then(|at| at.number(AFFINITY_CLIENTS_MIN..=AFFINITY_CLIENTS_MAX, errors))
             .unwrap_or(default.affinity_clients),
+        drain_deadline: at.field("drainDeadline").and_then(|at| drain_deadline(&at, errors)),
         timeouts: at.field("timeouts").map(|at| timeouts(&at, errors)).unwrap_or_default(),
     }
+}
+
+/// A duration, or `none`.
+fn drain_deadline(at: &At<'_>, errors: &Errors) -> Option<Duration> {
+    if at.scalar() == Some("none") { None } else { timeout(at, errors) }
 }
 
 fn timeouts(at: &At<'_>, errors: &Errors) -> Timeouts {

@@ -89,6 +89,8 @@ counter_group! {
         removed,
         /// Flows refused because the table was full.
         refused,
+        /// Of those taken out: such as had been at a backend that drains or is gone until their deadline.
+        drained,
         /// Flows found to have replies that never pass here.
         bypassed,
         /// Resets not believed, as their sequence number is far from what was seen.
@@ -101,9 +103,21 @@ counter_group! {
 impl FlowCounts {
     /// Takes over what the table says of itself.
     pub fn update(&mut self, stats: &FlowStats) {
-        let FlowStats { capacity, used, embryonic, created, expired, recycled, removed, refused } = *stats;
+        let FlowStats { capacity, used, embryonic, created, expired, recycled, removed, refused, drained } =
+            *stats;
         let [capacity, used, embryonic] = [capacity, used, embryonic].map(u64::from);
-        *self = Self { capacity, used, embryonic, created, expired, recycled, removed, refused, ..*self };
+        *self = Self {
+            capacity,
+            used,
+            embryonic,
+            created,
+            expired,
+            recycled,
+            removed,
+            refused,
+            drained,
+            ..*self
+        };
     }
 }
 

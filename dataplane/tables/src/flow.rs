@@ -128,6 +128,8 @@ pub struct FlowStats {
     pub removed: u64,
     /// Flows refused because the table was full.
     pub refused: u64,
+    /// Of those removed: such as were at a backend that drains or is gone for as long as they may.
+    pub drained: u64,
 }
 
 /// See the module.

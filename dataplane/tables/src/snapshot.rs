@@ -43,6 +43,8 @@ pub struct Tables {
     pub workers: u16,
     /// What senders may bring about in a second.
     pub limits: Limits,
+    /// How long flows may stay at a backend that drains or is gone, in milliseconds; `None`: until they end.
+    pub drain_deadline_ms: Option<u32>,
 }
 
 impl Tables {
@@ -65,6 +67,7 @@ impl Tables {
             acts_as: None,
             workers: 1,
             limits: Limits::default(),
+            drain_deadline_ms: None,
         }
     }
 

@@ -292,3 +292,78 @@ fn udp_flows_may_be_silent_for_as_long_as_their_service_says() {
         }
     }
 }
+
+#[test]
+fn flows_leave_a_backend_that_drains_or_is_gone_at_the_deadline() {
+    for (world, (protocol, gone)) in WORLDS.iter().flat_map(|world| {
+        [(Protocol::Tcp, true), (Protocol::Tcp, false), (Protocol::Udp, false), (Protocol::Sctp, true)]
+            .map(|case| (world, case))
+    }) {
+        for deadline_ms in [Some(60_000), None] {
+            let mut fixture = Fixture::data_centre();
+            fixture.tables.drain_deadline_ms = deadline_ms;
+            let ids = world.pods.map(|pod| fixture.backend(&at(pod, 80).to_string()));
+            let pools = [fixture.pool_of(&ids[..1]), fixture.pool_of(&ids[1..])];
+            let rule = Rule::same(Choice { action: Action::Balance(0), mode: NatMode::Snat });
+            let id = fixture.custom_service("moving", protocol, (rule.clone(), rule), vec![pools[0].clone()]);
+            fixture.vip(FrontendKind::LoadBalancer, &at(world.lb, 80).to_string(), id);
+            let mut rig = rig(&mut fixture);
+            let (client, vip) = (at(world.client, 900), at(world.lb, 80));
+            let ack = if protocol == Protocol::Sctp { TcpFlags::NONE } else { TcpFlags::ACK };
+            let segment = arriving(OUTSIDE, PacketBuilder::flow(key(protocol, client, vip)).flags(ack));
+            round_trip(&mut rig, (OUTSIDE, client), vip, protocol, "a flow");
+            one(rig.exchange(OUTSIDE, &segment), "established");
+            let service = fixture.get_service(id);
+            fixture.put_service(tables::ServicePort { pools: Box::new([pools[1].clone()]), ..service });
+            if gone {
+                fixture.remove_backend(ids[0])
+            } else {
+                fixture.drain_backend(ids[0])
+            }
+            rig.publish(fixture.tables());
+            // Whatever it sends, its time is over a minute later, and not before.
+            for _ in 0..59 {
+                rig.now = rig.now.plus(1_000);
+                let (_, frame) = one(rig.exchange(OUTSIDE, &segment), "goes on");
+                assert_eq!(flow_of(&frame).dst(), ip(world.pods[0]), "{protocol}");
+            }
+            rig.now = rig.now.plus(2_000);
+            rig.settle();
+            let ends = u64::from(deadline_ms.is_some());
+            assert_eq!(
+                (rig.counts().flows.drained, rig.counts().flows.removed),
+                (ends, ends),
+                "{protocol} {gone}"
+            );
+            let (_, frame) = one(rig.exchange(OUTSIDE, &segment), "afterwards");
+            let want = world.pods[usize::from(deadline_ms.is_some())];
+            assert_eq!(flow_of(&frame).dst(), ip(want), "{protocol} {gone} {deadline_ms:?}");
+        }
+    }
+}
+
+#[test]
+fn a_backend_that_comes_back_keeps_its_flows() {
+    let world = &WORLDS[0];
+    let mut fixture = served(world);
+    fixture.tables.drain_deadline_ms = Some(60_000);
+    let vip = fixture.tables.index.vip(ip(world.lb), Protocol::Tcp, 80).unwrap().service;
+    let backend = fixture.get_service(vip).pools[0].backends[0];
+    let active = *fixture.tables.backends.get(backend).unwrap();
+    let mut rig = rig(&mut fixture);
+    let (client, vip) = (at(world.client, 900), at(world.lb, 80));
+    round_trip(&mut rig, (OUTSIDE, client), vip, Protocol::Tcp, "a flow");
+    one(
+        rig.exchange(OUTSIDE, &arriving(OUTSIDE, PacketBuilder::flow(key(Protocol::Tcp, client, vip)))),
+        "ACK",
+    );
+    for _ in 0..4 {
+        fixture.drain_backend(backend);
+        rig.publish(fixture.tables());
+        rig.now = rig.now.plus(50_000);
+        rig.settle();
+        fixture.tables.backends.insert(active);
+        rig.publish(fixture.tables());
+    }
+    assert_eq!((rig.counts().flows.drained, rig.counts().flows.used), (0, 1));
+}

@@ -3,7 +3,7 @@
 //!
 //! Word by word, upper half first (`N` = 32 bits): 0 original addresses, 1 original ports | reply ports, 2 reply
 //! addresses, 3 [`State`], 4 service | backend, 5 next hops (16 + 16) | fib epoch, 6 IP delta, L4 delta (16 + 16) |
-//! the client's first ACK, 7 neighbours in the queue of half-open flows, or else sequence numbers (`numbers`). IPv6
+//! the client's first ACK or (out of the queue) the time since when the backend goes, 7 neighbours in the queue of half-open flows, or else sequence numbers (`numbers`). IPv6
 //! addresses fill the second line instead of words 0 and 2.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -358,6 +358,22 @@ pub(super) fn ids(head: &Line) -> (ServiceId, BackendId) {
 /// Replaces the ids of service and backend.
 pub(super) fn set_ids(head: &mut Line, service: ServiceId, backend: BackendId) {
     head[IDS] = join(service.to_bits(), backend.to_bits());
+}
+
+/// Since when the flow's backend drains or is gone, as far as that was noticed; the flow is in no queue.
+pub(super) const fn leaving_since(head: &Line) -> Option<Millis> {
+    match lower(head[DELTAS]) {
+        0 => None,
+        ms => Some(Millis(ms)),
+    }
+}
+
+/// Notes that; a time of 0 is a millisecond late.
+pub(super) fn set_leaving(head: &mut Line, since: Option<Millis>) {
+    let ms = since.map_or(0, |since| since.0.max(1));
+    if lower(head[DELTAS]) != ms {
+        head[DELTAS] = join(upper(head[DELTAS]), ms);
+    }
 }
 
 /// The next hop of one direction, if it was resolved under this epoch of the FIB.

@@ -2,8 +2,9 @@
 
 use packet::Protocol;
 
+use super::record::{STATE, State};
 use super::{FlowRef, FlowTable, FlowView, record};
-use crate::{BackendId, Millis, ServiceId, Tables};
+use crate::{BackendId, BackendState, Millis, ServiceId, Tables};
 
 /// Which ids still mean something.
 pub trait Liveness {
@@ -11,6 +12,14 @@ pub trait Liveness {
     fn service_is_live(&self, service: ServiceId) -> bool;
     /// True if the backend is there, in this epoch of its slot.
     fn backend_is_live(&self, backend: BackendId) -> bool;
+    /// True if the backend is there and takes no new flows.
+    fn backend_drains(&self, _backend: BackendId) -> bool {
+        false
+    }
+    /// How long flows may stay at a backend that drains or is gone, in milliseconds; `None`: until they end.
+    fn drain_deadline_ms(&self) -> Option<u32> {
+        None
+    }
 }
 
 impl Liveness for Tables {
@@ -20,6 +29,14 @@ impl Liveness for Tables {
 
     fn backend_is_live(&self, backend: BackendId) -> bool {
         self.backends.is_live(backend)
+    }
+
+    fn backend_drains(&self, backend: BackendId) -> bool {
+        self.backends.get(backend).is_some_and(|backend| backend.state != BackendState::Active)
+    }
+
+    fn drain_deadline_ms(&self) -> Option<u32> {
+        self.drain_deadline_ms
     }
 }
 
@@ -72,6 +89,11 @@ impl FlowTable {
         let (service, backend) = record::ids(self.slab.head(slot));
         let service_gone = service != ServiceId::NONE && !liveness.service_is_live(service);
         let backend_gone = backend != BackendId::NONE && !liveness.backend_is_live(backend);
+        if self.has_drained(slot, now, (backend, backend_gone), liveness) {
+            self.stats.drained += 1;
+            self.remove(FlowRef(slot));
+            return true;
+        }
         if !service_gone && !backend_gone {
             return false;
         }
@@ -82,6 +104,29 @@ impl FlowTable {
         let service = if service_gone { ServiceId::NONE } else { service };
         let backend = if backend_gone { BackendId::NONE } else { backend };
         record::set_ids(self.slab.head_mut(slot), service, backend);
+        false
+    }
+
+    /// Whether the flow has been at a backend that drains or is gone for as long as it may. The time is taken from the first
+    /// sweep that finds it so.
+    fn has_drained(
+        &mut self,
+        slot: u32,
+        now: Millis,
+        (backend, gone): (BackendId, bool),
+        liveness: &impl Liveness,
+    ) -> bool {
+        let Some(deadline_ms) = liveness.drain_deadline_ms() else { return false };
+        let head = self.slab.head_mut(slot);
+        if State(head[STATE]).is_queued() {
+            return false;
+        }
+        let leaves = gone || backend == BackendId::NONE || liveness.backend_drains(backend);
+        match record::leaving_since(head) {
+            _ if !leaves => record::set_leaving(head, None),
+            None => record::set_leaving(head, Some(now)),
+            Some(since) => return now.since(since) >= deadline_ms && now.since(since) <= i32::MAX as u32,
+        }
         false
     }
 }

@@ -103,6 +103,7 @@ impl FlowTable {
         let leaves = state.is_queued() && state.is_proven();
         if leaves {
             self.half_open.unlink(&mut self.slab, slot);
+            Numbers::forget_first_ack(self.slab.head_mut(slot));
             state = state.queued(false);
         }
         let head = self.slab.head_mut(slot);
