@@ -32,8 +32,8 @@ pub struct RigConfig {
     pub mirrored: PortSet,
     /// What the ports' devices do.
     pub capabilities: Capabilities,
-    /// Bytes of the ring to the kernel.
-    pub punt_bytes: usize,
+    /// Bytes of each ring between it and the kernel.
+    pub ring_bytes: usize,
 }
 
 impl Default for RigConfig {
@@ -43,7 +43,7 @@ impl Default for RigConfig {
             flows: 1024,
             mirrored: PortSet::ALL,
             capabilities: Capabilities::default(),
-            punt_bytes: 1 << 20,
+            ring_bytes: 1 << 20,
         }
     }
 }
@@ -74,8 +74,8 @@ impl Rig {
         let ports = tables.ports().len();
         let (publisher, mut subscribers) = mailboxes(1, tables);
         let counters = Arc::new(WorkerCounters::new(ports));
-        let (punt, kernel) = frame_ring(config.punt_bytes);
-        let (inject_sender, inject) = frame_ring(1 << 20);
+        let (punt, kernel) = frame_ring(config.ring_bytes);
+        let (inject_sender, inject) = frame_ring(config.ring_bytes);
         let (commands, desk) = command_rings(8, 64);
         let links = WorkerLinks {
             tables: subscribers.pop().expect("one worker"),

@@ -1,5 +1,7 @@
 //! The fuzz target: any frames, in any order, with time and tables moving; what must hold whatever they are.
 
+use std::sync::LazyLock;
+
 use packet::{AnyKey, MacAddr, Protocol, TcpFlags, VlanTag, checksum, parse, testkit::PacketBuilder};
 use tables::{FrontendKind, NatMode, PortSet, ServicePort};
 
@@ -19,11 +21,12 @@ const STEPS_MAX: usize = 128;
 /// If the worker does, a packet has no verdict or two, or a frame is sent that does not parse or whose checksum went
 /// wrong here.
 pub fn pipeline(input: &[u8]) {
-    let mut fixture = world();
-    let mut rig = Rig::new(
-        &RigConfig { flows: 64, mirrored: PortSet::of(OUTSIDE), ..RigConfig::default() },
-        fixture.tables(),
-    );
+    // Every input begins in the same world, which is made once.
+    static WORLD: LazyLock<Fixture> = LazyLock::new(world);
+    let mut fixture = WORLD.clone();
+    let config =
+        RigConfig { flows: 64, mirrored: PortSet::of(OUTSIDE), ring_bytes: 1 << 16, ..RigConfig::default() };
+    let mut rig = Rig::new(&config, fixture.tables());
     let mut rest = input;
     let mut sound = true;
     for _ in 0..STEPS_MAX {

@@ -177,7 +177,7 @@ fn own_addresses_belong_to_the_kernel_or_to_us() {
 #[test]
 fn a_full_ring_to_the_kernel_is_counted() {
     let world = &WORLDS[0];
-    let config = RigConfig { punt_bytes: 1, ..RigConfig::default() };
+    let config = RigConfig { ring_bytes: 1, ..RigConfig::default() };
     let mut rig = rig_of(&config, served(world).tables());
     let ssh = first(key(Protocol::Tcp, at(world.client, 700), at(world.own[0], 22))).payload(&[0; 1_400]);
     for _ in 0..20 {
