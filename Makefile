@@ -107,7 +107,7 @@ lint: setup-build ## Format, clippy, dependency policy.
 	$(CARGO) clippy --all-targets -q -- -D warnings
 	$(CARGO) clippy $(DPDK_CRATES) -p fairlead --features fairlead/dpdk --all-targets -q -- -D warnings
 	@if command -v gofmt >/dev/null; then test -z "$$(gofmt -l tests/cluster | tee /dev/stderr)"; fi
-	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check bans licenses sources; \
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny -L error check bans licenses sources; \
 	 else echo "lint: cargo-deny is not installed; licences and sources were not checked (cargo install cargo-deny)"; fi
 
 layers: ## Which crate may use which, who may name DPDK, who may write unsafe.
