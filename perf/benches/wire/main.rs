@@ -2,8 +2,8 @@
 //!
 //! The generator is testpmd's `flowgen`: UDP flows to as many VIPs of one Service, each translated (source and destination)
 //! and sent back over the same link to its backend's neighbour. One core generates, one works. A round counts the frames that
-//! come back a second, after it measured how long a line takes between the two cores: that is what a wire in memory costs, and
-//! the host of a virtual machine changes it at will. First a capture of every flow is played through the appliance and what
+//! come back a second, and measures before and after how long a line takes between the two cores: that is what a wire in
+//! memory costs, and the host of a virtual machine changes it at will. Only runs with the same distance are compared. First a capture of every flow is played through the appliance and what
 //! comes back is checked frame by frame; in each round its counters must tell of every flow, and of no loss but to a full link.
 //! Replies are not played here: `worker` measures both directions. `FAIRLEAD_BIN` names the appliance, else
 //! target/release/fairlead. Needs root and huge pages.
@@ -57,55 +57,88 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// Below this, in nanoseconds for a line there and back, two cores have a cache in common; a few times as far they do not.
+const NEAR_NS: f64 = 150.0;
+
+/// One device's turn in a round.
+#[derive(Clone, Copy)]
+struct Run {
+    device: Device,
+    /// Millions a second.
+    rate: f64,
+    /// How far the cores were from each other before and after it.
+    trips: [f64; 2],
+}
+
+impl Run {
+    /// The two cores had a cache in common all the time, or never; `None` if they were moved meanwhile.
+    fn is_near(&self) -> Option<bool> {
+        let [before, after] = self.trips.map(|trip| trip < NEAR_NS);
+        (before == after).then_some(before)
+    }
+}
+
 /// What the rounds gave.
 #[derive(Default)]
 struct Series {
-    /// Rates of the appliance and of macswap, in millions a second.
-    rates: [Vec<f64>; 2],
+    runs: Vec<Run>,
     ratios: Vec<f64>,
     waits: Vec<f64>,
-    trips: Vec<f64>,
 }
 
 impl Series {
     fn play(&mut self, bench: &Bench, round: u32) -> Result<()> {
-        let trip = round_trip_ns([0, 1])?;
         let mut order = [Device::Appliance, Device::Macswap];
         // Who is first takes turns, so that what drifts in a round favours neither.
         order.rotate_left((round % 2) as usize);
         let (mut rates, mut waited) = ([0.0; 2], 0.0_f64);
         for device in order {
+            let before = round_trip_ns([0, 1])?;
             let (rate, share) = bench.round(device)?;
+            let run = Run { device, rate, trips: [before, round_trip_ns([0, 1])?] };
+            let [before, after] = run.trips;
+            eprintln!(
+                "round {round}: {}: {rate:.2} M/s, cores {before:.0} to {after:.0} ns apart",
+                device.name()
+            );
             rates[device as usize] = rate;
-            self.rates[device as usize].push(rate);
+            self.runs.push(run);
             waited = waited.max(share);
         }
         let [appliance, macswap] = rates;
-        let ratio = appliance / macswap;
-        eprintln!(
-            "round {round}: macswap {macswap:.2} M/s, appliance {appliance:.2} M/s, ratio {ratio:.2}; waited for a core \
-             {waited:.2}, cores {trip:.0} ns apart"
-        );
-        self.ratios.push(ratio);
+        eprintln!("round {round}: ratio {:.2}; waited for a core {waited:.2}", appliance / macswap);
+        self.ratios.push(appliance / macswap);
         self.waits.push(waited);
-        self.trips.push(trip);
         Ok(())
     }
 
+    /// Rates of a device in the runs with the cores near to each other, or far.
+    fn rates(&self, device: Device, near: bool) -> Vec<f64> {
+        let runs = self.runs.iter().filter(|run| run.device == device && run.is_near() == Some(near));
+        runs.map(|run| run.rate).collect()
+    }
+
     fn report(mut self, report: &mut Report) {
-        let [appliance, macswap] = &mut self.rates;
-        for (case, unit, values) in [
-            ("testpmd macswap", Unit::MillionPerSecond, macswap),
-            ("appliance, full NAT", Unit::MillionPerSecond, appliance),
-            ("appliance to macswap, by round", Unit::Ratio, &mut self.ratios),
-            ("a line from core to core and back", Unit::NsPerItem, &mut self.trips),
-        ] {
-            let rounds = values.len();
-            report.push(Row::value(&format!("{case}: median of {rounds} rounds"), unit, median(values)));
-            // Sorted by now.
-            report.push(Row::value(&format!("{case}: least"), unit, values[0]));
-            report.push(Row::value(&format!("{case}: most"), unit, values[rounds - 1]));
+        for (near, place) in [(true, "cores near"), (false, "cores far")] {
+            let mut medians = [0.0; 2];
+            for device in [Device::Appliance, Device::Macswap] {
+                let mut rates = self.rates(device, near);
+                let case = format!("{place}: {}, median of {} runs", device.name(), rates.len());
+                medians[device as usize] = median(&mut rates);
+                report.push(Row::value(&case, Unit::MillionPerSecond, medians[device as usize]));
+            }
+            let [appliance, macswap] = medians;
+            if appliance > 0.0 && macswap > 0.0 {
+                report.push(Row::value(&format!("{place}: ratio"), Unit::Ratio, appliance / macswap));
+            }
         }
+        let rounds = self.ratios.len();
+        let by_round = median(&mut self.ratios);
+        report.push(Row::value(
+            &format!("ratio by round, moves included: median of {rounds}"),
+            Unit::Ratio,
+            by_round,
+        ));
         let waited = median(&mut self.waits);
         report.push(Row::value("share of time spent waiting for a core: median", Unit::Ratio, waited));
         if waited > WAITED_MAX {
@@ -124,10 +157,19 @@ fn median(values: &mut [f64]) -> f64 {
 const LOOP: &str = "--port-topology=loop";
 
 /// What forwards.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Eq, PartialEq)]
 enum Device {
     Appliance,
     Macswap,
+}
+
+impl Device {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Appliance => "appliance, full NAT",
+            Self::Macswap => "testpmd macswap",
+        }
+    }
 }
 
 struct Bench {

@@ -16,8 +16,9 @@ const BENCHES: [(&str, &str); 8] = [
         "wire",
         "`fairlead run`, one worker, full NAT of 1,024 established UDP flows of 60-byte frames (64 with the check sequence) \
          in one direction, against `dpdk-testpmd --forward-mode=macswap` on the same memif link in interleaved rounds. The \
-         aims are a ratio of 0.70, then 0.80. Both rows swing by a factor of two on a shared virtual machine from one round to \
-         the next; how long a line takes from core to core and back is measured before each round. The table says NO COMPARISON \
+         aims are a ratio of 0.70, then 0.80. The host of a virtual machine moves its cores \
+         between neighbours below one cache (near) and places without one in common (far), which changes both rows by a factor of \
+         three: the distance is measured before and after each run, and like is compared with like. The table says NO COMPARISON \
          where the cores did not belong to the bench. What bounds the appliance: its own work, \
          some 500 instructions a packet, beside a driver that copies each frame twice.",
     ),
