@@ -16,15 +16,14 @@ mod paths;
 mod variants;
 mod world;
 
-use std::path::Path;
 use std::process::ExitCode;
 
-use lab::checks::{self, Group};
+use lab::checks::{Group, Program};
 
 use crate::world::World;
 
 /// A named check against a running lab.
-type Check = checks::Check<World>;
+type Check = lab::checks::Check<World>;
 
 const GROUPS: [Group<World>; 4] = [
     Group { name: "lab", make: World::router, checks: &[fabric::CHECKS] },
@@ -45,27 +44,9 @@ const GROUPS: [Group<World>; 4] = [
     Group { name: "static", make: World::tapless, checks: &[variants::STATIC] },
 ];
 
+const PROGRAM: Program<World> =
+    Program { title: "end to end", target: "e2e", needs: &[], stem: "e2e", groups: &GROUPS };
+
 fn main() -> ExitCode {
-    lab::run_if_asked();
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let filters: Vec<&str> =
-        arguments.iter().map(String::as_str).filter(|argument| !argument.starts_with('-')).collect();
-    if arguments.iter().any(|argument| argument == "--list") {
-        checks::list(&GROUPS);
-        return ExitCode::SUCCESS;
-    }
-    let Some(binary) = std::env::var_os("FAIRLEAD_BIN") else {
-        println!(
-            "end to end: not part of this run (no FAIRLEAD_BIN); `make e2e` builds the product and runs them"
-        );
-        return ExitCode::SUCCESS;
-    };
-    if !rustix::process::geteuid().is_root() {
-        println!(
-            "\n*** SKIPPED: the end-to-end tests did not run: they make network namespaces and need root.\n"
-        );
-        return ExitCode::SUCCESS;
-    }
-    lab::sweep("e2e");
-    checks::run("end to end", &GROUPS, Path::new(&binary), &filters)
+    PROGRAM.main(&GROUPS)
 }

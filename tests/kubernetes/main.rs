@@ -17,10 +17,9 @@ mod rights;
 mod services;
 mod world;
 
-use std::path::Path;
 use std::process::ExitCode;
 
-use lab::checks::{self, Group};
+use lab::checks::{Group, Program};
 use lab::controlplane;
 
 use crate::world::World;
@@ -44,30 +43,15 @@ const GROUPS: [Group<World>; 3] = [
     Group { name: "long", make: World::appliance, checks: &[pair::LONG, adversity::LONG] },
 ];
 
+const PROGRAM: Program<World> = Program {
+    title: "kubernetes",
+    target: "e2e-kubernetes",
+    needs: &[controlplane::ASSETS],
+    stem: world::STEM,
+    groups: &GROUPS,
+};
+
 fn main() -> ExitCode {
-    lab::run_if_asked();
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let filters: Vec<&str> =
-        arguments.iter().map(String::as_str).filter(|argument| !argument.starts_with('-')).collect();
-    if arguments.iter().any(|argument| argument == "--list") {
-        checks::list(&GROUPS);
-        return ExitCode::SUCCESS;
-    }
-    let (Some(binary), Some(_)) = (std::env::var_os("FAIRLEAD_BIN"), std::env::var_os(controlplane::ASSETS))
-    else {
-        println!(
-            "kubernetes: not part of this run (no FAIRLEAD_BIN or no {}); `make e2e-kubernetes` builds both and runs them",
-            controlplane::ASSETS
-        );
-        return ExitCode::SUCCESS;
-    };
-    if !rustix::process::geteuid().is_root() {
-        println!(
-            "\n*** SKIPPED: the tests with Kubernetes did not run: they make network namespaces and need root.\n"
-        );
-        return ExitCode::SUCCESS;
-    }
-    lab::sweep(world::STEM);
-    let wanted = if std::env::var_os("E2E_LONG").is_some() { &GROUPS[..] } else { &GROUPS[..2] };
-    checks::run("kubernetes", wanted, Path::new(&binary), &filters)
+    let all = std::env::var_os("E2E_LONG").is_some();
+    PROGRAM.main(if all { &GROUPS } else { &GROUPS[..2] })
 }

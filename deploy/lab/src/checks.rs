@@ -18,6 +18,9 @@ pub trait Stage {
     fn explain(&mut self);
 }
 
+/// Names the program under test.
+const BINARY: &str = "FAIRLEAD_BIN";
+
 /// A named check.
 pub type Check<S> = (&'static str, fn(&mut S) -> Result<()>);
 
@@ -38,13 +41,58 @@ impl<S> Group<S> {
     }
 }
 
+/// A program of checks.
+pub struct Program<S: 'static> {
+    /// What it sums up under.
+    pub title: &'static str,
+    /// The make target that builds what it needs and runs it.
+    pub target: &'static str,
+    /// Environment variables that it needs, beside the one that names the program under test.
+    pub needs: &'static [&'static str],
+    /// How the names of its labs begin: those that an earlier run left are removed.
+    pub stem: &'static str,
+    /// All that it has.
+    pub groups: &'static [Group<S>],
+}
+
+impl<S: Stage> Program<S> {
+    /// The whole `main`: answers `--list`, says why nothing runs where nothing can, and else runs these of the groups.
+    pub fn main(&self, wanted: &[Group<S>]) -> ExitCode {
+        crate::run_if_asked();
+        let Self { title, target, .. } = self;
+        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        let filters: Vec<&str> =
+            arguments.iter().map(String::as_str).filter(|argument| !argument.starts_with('-')).collect();
+        if arguments.iter().any(|argument| argument == "--list") {
+            list(self.groups);
+            return ExitCode::SUCCESS;
+        }
+        let missing = self.needs.iter().find(|name| std::env::var_os(name).is_none());
+        let (None, Some(binary)) = (missing, std::env::var_os(BINARY)) else {
+            let missing = missing.unwrap_or(&BINARY);
+            println!(
+                "{title}: not part of this run (no {missing}); `make {target}` builds all it needs and runs it"
+            );
+            return ExitCode::SUCCESS;
+        };
+        if !rustix::process::geteuid().is_root() {
+            println!(
+                "\n*** SKIPPED: the tests of `make {target}` did not run: they make network namespaces and need root.\n"
+            );
+            return ExitCode::SUCCESS;
+        }
+        crate::sweep(self.stem);
+        run(title, wanted, Path::new(&binary), &filters)
+    }
+}
+
 /// Prints the names of all checks, as test programs do.
-pub fn list<S>(groups: &[Group<S>]) {
+fn list<S>(groups: &[Group<S>]) {
     groups.iter().flat_map(Group::named).for_each(|(name, _)| println!("{name}: test"));
 }
 
 /// Runs those whose name contains one of `filters` (all, if there are none) and sums up under `title`.
-pub fn run<S: Stage>(title: &str, groups: &[Group<S>], binary: &Path, filters: &[&str]) -> ExitCode {
+fn run<S: Stage>(title: &str, groups: &[Group<S>], binary: &Path, filters: &[&str]) -> ExitCode {
     let wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter));
     let start = Instant::now();
     let mut tally = Tally::default();
