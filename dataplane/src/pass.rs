@@ -22,7 +22,7 @@ use crate::{
     io::PortIo,
     lane::Lane,
     stage::{
-        begin::{Intent, Intents},
+        begin::Intents,
         bypass::Bypasses,
         checksum::fault,
         hold::{Hold, Target},
@@ -85,12 +85,17 @@ impl Scratch {
 
     /// The facts of a sound frame of which nothing was seen in the flow table, and the hash of its flow if it has one.
     pub(crate) fn arrived(&self, slot: usize) -> Option<(&Parsed, FlowHash)> {
-        let unseen = self.refused[slot].is_none() && self.candidates[slot] == Candidate::NONE;
-        unseen.then(|| (&self.parsed[slot], self.hashes[slot]))
+        let arrived = self.refused[slot].is_none() && self.is_unseen(slot);
+        arrived.then(|| (&self.parsed[slot], self.hashes[slot]))
+    }
+
+    /// Nothing was seen of it in the flow table.
+    pub(crate) fn is_unseen(&self, slot: usize) -> bool {
+        self.candidates[slot] == Candidate::NONE
     }
 
     /// Reads the facts of the frame in this slot, unless they are.
-    fn read<B: PacketBuf>(&mut self, slot: usize, buf: &B) {
+    pub(crate) fn read<B: PacketBuf>(&mut self, slot: usize, buf: &B) {
         if std::mem::take(&mut self.unread[slot]) {
             let facts = packet::facts_of_plain(&self.plain[slot], buf.head(), &mut self.parsed[slot]);
             self.refused[slot] = if facts.is_some() { None } else { Some(ParseError::Truncated) };
@@ -126,7 +131,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
         burst.iter().for_each(PacketBuf::prefetch);
         let bytes = self.parse(burst, mac, scratch);
         let unseen = self.fetch_records(burst.len(), scratch);
-        let intents = unseen.then(|| self.look_ahead(burst, mac, scratch));
+        let intents = unseen.then(|| self.foresee(burst, mac, scratch));
         self.pass_all(burst, mac, (scratch, intents.as_ref()));
         bytes
     }
@@ -146,33 +151,10 @@ impl<'a, P: PortIo> Pass<'a, P> {
                 false => Err(buf),
             };
             if let Err(buf) = unusual {
-                self.pass_unusual(buf, mac, (scratch, slot), intents);
+                self.finish(buf, mac, (scratch, slot), intents);
             }
         }
         burst.emptied();
-    }
-
-    #[inline(never)]
-    fn pass_unusual(
-        &mut self,
-        buf: P::Buf,
-        mac: MacAddr,
-        (scratch, slot): (&mut Scratch, usize),
-        intents: Option<&Intents<'a>>,
-    ) {
-        scratch.read(slot, &buf);
-        self.finish(buf, mac, scratch, (slot, intents.and_then(|intents| intents[slot].as_ref())));
-    }
-
-    /// What the packets will be of which nothing was seen in the flow table.
-    #[inline(never)]
-    fn look_ahead(&self, burst: &Burst<P::Buf>, mac: MacAddr, scratch: &mut Scratch) -> Intents<'a> {
-        for (slot, buf) in burst.iter().enumerate().take(BURST) {
-            if scratch.candidates[slot] == Candidate::NONE {
-                scratch.read(slot, buf);
-            }
-        }
-        self.foresee(burst.len(), mac, scratch)
     }
 
     /// The tables do not know the port.
@@ -234,14 +216,17 @@ impl<'a, P: PortIo> Pass<'a, P> {
         unseen
     }
 
-    /// Takes one packet to its end; `known` is what to do if it has no flow, as far as that was looked at.
+    /// Takes one packet to its end; the intents say what to do if it has no flow, as far as that was looked at.
+    #[inline(never)]
     fn finish(
         &mut self,
         buf: P::Buf,
         mac: MacAddr,
-        scratch: &Scratch,
-        (slot, known): (usize, Option<&Intent<'a>>),
+        (scratch, slot): (&mut Scratch, usize),
+        intents: Option<&Intents<'a>>,
     ) {
+        scratch.read(slot, &buf);
+        let known = intents.and_then(|intents| intents[slot].as_ref());
         if let Some(error) = scratch.refused[slot] {
             return self.drop(buf, error.into());
         }

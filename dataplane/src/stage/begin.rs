@@ -19,7 +19,7 @@ use super::{
     rewrite::Forward,
 };
 use crate::{
-    buf::BURST,
+    buf::{BURST, Burst},
     io::PortIo,
     pass::{Pass, Scratch},
 };
@@ -110,10 +110,12 @@ fn may_begin(parsed: &Parsed) -> bool {
 impl<'a, P: PortIo> Pass<'a, P> {
     /// What the burst's new flows will be; asks for the lines of the flow table that they will want.
     #[inline(never)]
-    pub(crate) fn foresee(&self, count: usize, mac: MacAddr, scratch: &Scratch) -> Intents<'a> {
+    pub(crate) fn foresee(&self, burst: &Burst<P::Buf>, mac: MacAddr, scratch: &mut Scratch) -> Intents<'a> {
         let mut intents = [const { None }; BURST];
         let mut replies = [None; BURST];
-        for slot in 0..count.min(BURST) {
+        for slot in 0..burst.len().min(BURST) {
+            let Some(buf) = burst.slot(slot).filter(|_| scratch.is_unseen(slot)) else { continue };
+            scratch.read(slot, buf);
             let Some((parsed, hash)) = scratch.arrived(slot) else { continue };
             let Body::Flow { key, .. } = &parsed.body else { continue };
             if parsed.dst_mac == mac && self.state.flows.is_absent(hash) {
