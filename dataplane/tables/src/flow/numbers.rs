@@ -242,6 +242,16 @@ mod tests {
     }
 
     #[test]
+    fn a_client_is_believed_when_both_sides_opened_at_once() {
+        let mut talk = Talk::opened(Protocol::Tcp);
+        talk.says(SERVER, TcpFlags::SYN, (0, 0));
+        talk.says(CLIENT, ACK, (1, 0));
+        assert_eq!(talk.phase(), Phase::Answered);
+        talk.says(CLIENT, ACK, (1, 1));
+        assert_eq!(talk.phase(), Phase::Established);
+    }
+
+    #[test]
     fn a_server_resets_what_it_answered_with_its_own_number_only() {
         for (seq, counts) in [(1, true), (0, true), (1 << 30, false)] {
             let mut talk = Talk::opened(Protocol::Tcp);

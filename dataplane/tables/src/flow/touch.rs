@@ -143,9 +143,11 @@ fn note_numbers(
     (flags, numbers): (TcpFlags, Numbers),
     (state, left_queue): (State, bool),
 ) {
-    let answers_syn = flags.syn() && flags.ack() && direction == Direction::Reply;
+    let server_syn = flags.syn() && direction == Direction::Reply;
+    let answers_syn = server_syn && flags.ack();
     match state.is_queued() {
-        true if answers_syn => numbers.set_first_ack(head),
+        // Also one without an ACK: both sides may open at once (RFC 9293 §3.5).
+        true if server_syn => numbers.set_first_ack(head),
         true => {}
         // The server begins to count anew, as it took a new connection on the ports of an old one.
         false if left_queue || answers_syn => numbers.set(head, direction),
