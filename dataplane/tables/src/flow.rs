@@ -9,6 +9,7 @@
 //! one line of the index and one of the slab (two for IPv6).
 
 mod index;
+mod insert;
 mod numbers;
 mod record;
 mod slab;
@@ -17,18 +18,18 @@ mod touch;
 mod usual;
 mod view;
 
-use std::fmt;
 use std::io;
 
-use packet::{Address, Family, FlowKey, plain::Plain};
+use packet::{Address, FlowKey, plain::Plain};
 
 use self::index::{Index, Place};
-use self::record::{Expiry, State};
+use self::record::Expiry;
 use self::slab::{Queue, Slab};
+use crate::Millis;
 use crate::hash::{FlowHash, FlowHasher};
 use crate::tcp_state::Timeouts;
-use crate::{BackendId, Millis, NatMode, ServiceId};
 
+pub use self::insert::{InsertError, NewFlow};
 pub use self::numbers::Numbers;
 pub use self::sweep::{Liveness, Swept};
 pub use self::touch::Touch;
@@ -70,44 +71,6 @@ pub struct FlowTableConfig {
     /// When a silent flow is gone.
     pub timeouts: Timeouts,
 }
-
-/// A flow to be entered. Its first packet is counted as seen.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct NewFlow<A> {
-    /// Key of the client's packets as they arrive.
-    pub original: FlowKey<A>,
-    /// Key of the backend's packets as they arrive.
-    pub reply: FlowKey<A>,
-    /// The Service port it belongs to.
-    pub service: ServiceId,
-    /// The backend it is pinned to.
-    pub backend: BackendId,
-    /// How it is rewritten; for reports, since the keys say all.
-    pub mode: NatMode,
-}
-
-/// Why a flow was not entered.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum InsertError {
-    /// The table is full of flows that may not be recycled, or (never seen) both buckets of a key are.
-    Full,
-    /// A flow that is not closed has one of the two keys, or the two are equal.
-    KeyTaken,
-    /// An IPv6 flow in a table that reserved no room for its addresses.
-    Ipv6NotReserved,
-}
-
-impl fmt::Display for InsertError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Full => "the flow table is full",
-            Self::KeyTaken => "another flow has this key",
-            Self::Ipv6NotReserved => "the flow table has no room for IPv6",
-        })
-    }
-}
-
-impl std::error::Error for InsertError {}
 
 /// What a table holds, and has done since the start.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -241,68 +204,6 @@ impl FlowTable {
         self.find(hash, Candidate::NONE, key, now)
     }
 
-    /// Enters a flow whose first packet arrives now. From 90 % of the capacity on it takes the place of the oldest
-    /// half-open flow.
-    ///
-    /// # Errors
-    /// See [`InsertError`]; `Full` is counted as refused.
-    pub fn insert<A: Address>(&mut self, flow: &NewFlow<A>, now: Millis) -> Result<FlowRef, InsertError> {
-        if A::FAMILY == Family::V6 && !self.ipv6 {
-            return Err(InsertError::Ipv6NotReserved);
-        }
-        let hashes = [self.hash(&flow.original), self.hash(&flow.reply)];
-        hashes.into_iter().for_each(|hash| self.prefetch_buckets(hash));
-        let free = flow.original != flow.reply
-            && self.is_free(hashes[0], &flow.original, now)
-            && self.is_free(hashes[1], &flow.reply, now);
-        if !free {
-            return Err(InsertError::KeyTaken);
-        }
-        self.enter(flow, hashes, now)
-    }
-
-    /// The same for keys that the caller has just looked up, and neither was found; they are not looked up again.
-    ///
-    /// # Errors
-    /// See [`FlowTable::insert`].
-    pub fn insert_absent<A: Address>(
-        &mut self,
-        flow: &NewFlow<A>,
-        now: Millis,
-    ) -> Result<FlowRef, InsertError> {
-        if A::FAMILY == Family::V6 && !self.ipv6 {
-            return Err(InsertError::Ipv6NotReserved);
-        }
-        if flow.original == flow.reply {
-            return Err(InsertError::KeyTaken);
-        }
-        let hashes = [self.hash(&flow.original), self.hash(&flow.reply)];
-        debug_assert!(self.find_place(hashes[0], &flow.original).is_none());
-        debug_assert!(self.find_place(hashes[1], &flow.reply).is_none());
-        self.enter(flow, hashes, now)
-    }
-
-    fn enter<A: Address>(
-        &mut self,
-        flow: &NewFlow<A>,
-        hashes: [FlowHash; 2],
-        now: Millis,
-    ) -> Result<FlowRef, InsertError> {
-        if self.slab.used() >= self.recycle_from {
-            self.recycle();
-        }
-        let entered = self.slab.take().filter(|&slot| self.enter_keys(slot, hashes));
-        let Some(slot) = entered else {
-            self.stats.refused += 1;
-            return Err(InsertError::Full);
-        };
-        // Of the next insertion: by then the line is here.
-        self.slab.prefetch_free();
-        self.write(slot, flow, now);
-        self.stats.created += 1;
-        Ok(FlowRef(slot))
-    }
-
     /// Takes a flow out.
     pub fn remove(&mut self, flow: FlowRef) {
         self.stats.removed += 1;
@@ -327,17 +228,6 @@ impl FlowTable {
         self.index.bytes() + self.slab.bytes()
     }
 
-    /// True if no flow has the key. A closed one gives way: clients use a source port again for another Service long
-    /// before we forget it, and in dnat mode both flows may have one backend and hence one reply key.
-    fn is_free<A: Address>(&mut self, hash: FlowHash, key: &FlowKey<A>, now: Millis) -> bool {
-        match self.find(hash, Candidate::NONE, key, now) {
-            Some((flow, _)) if self.phase(flow).is_closed() => self.remove(flow),
-            Some(_) => return false,
-            None => {}
-        }
-        true
-    }
-
     /// Where the key is, expired or not; out of the way of packets whose candidate is the right one.
     #[inline(never)]
     fn find_place<A: Address>(&self, hash: FlowHash, key: &FlowKey<A>) -> Option<Place> {
@@ -347,42 +237,6 @@ impl FlowTable {
     #[inline]
     fn holds<A: Address>(&self, place: Place, key: &FlowKey<A>) -> bool {
         record::holds(self.slab.record(place.slot()), place.direction(), key)
-    }
-
-    /// Both keys into the index, or neither and the slot given back.
-    fn enter_keys(&mut self, slot: u32, [original, reply]: [FlowHash; 2]) -> bool {
-        let places = [Direction::Original, Direction::Reply].map(|direction| Place::new(slot, direction));
-        if self.index.insert(original, places[0]) {
-            if self.index.insert(reply, places[1]) {
-                return true;
-            }
-            self.index.remove(original, places[0]);
-        }
-        self.slab.release(slot);
-        false
-    }
-
-    fn write<A: Address>(&mut self, slot: u32, flow: &NewFlow<A>, now: Millis) {
-        let state =
-            State::new(A::FAMILY, flow.original.protocol, flow.mode, now).unanswered(true).queued(true);
-        record::put(self.slab.record_mut(slot), flow, state);
-        self.half_open.push(&mut self.slab, slot);
-    }
-
-    /// Gives the room of the oldest half-open flow free. In a flood that happens at every insertion, so the lines that
-    /// the next two times will want are asked for now: the index of the new oldest, whose record was asked for the last
-    /// time, and the record behind it.
-    fn recycle(&mut self) {
-        let Some(slot) = self.half_open.oldest() else { return };
-        self.stats.recycled += 1;
-        self.discard(slot);
-        let Some(next) = self.half_open.oldest() else { return };
-        for direction in [Direction::Original, Direction::Reply] {
-            self.index.prefetch_first(record::hash(&self.hasher, self.slab.record(next), direction));
-        }
-        if let Some(behind) = Queue::next(&self.slab, next) {
-            self.slab.prefetch(behind);
-        }
     }
 
     fn expire(&mut self, slot: u32) {

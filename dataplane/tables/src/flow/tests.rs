@@ -5,13 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use packet::nat::PlainRewrite;
 use packet::plain::{Ends, Plain};
-use packet::{AnyKey, Protocol, TcpFlags};
+use packet::{AnyKey, Family, Protocol, TcpFlags};
 use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
-use crate::NextHopId;
 use crate::tcp_state::Phase;
+use crate::{BackendId, NatMode, NextHopId, ServiceId};
 
 /// Of every segment, where they make no difference: each acknowledges the SYN of the other side.
 const NUMBERS: Numbers = Numbers { seq: 1, ack: 2 };
@@ -117,6 +117,8 @@ struct TwinFlow {
     /// Position in the queue while the flow is half-open.
     queued: Option<u64>,
     bypass_reported: bool,
+    /// The server's SYN was seen while the flow was in the queue: what the client must acknowledge is known.
+    syn_seen: bool,
     epoch: u32,
     hops: [Option<u16>; 2],
 }
@@ -243,7 +245,15 @@ impl Twin {
             last_seen: self.now,
         };
         let queued = Some(self.clock);
-        self.flows.push(TwinFlow { slot, view, queued, bypass_reported: false, epoch: 0, hops: [None; 2] });
+        self.flows.push(TwinFlow {
+            slot,
+            view,
+            queued,
+            bypass_reported: false,
+            syn_seen: false,
+            epoch: 0,
+            hops: [None; 2],
+        });
     }
 
     /// Makes room as the table would, and tells what it must refuse.
@@ -339,8 +349,14 @@ impl Twin {
             Direction::Reply if goes_on => flow.certain(),
             _ => before,
         };
+        let unproven = protocol == Protocol::Tcp
+            && (from, direction) == (Phase::Answered, Direction::Original)
+            && !flags.rst()
+            && flow.queued.is_some()
+            && !flow.syn_seen;
+        flow.syn_seen |= direction == Direction::Reply && flags.syn() && flow.queued.is_some();
         let view = &mut flow.view;
-        view.phase = from.after(protocol, direction, flags);
+        view.phase = if unproven { before } else { from.after(protocol, direction, flags) };
         view.last_seen = self.now;
         let mut outcome = match view.phase {
             phase if phase == before => Touch::Same,
@@ -350,6 +366,7 @@ impl Twin {
         if before.is_closed() && view.phase == Phase::Embryonic {
             self.clock += 1;
             (flow.queued, view.answered, flow.bypass_reported) = (Some(self.clock), false, false);
+            flow.syn_seen = false;
             return Touch::Reopened;
         }
         let suspect = flags.opens() || flags.ack() && !flags.rst();
