@@ -135,8 +135,8 @@ impl Stand {
         replies
     }
 
-    /// One round of established traffic, a packet of each pair in each direction; turns go through `meter`. The two
-    /// slices are of one length, a round at most; what comes out is checked on a sample.
+    /// One round of traffic of known flows, a packet of each client and of each backend; turns go through `meter`. The
+    /// slices are a round at most; what comes out is checked on a sample.
     ///
     /// # Panics
     /// If a packet is lost or comes out wrong.

@@ -1,5 +1,5 @@
-//! The usual packet: a plain one with nothing wrong with it, of a flow whose both ways work, over a neighbour that has
-//! answered. It takes a short way, where the flow table says all at once and nothing is left to decide. Every rule of the
+//! The usual packet: a plain one with nothing wrong with it, of a flow whose both ways work or of which one is used
+//! alone, over a neighbour that has answered. It takes a short way, where the flow table says all at once and nothing is left to decide. Every rule of the
 //! long way holds here too: what cannot be sure of one is given back, and goes that way.
 
 use packet::{

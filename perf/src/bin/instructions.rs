@@ -15,7 +15,7 @@ use std::{
 
 use perf::{
     Laps, Random, shuffle,
-    stand::{ROUND, Stand, client},
+    stand::{Pair, ROUND, Stand, client},
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -31,16 +31,18 @@ const MANY: u32 = 6;
 #[derive(Clone, Copy)]
 enum Case {
     Established,
+    OneWay,
     First,
     Recycling,
 }
 
 impl Case {
-    const ALL: [Self; 3] = [Self::Established, Self::First, Self::Recycling];
+    const ALL: [Self; 4] = [Self::Established, Self::OneWay, Self::First, Self::Recycling];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Established => "a packet of an established flow",
+            Self::OneWay => "a packet of a flow that nobody answers",
             Self::First => "the first packet of a flow",
             Self::Recycling => "the first packet of a flow in the place of another",
         }
@@ -61,6 +63,18 @@ impl Case {
                     stand.both_ways(&clients, &backends, &mut unused);
                 }
                 Ok(2 * round)
+            }
+            Self::OneWay => {
+                let mut stand = Stand::new(16_384)?;
+                let keys: Vec<_> = (0..round).map(client).collect();
+                let replies = stand.open(&keys, &mut unused);
+                let pairs = keys.into_iter().zip(replies).map(|(original, reply)| Pair { original, reply });
+                let pairs: Vec<_> = pairs.collect();
+                for _ in 0..rounds {
+                    stand.now = stand.now.plus(1);
+                    stand.both_ways(&pairs, &[], &mut unused);
+                }
+                Ok(round)
             }
             Self::First | Self::Recycling => {
                 let before = if matches!(self, Self::Recycling) { 2 } else { 0 };

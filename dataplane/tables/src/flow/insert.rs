@@ -137,8 +137,8 @@ impl FlowTable {
     }
 
     fn write<A: Address>(&mut self, slot: u32, flow: &NewFlow<A>, now: Millis) {
-        let state =
-            State::new(A::FAMILY, flow.original.protocol, flow.mode, now).unanswered(true).queued(true);
+        let state = State::new(A::FAMILY, flow.original.protocol, flow.mode, now);
+        let state = state.unanswered(true).queued(true).with_rests();
         record::put(self.slab.record_mut(slot), flow, state);
         self.half_open.push(&mut self.slab, slot);
     }

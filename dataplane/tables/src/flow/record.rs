@@ -65,6 +65,8 @@ impl State {
     const BYPASS_REPORTED: u64 = 1 << 46;
     /// In the queue of flows that may be recycled.
     const QUEUED: u64 = 1 << 47;
+    /// By direction: its usual packets only renew the time.
+    const RESTS: [u64; 2] = [1 << 48, 1 << 49];
     const ESTABLISHED: u64 = (Phase::Established as u64) << Self::PHASE;
 
     pub(super) fn new(family: Family, protocol: Protocol, mode: NatMode, now: Millis) -> Self {
@@ -149,17 +151,39 @@ impl State {
         self.is_answered() && (!half_open || matches!(self.protocol(), Protocol::Udp))
     }
 
-    /// True if both ways work and a reply was seen: only a SYN, FIN or RST does more to such a flow than renew its time.
+    /// True if both ways work and a reply was seen.
     #[inline]
     pub(super) const fn is_settled(self) -> bool {
         self.0 & (7 << Self::PHASE | Self::UNANSWERED) == Self::ESTABLISHED
     }
 
-    /// The same for a live flow of this kind.
+    /// True if a packet of that direction, no SYN, FIN or RST, only renews the time of this flow (and tells sequence
+    /// numbers, if it is [settled](Self::is_settled)).
     #[inline]
-    pub(super) const fn is_settled_of(self, family: Family, protocol: Protocol) -> bool {
-        let asked = Self::LIVE | Self::IPV6 | 3 << Self::PROTOCOL | 7 << Self::PHASE | Self::UNANSWERED;
-        self.0 & asked == Self::kind(family, protocol) | Self::ESTABLISHED
+    pub(super) const fn rests(self, direction: Direction) -> bool {
+        self.0 & Self::RESTS[direction as usize] != 0
+    }
+
+    /// The same for a live flow of this kind; `reply` is 1 for the reply, else 0.
+    #[inline(always)]
+    pub(super) const fn rests_of(self, family: Family, protocol: Protocol, reply: u32) -> bool {
+        let rests = Self::RESTS[0] << reply;
+        let asked = Self::LIVE | Self::IPV6 | 3 << Self::PROTOCOL | rests;
+        self.0 & asked == Self::kind(family, protocol) | rests
+    }
+
+    /// Notes whose packets will only renew the time; to be done again after each other change. Settled flows rest both
+    /// ways. Others do where all goes one way: nothing comes back; or the replies of a dnat flow pass us by, and that was
+    /// told; or one question by UDP has many answers.
+    pub(super) fn with_rests(self) -> Self {
+        let (tcp, udp) = (self.protocol() == Protocol::Tcp, self.protocol() == Protocol::Udp);
+        let told = self.mode() == NatMode::Snat || self.0 & Self::BYPASS_REPORTED != 0;
+        let waits = self.phase() == Phase::Embryonic && !self.is_answered() && self.is_queued();
+        let original = self.is_settled() || waits && (told || !tcp);
+        let reply = self.is_settled() || udp && self.phase() == Phase::Answered && !self.is_queued();
+        let bit = |yes: bool, direction: Direction| if yes { Self::RESTS[direction as usize] } else { 0 };
+        let bits = bit(original, Direction::Original) | bit(reply, Direction::Reply);
+        Self(self.0 & !(Self::RESTS[0] | Self::RESTS[1]) | bits)
     }
 
     /// True for a client's packet that shows that it heard a reply, or misses one, where the appliance saw none.

@@ -132,6 +132,19 @@ impl TwinFlow {
             (true, None) => Phase::Established,
         }
     }
+
+    /// A packet with this key and no flag that steers renews the time and does no more.
+    fn rests(&self, key: AnyKey) -> bool {
+        let tcp = self.view.original.protocol() == Protocol::Tcp;
+        match (self.view.phase, self.view.answered) {
+            (Phase::Established, true) => true,
+            (Phase::Embryonic, false) if self.view.original == key => {
+                !tcp || self.view.mode == NatMode::Snat || self.bypass_reported
+            }
+            (Phase::Answered, true) => !tcp && self.view.reply == key,
+            _ => false,
+        }
+    }
 }
 
 /// Which backends are alive; the Service always is.
@@ -284,8 +297,10 @@ impl Twin {
 
     fn packet(&mut self, tuple: Tuple, direction: Direction, flags: TcpFlags) {
         let key = if direction == Direction::Original { tuple.original() } else { tuple.reply() };
+        let mut usual = false;
         for epoch in 0..3 {
             let at = self.usual(key, flags, epoch);
+            usual |= at.is_some();
             let seen = match key {
                 AnyKey::V4(key) => self.note_usual::<u64, _>(&key, flags, epoch),
                 AnyKey::V6(key) => self.note_usual::<[u64; 4], _>(&key, flags, epoch),
@@ -293,7 +308,13 @@ impl Twin {
             assert_eq!(seen, at.map(|at| (FlowRef(self.flows[at].slot), self.flows[at].view.backend)));
         }
         let Some((at, flow, direction)) = self.both(key) else { return };
+        let before = FlowView { last_seen: self.now, ..self.flows[at].view };
+        let queued = self.flows[at].queued;
         let want = self.twin_touch(at, direction, flags);
+        if usual {
+            let after = (want, self.flows[at].view, self.flows[at].queued);
+            assert_eq!(after, (Touch::Same, before, queued), "a usual packet renews the time and no more");
+        }
         assert_eq!(self.table.touch(flow, direction, (flags, || NUMBERS), self.now), want);
     }
 
@@ -307,7 +328,7 @@ impl Twin {
         };
         let at = self.flows.iter().position(has).filter(|_| !flags.steers())?;
         let flow = &self.flows[at];
-        (flow.view.phase == Phase::Established && flow.view.answered && !self.is_over(flow)).then_some(at)
+        (flow.rests(key) && !self.is_over(flow)).then_some(at)
     }
 
     /// The same from the table; what it says of the packet is what the flow itself says.

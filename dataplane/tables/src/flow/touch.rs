@@ -39,11 +39,13 @@ impl FlowTable {
         let state = State(head[STATE]);
         debug_assert!(state.is_live(), "a stale FlowRef");
         // The usual packet, whatever its protocol: nothing of it needs to be taken apart.
-        if state.is_settled() && !flags.steers() {
+        if state.rests(direction) && !flags.steers() {
             // Most packets of a busy flow fall into the millisecond of the last one: their line stays clean.
             if state.last_seen() != now {
                 head[STATE] = state.seen_at(now).0;
-                numbers().note(head, direction);
+                if state.is_settled() {
+                    numbers().note(head, direction);
+                }
             }
             return Touch::Same;
         }
@@ -107,7 +109,7 @@ impl FlowTable {
             state = state.queued(false);
         }
         let head = self.slab.head_mut(slot);
-        head[STATE] = state.0;
+        head[STATE] = state.with_rests().0;
         note_numbers(head, direction, (flags, numbers), (state, leaves));
         outcome
     }

@@ -1,5 +1,6 @@
-//! The usual packet: a plain one, of a flow whose both ways work, found where the hint says, its next hop known. One look
-//! at the record tells all that its forwarder wants. Any other packet takes the steps one by one, and comes to the same.
+//! The usual packet: a plain one of a flow whose both ways work, or of which one is used alone, so that it renews the
+//! flow's time and does no more; found where the hint says, its next hop known. One look at the record tells all that its
+//! forwarder wants. Any other packet takes the steps one by one, and comes to the same.
 
 use packet::Family;
 use packet::checksum::Delta;
@@ -46,7 +47,7 @@ impl FlowTable {
         };
         let side = Side::<E>::of(head, tail, reply)?;
         let state = State(head[STATE]);
-        let usual = state.is_settled_of(E::FAMILY, plain.protocol) && !plain.flags.steers();
+        let usual = state.rests_of(E::FAMILY, plain.protocol, reply) && !plain.flags.steers();
         if !usual || side.from != (E::from_words(&plain.addresses)?, plain.ports) {
             return None;
         }
@@ -57,7 +58,9 @@ impl FlowTable {
                 return None;
             }
             head[STATE] = state.seen_at(now).0;
-            numbers().note(head, candidate.0.direction());
+            if state.is_settled() {
+                numbers().note(head, candidate.0.direction());
+            }
         }
         Some(Usual { backend: record::ids(head).1, rewrite: side.rewrite, next_hop })
     }
