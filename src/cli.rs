@@ -1,8 +1,9 @@
 //! The command line: what may be said, and nothing about what happens then.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 /// Gateway appliance of a bare-metal Kubernetes cluster.
 #[derive(Debug, Parser)]
@@ -26,6 +27,47 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Say what would happen to a packet.
     Trace(TraceArgs),
+    /// Write packets of the running appliance to a file for Wireshark or tcpdump.
+    Capture(CaptureArgs),
+}
+
+/// `fairlead capture`. What is said of the packets must all hold.
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("what").required(true).multiple(true).args(["drops", "service", "filter", "stop"]))]
+pub(crate) struct CaptureArgs {
+    /// Dropped packets, each with its reason as a comment.
+    #[arg(long)]
+    pub(crate) drops: bool,
+    /// Packets to and from a Service, on both sides of the translation.
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub(crate) service: Option<String>,
+    /// Packets for which all of this holds, such as 'host 192.0.2.7 and port 80 and tcp'. Words: host ADDRESS, net CIDR,
+    /// port NUMBER, tcp, udp, sctp, icmp, arp, service NAMESPACE/NAME, reason REASON.
+    #[arg(long, value_name = "EXPR")]
+    pub(crate) filter: Option<String>,
+    /// End the capture that is running, whoever began it.
+    #[arg(long, conflicts_with_all = ["drops", "service", "filter", "write"])]
+    pub(crate) stop: bool,
+    /// The file, in pcapng; `-` is standard output.
+    #[arg(short, long, value_name = "FILE", required_unless_present = "stop")]
+    pub(crate) write: Option<PathBuf>,
+    /// End after so many packets [default: at Ctrl-C].
+    #[arg(short, long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) count: u64,
+    /// End after so long, such as 30s [default: at Ctrl-C].
+    #[arg(short, long, value_name = "TIME", value_parser = control::config::parse_duration)]
+    pub(crate) duration: Option<Duration>,
+    /// Bytes of each packet; 0: all of it.
+    #[arg(short, long, value_name = "BYTES", default_value_t = 256)]
+    pub(crate) snap_len: u16,
+    /// Of the packets that match, one in so many.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) one_in: u32,
+    /// At most so many packets a second.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rate: u32,
+    #[command(flatten)]
+    pub(crate) appliance: SocketArgs,
 }
 
 /// `fairlead check`.

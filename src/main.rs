@@ -1,6 +1,7 @@
 //! The `fairlead` binary: one file a subcommand, all of them thin.
 #![forbid(unsafe_code)]
 
+mod capture;
 mod check;
 mod cli;
 mod columns;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Command::Reload(args) => reload::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Trace(args) => trace::run(&args),
+        Command::Capture(args) => capture::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -20,6 +20,8 @@ use ipnet::IpNet;
 use packet::MacAddr;
 use tables::{Limits, Serves};
 
+pub use self::duration::parse_argument as parse_duration;
+
 use crate::pool::Pool;
 use crate::yaml::{self, At, Errors, Problem};
 

@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod apply;
+pub mod capture;
 pub mod compile;
 pub mod config;
 pub mod health;

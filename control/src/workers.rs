@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tables::WorkerId;
+use tables::capture::CaptureSpec;
 use tables::command::{Answer, Command, CommandSender, FlowFilter};
 use tables::counters::{Counts, WorkerCounters};
 use tables::flow::FlowView;
@@ -115,6 +116,19 @@ impl Workers {
         }
         Ok(())
     }
+
+    /// From now on these packets are captured, or none.
+    ///
+    /// # Errors
+    /// The first worker that does not answer; the others were told all the same.
+    pub async fn capture(&self, spec: Option<CaptureSpec>) -> Result<(), NoAnswer> {
+        let mut told = Ok(());
+        for desk in self.desks.iter() {
+            let done = desk.lock().await.ask(Command::Capture(spec), |_, _| {}).await;
+            told = told.and(done.map(drop));
+        }
+        told
+    }
 }
 
 struct End {
@@ -159,6 +173,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use packet::{FlowKey, Protocol};
+    use tables::capture::capture_ring;
     use tables::command::{CommandDesk, command_rings};
     use tables::flow::{FlowTable, FlowTableConfig, NewFlow};
     use tables::{BackendId, Millis, NatMode, ServiceId};
@@ -189,9 +204,10 @@ mod tests {
         let worker = |flows: u16| {
             let (sender, mut desk): (_, CommandDesk) = command_rings(2, 8);
             let mut table = table(flows);
+            let (mut capture, _) = capture_ring(0);
             tokio::spawn(async move {
                 loop {
-                    desk.step(&mut table, 16, Millis(1000));
+                    desk.step((&mut table, &mut capture), 16, Millis(1000));
                     sleep(Duration::from_micros(100)).await;
                 }
             });

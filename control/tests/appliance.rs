@@ -11,6 +11,7 @@ use std::time::Duration;
 use control::admin::server::{Admin, bind, router};
 use control::admin::{client, view};
 use control::apply::{Applier, Control, Parts, SourceEvent};
+use control::capture::Captures;
 use control::compile::{HealthChecks, ServiceReport};
 use control::config::GatewayConfig;
 use control::metrics::Metrics;
@@ -235,6 +236,7 @@ async fn the_admin_api_answers_over_its_socket() {
     let admin = Admin {
         control: appliance.control.clone(),
         workers: appliance.workers.clone(),
+        captures: Captures::new(appliance.workers.clone(), vec![], vec![]),
         tracer: Arc::new(|tables, asked| {
             if asked.is_null() { Err("nothing asked".into()) } else { Ok(tables.generation.0.into()) }
         }),

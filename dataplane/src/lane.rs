@@ -52,14 +52,14 @@ impl<P: PortIo> Lane<P> {
         Ok(())
     }
 
-    /// Gathers a copy of a frame.
+    /// A buffer with a copy of a frame.
     ///
     /// # Errors
-    /// Why it was not taken.
-    pub(crate) fn send_copy(&mut self, frame: &[u8]) -> Result<(), DropReason> {
+    /// Why there is none.
+    pub(crate) fn copy_of(&mut self, frame: &[u8]) -> Result<P::Buf, DropReason> {
         let mut buf = self.io.alloc().ok_or(DropReason::NoBuffer)?;
         buf.append(frame.len()).ok_or(DropReason::TooBig)?.copy_from_slice(frame);
-        self.send(buf, frame.len()).map_err(|_| DropReason::TxFull)
+        Ok(buf)
     }
 
     /// Sends what was gathered, as far as the device takes it.

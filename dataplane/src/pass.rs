@@ -8,6 +8,7 @@ use packet::{AnyKey, Body, MacAddr, MacClass, ParseError, Parsed, plain::Plain};
 use tables::{
     DropReason, Millis, PortId, PortSet, Tables, WorkerId,
     affinity::Affinity,
+    capture::{Capture, Event},
     counters::Counts,
     flow::{Candidate, FlowTable},
     hash::FlowHash,
@@ -49,6 +50,8 @@ pub(crate) struct State<B> {
     pub(crate) police: Police,
     /// To the kernel, by way of control.
     pub(crate) kernel: FrameSender,
+    /// What control wants to see.
+    pub(crate) capture: Capture,
     /// To and from the other workers.
     pub(crate) handoff: Handoff<B>,
     /// Ports with a kernel mirror.
@@ -129,6 +132,9 @@ impl<'a, P: PortIo> Pass<'a, P> {
             return self.refuse(burst);
         };
         burst.iter().for_each(PacketBuf::prefetch);
+        if self.state.capture.takes_passing() {
+            self.show_arrivals(burst);
+        }
         let bytes = self.parse(burst, mac, scratch);
         let unseen = self.fetch_records(burst.len(), scratch);
         let intents = unseen.then(|| self.foresee(burst, mac, scratch));
@@ -172,8 +178,8 @@ impl<'a, P: PortIo> Pass<'a, P> {
     #[inline(never)]
     fn parse(&mut self, burst: &Burst<P::Buf>, mac: MacAddr, scratch: &mut Scratch) -> u64 {
         let mut bytes = 0;
-        // With more workers a packet's owner must be asked for first.
-        let alone = self.tables.workers <= 1;
+        // With more workers a packet's owner must be asked for first; what leaves the short way is not seen.
+        let alone = self.tables.workers <= 1 && !self.state.capture.takes_passing();
         for slot in 0..burst.len().min(BURST) {
             let Some(buf) = burst.slot(slot) else { continue };
             let (head, len, status) = (buf.head(), buf.total_len(), buf.rx_checksum());
@@ -262,7 +268,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
     }
 
     /// The other worker that has, or will have, the packet's flow.
-    fn foreign_owner(&self, parsed: &Parsed) -> Option<WorkerId> {
+    pub(crate) fn foreign_owner(&self, parsed: &Parsed) -> Option<WorkerId> {
         owner(parsed, self.tables).filter(|&owner| !self.settled && owner != self.state.worker)
     }
 
@@ -276,6 +282,9 @@ impl<'a, P: PortIo> Pass<'a, P> {
 
     /// Ends a packet here.
     pub(crate) fn drop(&mut self, buf: P::Buf, reason: DropReason) {
+        if self.state.capture.is_armed() {
+            self.show(&buf, Event::Dropped(reason), self.port);
+        }
         drop(buf);
         self.state.counts.drop_packets(reason, 1);
     }
@@ -296,7 +305,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
         }
         match self.state.kernel.frame(self.port, buf.segments()) {
             Ok(()) => self.state.counts.packets.punted += 1,
-            Err(_) => self.state.counts.drop_packets(DropReason::PuntRingFull, 1),
+            Err(_) => self.drop(buf, DropReason::PuntRingFull),
         }
     }
 
@@ -315,7 +324,19 @@ impl<'a, P: PortIo> Pass<'a, P> {
         let Some(len) = write(room) else { return };
         buf.truncate(len);
         self.state.counts.packets.originated += 1;
-        if let Err(buf) = lane.send(buf, len) {
+        self.gather(buf, port, len);
+    }
+
+    /// Gathers a frame that is final for its port.
+    #[inline(always)]
+    pub(crate) fn gather(&mut self, buf: P::Buf, port: PortId, bytes: usize) {
+        if self.state.capture.takes_passing() {
+            self.show(&buf, Event::Left, port);
+        }
+        let Some(lane) = self.lanes.get_mut(port.index()) else {
+            return self.drop(buf, DropReason::BadDevice);
+        };
+        if let Err(buf) = lane.send(buf, bytes) {
             self.drop(buf, DropReason::TxFull);
         }
     }

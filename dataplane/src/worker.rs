@@ -16,6 +16,7 @@ use cpu::TscClock;
 use tables::{
     DropReason, Millis, PortId, PortSet, Tables, WorkerId,
     affinity::Affinity,
+    capture::Capture,
     command::CommandDesk,
     counters::{Counts, WorkerCounters},
     flow::{FlowTable, FlowTableConfig},
@@ -68,6 +69,8 @@ pub struct WorkerLinks {
     pub inject: FrameReceiver,
     /// What control asks.
     pub commands: CommandDesk,
+    /// Packets that control wants to see.
+    pub capture: Capture,
 }
 
 /// See the module.
@@ -104,6 +107,7 @@ impl<P: PortIo> Worker<P> {
             limit: Limit::new(Millis(0)),
             police: Police::new(),
             kernel: links.punt,
+            capture: links.capture,
             handoff: Handoff::none(),
             mirrored: config.mirrored,
         };
@@ -134,6 +138,9 @@ impl<P: PortIo> Worker<P> {
             let start = cpu::tsc();
             #[expect(clippy::cast_possible_truncation, reason = "Millis wraps")]
             let now = Millis(clock.ms_at(start) as u32);
+            if self.state.capture.is_armed() {
+                self.state.capture.set_time(clock.ns_at(start));
+            }
             let work = self.poll(now);
             if work > 0 {
                 self.state.counts.turns.busy_cycles += cpu::tsc().wrapping_sub(start);
@@ -166,7 +173,8 @@ impl<P: PortIo> Worker<P> {
         pass.expire_fragments();
         pass.flush();
         let records = if work > 0 { RECORDS_BUSY } else { RECORDS_IDLE };
-        work += usize::from(self.commands.step(&mut self.state.flows, records, now));
+        let asked = (&mut self.state.flows, &mut self.state.capture);
+        work += usize::from(self.commands.step(asked, records, now));
         self.sweep(records, now);
         self.account(work);
         work
@@ -255,12 +263,14 @@ impl<P: PortIo> Pass<'_, P> {
 
     fn send_injected(&mut self, port: PortId, frame: &[u8]) {
         self.state.counts.packets.injected += 1;
-        let sent = match self.lanes.get_mut(port.index()) {
+        self.port = port;
+        let made = match self.lanes.get_mut(port.index()) {
             None => Err(DropReason::BadDevice),
-            Some(lane) => lane.send_copy(frame),
+            Some(lane) => lane.copy_of(frame),
         };
-        if let Err(reason) = sent {
-            self.state.counts.drop_packets(reason, 1);
+        match made {
+            Ok(buf) => self.gather(buf, port, frame.len()),
+            Err(reason) => self.state.counts.drop_packets(reason, 1),
         }
     }
 

@@ -32,8 +32,9 @@ use dataplane::{
 use packet::{Family, MacAddr, Protocol};
 use perf::{Random, Sampler, Unit};
 use tables::{
-    Generation, PortSet, Tables, WorkerId, command::command_rings, counters::WorkerCounters,
-    flow::FlowTableConfig, publish::mailboxes, punt::frame_ring, tcp_state::Timeouts,
+    Generation, PortSet, Tables, WorkerId, capture::capture_ring, command::command_rings,
+    counters::WorkerCounters, flow::FlowTableConfig, publish::mailboxes, punt::frame_ring,
+    tcp_state::Timeouts,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -106,8 +107,14 @@ impl Stand {
             let (sender, commands) = command_rings(1, 1);
             let counters = Arc::new(WorkerCounters::new(1));
             handles.push((Arc::clone(&counters), sender));
-            let links =
-                WorkerLinks { tables, counters, punt: frame_ring(0).0, inject: frame_ring(0).1, commands };
+            let links = WorkerLinks {
+                tables,
+                counters,
+                punt: frame_ring(0).0,
+                inject: frame_ring(0).1,
+                commands,
+                capture: capture_ring(0).0,
+            };
             threads.push(worker(id, links, &stop));
         }
         let workers = Workers::new(handles);

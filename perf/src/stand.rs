@@ -17,6 +17,7 @@ use dataplane::{
 use packet::{AnyKey, FlowKey, MacAddr, Protocol, TcpFlags, ether, parse, testkit::assert_valid_checksums};
 use tables::{
     FrontendKind, Millis, NatMode, PortId, PortSet, Tables, WorkerId,
+    capture::capture_ring,
     command::{CommandSender, command_rings},
     counters::WorkerCounters,
     flow::FlowTableConfig,
@@ -72,6 +73,7 @@ impl Stand {
             punt,
             inject,
             commands: desk,
+            capture: capture_ring(0).0,
         };
         let flows = FlowTableConfig { flows, ipv6: false, secret: 0x5eed, timeouts: Timeouts::default() };
         let config = WorkerConfig {

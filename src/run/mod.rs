@@ -158,7 +158,12 @@ async fn appliance(
     };
     let (applier, control, ready) = Applier::start(parts)?;
     let health = Arc::new(Health::new(rig.workers.clone(), ready.clone()));
-    let admin = Admin { control: control.clone(), workers: rig.workers, tracer: Arc::new(trace) };
+    let admin = Admin {
+        control: control.clone(),
+        workers: rig.workers,
+        captures: rig.captures,
+        tracer: Arc::new(trace),
+    };
     let servers = [
         tokio::spawn(admin::server::serve(admin_socket, admin)),
         tokio::spawn(http::serve(metrics_socket, metrics, Arc::clone(&health))),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use control::apply::flow_timeouts;
+use control::capture::Captures;
 use control::config::{GatewayConfig, PortConfig};
 use control::mirror::{Bypass, Devices, Listeners, MirrorPort, Pump, WorkerRings};
 use control::netlink::{self, Link, Resolver};
@@ -12,6 +13,7 @@ use control::network::{Network, NetworkPort};
 use control::workers::Workers;
 use dataplane::worker::{WorkerConfig, WorkerLinks};
 use packet::MacAddr;
+use tables::capture::capture_ring;
 use tables::command::command_rings;
 use tables::counters::WorkerCounters;
 use tables::flow::FlowTableConfig;
@@ -25,6 +27,8 @@ use super::engine::{Engine, Running};
 
 /// Bytes of one worker's ring to the kernel, and of the one back.
 const FRAME_RING_BYTES: usize = 1 << 20;
+/// Bytes of one worker's ring of captured packets: some 4,000 of ordinary length.
+const CAPTURE_RING_BYTES: usize = 1 << 20;
 /// Commands and answers that may wait.
 const COMMANDS: usize = 16;
 const ANSWERS: usize = 4096;
@@ -35,6 +39,7 @@ const BYPASSES: usize = 1024;
 pub(super) struct Rig {
     pub(super) publisher: Publisher<Tables>,
     pub(super) workers: Workers,
+    pub(super) captures: Captures,
     pub(super) running: Running,
     pub(super) pump: Pump,
     pub(super) devices: Option<Devices>,
@@ -51,15 +56,17 @@ impl Rig {
         let count = config.workers.count();
         let (publisher, subscribers) = mailboxes(count, Tables::empty(Generation(0)));
         let mut starts = Vec::new();
-        let (mut rings, mut handles) = (Vec::new(), Vec::new());
+        let (mut rings, mut handles, mut captured) = (Vec::new(), Vec::new(), Vec::new());
         for (id, tables) in (0..count).map(WorkerId).zip(subscribers) {
             let counters = Arc::new(WorkerCounters::new(config.ports.len()));
             let (punt, from_worker) = frame_ring(FRAME_RING_BYTES);
             let (to_worker, inject) = frame_ring(FRAME_RING_BYTES);
             let (sender, commands) = command_rings(COMMANDS, ANSWERS);
+            let (capture, shown) = capture_ring(CAPTURE_RING_BYTES);
+            captured.push(shown);
             rings.push(WorkerRings { punt: from_worker, inject: to_worker });
             handles.push((Arc::clone(&counters), sender));
-            let links = WorkerLinks { tables, counters, punt, inject, commands };
+            let links = WorkerLinks { tables, counters, punt, inject, commands, capture };
             starts.push((worker_config(config, id, crowded), links));
         }
         let mirrored = devices.as_ref().map(Devices::all).unwrap_or_default();
@@ -69,7 +76,9 @@ impl Rig {
         // Last of all that can fail here: from now on packets flow.
         let running = engine.launch(starts)?;
         let workers = Workers::new(handles);
-        Ok(Self { publisher, workers, running, pump, devices, resolver, bypasses, network })
+        let names = config.ports.iter().map(|port| port.name.clone()).collect();
+        let captures = Captures::new(workers.clone(), captured, names);
+        Ok(Self { publisher, workers, captures, running, pump, devices, resolver, bypasses, network })
     }
 }
 

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod capture;
 mod changes;
 mod fabric;
 mod frontends;
@@ -35,6 +36,7 @@ const GROUPS: [Group<World>; 4] = [
             kernel::CHECKS,
             paths::CHECKS,
             changes::CHECKS,
+            capture::CHECKS,
             load::CHECKS,
             numbers::CHECKS,
             lifecycle::CHECKS,

@@ -1,6 +1,7 @@
 //! What a check gets: the lab, the appliance in it, and the few steps that every check takes.
 
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -104,6 +105,11 @@ impl World {
     /// The `fairlead` program.
     pub(crate) fn binary(&self) -> &Path {
         &self.options.binary
+    }
+
+    /// A `fairlead` command that asks the running appliance.
+    pub(crate) fn cli(&self, arguments: &[&str]) -> Result<Command> {
+        Ok(self.appliance.as_ref().context("the appliance is not running")?.cli(arguments))
     }
 
     /// Output of a `fairlead` command that asks the running appliance.

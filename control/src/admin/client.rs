@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 
 /// The longest an answer may take; `reload` and large `show flows` included.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -68,17 +69,88 @@ pub async fn post<B: serde::Serialize, T: DeserializeOwned>(
     Ok(serde_json::from_slice(&ask(socket, Method::POST, path, body).await?)?)
 }
 
-async fn ask(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
-    tokio::time::timeout(ANSWER_TIMEOUT, exchange(socket, method, path, body))
-        .await
-        .map_err(|_| ClientError::Timeout(socket.to_owned()))?
+/// An answer that comes piece by piece, and whoever reads it.
+pub struct Pieces {
+    socket: PathBuf,
+    body: Incoming,
+    driver: JoinHandle<hyper::Result<()>>,
 }
 
-async fn exchange(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
-    let broken = |error: &dyn std::fmt::Display| ClientError::Broken {
-        socket: socket.to_owned(),
-        reason: error.to_string(),
+impl Pieces {
+    /// The next piece; none at the end. It may be waited for as long as one likes.
+    ///
+    /// # Errors
+    /// [`ClientError::Broken`].
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(broken(&self.socket, &error)),
+                // Trailers say nothing.
+                Some(Ok(frame)) => {
+                    if let Ok(piece) = frame.into_data() {
+                        return Ok(Some(piece));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// Sends `body` as JSON to `POST path`, whose answer is not JSON and comes piece by piece.
+///
+/// # Errors
+/// [`ClientError`], as long as it does not begin.
+pub async fn follow<B: serde::Serialize>(socket: &Path, path: &str, body: &B) -> Result<Pieces, ClientError> {
+    let body = Bytes::from(serde_json::to_vec(body)?);
+    let begin = async {
+        let (response, driver) = begin(socket, Method::POST, path, body).await?;
+        if response.status() != StatusCode::OK {
+            return Err(collect(socket, response, driver).await.err().unwrap_or_else(|| {
+                ClientError::Broken {
+                    socket: socket.to_owned(),
+                    reason: "neither a file nor a refusal".into(),
+                }
+            }));
+        }
+        Ok(Pieces { socket: socket.to_owned(), body: response.into_body(), driver })
     };
+    timely(socket, begin).await
+}
+
+async fn ask(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
+    timely(socket, async {
+        let (response, driver) = begin(socket, method, path, body).await?;
+        collect(socket, response, driver).await
+    })
+    .await
+}
+
+async fn timely<T>(
+    socket: &Path,
+    answer: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    tokio::time::timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| ClientError::Timeout(socket.to_owned()))?
+}
+
+fn broken(socket: &Path, error: &dyn std::fmt::Display) -> ClientError {
+    ClientError::Broken { socket: socket.to_owned(), reason: error.to_string() }
+}
+
+/// Sends a request and waits for the head of its answer; the connection lives in the task.
+async fn begin(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Bytes,
+) -> Result<(Response<Incoming>, JoinHandle<hyper::Result<()>>), ClientError> {
+    let broken = |error: &dyn std::fmt::Display| broken(socket, error);
     let stream = UnixStream::connect(socket)
         .await
         .map_err(|source| ClientError::Connect { socket: socket.to_owned(), source })?;
@@ -93,10 +165,19 @@ async fn exchange(socket: &Path, method: Method, path: &str, body: Bytes) -> Res
         .body(Full::new(body))
         .map_err(|error| broken(&error))?;
     let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
+    Ok((response, driver))
+}
+
+/// The whole answer.
+async fn collect(
+    socket: &Path,
+    response: Response<Incoming>,
+    driver: JoinHandle<hyper::Result<()>>,
+) -> Result<Bytes, ClientError> {
     let status = response.status();
     let collected = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
     driver.abort();
-    let bytes = collected.map_err(|error| broken(&error))?.to_bytes();
+    let bytes = collected.map_err(|error| broken(socket, &error))?.to_bytes();
     if status == StatusCode::OK { Ok(bytes) } else { Err(ClientError::Refused(refusal(status, &bytes))) }
 }
 

@@ -1,5 +1,6 @@
 //! The admin API's server: the socket and the routes. What is listed is made in `show`, what a reload does in `apply`.
 
+use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -7,8 +8,10 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -19,6 +22,7 @@ use tokio::net::UnixListener;
 
 use super::{show, view};
 use crate::apply::{Control, Look};
+use crate::capture::{self, CaptureError, Captures};
 use crate::workers::Workers;
 
 /// Flows listed when nobody says how many.
@@ -34,6 +38,8 @@ pub struct Admin {
     pub control: Control,
     /// Counters and flows.
     pub workers: Workers,
+    /// Packets that people want to see.
+    pub captures: Captures,
     /// Trace questions.
     pub tracer: Tracer,
 }
@@ -91,6 +97,8 @@ pub fn router(admin: Admin) -> Router {
         .route("/v1/reload", post(reload))
         .route("/v1/trace", post(trace))
         .route("/v1/flows/purge", post(purge))
+        .route("/v1/capture", post(capture))
+        .route("/v1/capture/stop", post(stop_capture))
         .with_state(admin)
 }
 
@@ -189,6 +197,32 @@ async fn trace(
     let tracer = Arc::clone(&admin.tracer);
     let answer = look(&admin, move |look| tracer(look.tables, asked)).await?;
     answer.map(Json).map_err(|error| Refused(StatusCode::UNPROCESSABLE_ENTITY, error))
+}
+
+/// A pcapng file, for as long as the capture goes on.
+async fn capture(State(admin): State<Admin>, Json(wanted): Json<view::Capture>) -> Result<Response, Refused> {
+    let order =
+        wanted.order().map_err(|error| Refused(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?;
+    if let Some(service) = order.spec.filter.service {
+        let served = move |look: &Look<'_>| look.tables.services.iter().any(|port| service.names(&port.info));
+        if !look(&admin, served).await? {
+            let error = format!("no Service {service} is served; `fairlead show services` lists them");
+            return Err(Refused(StatusCode::NOT_FOUND, error));
+        }
+    }
+    let file = admin.captures.start(order).await.map_err(|error| match error {
+        CaptureError::Busy => Refused(StatusCode::CONFLICT, error.to_string()),
+        CaptureError::NoAnswer(_) => unavailable(error),
+    })?;
+    let pieces = futures_util::stream::unfold(file, |mut file| async move {
+        let piece = file.recv().await?;
+        Some((Ok::<_, Infallible>(piece), file))
+    });
+    Ok(([(CONTENT_TYPE, capture::CONTENT_TYPE)], Body::from_stream(pieces)).into_response())
+}
+
+async fn stop_capture(State(admin): State<Admin>) -> Answer<view::Stopped> {
+    Ok(Json(view::Stopped { running: admin.captures.stop() }))
 }
 
 #[cfg(test)]

@@ -218,6 +218,35 @@ pub struct Assignment {
     pub service: String,
 }
 
+/// What `fairlead capture` asks for; all that is said must hold.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Capture {
+    /// Dropped packets alone.
+    pub drops: bool,
+    /// `namespace/name` of the Service whose packets are meant; empty for all.
+    pub service: String,
+    /// Which packets, in words ([`crate::capture::filter`]); empty for all.
+    pub filter: String,
+    /// Bytes of each frame at most; 0: whole frames.
+    pub snap_len: u16,
+    /// One of so many.
+    pub one_in: u32,
+    /// Most in a second, of all workers together.
+    pub per_second: u32,
+    /// Ends after so many packets; 0: any number.
+    pub count: u64,
+    /// Ends after so many milliseconds; 0: when it is stopped.
+    pub duration_ms: u64,
+}
+
+/// What came of `POST /v1/capture/stop`.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Stopped {
+    /// A capture was running.
+    pub running: bool,
+}
+
 /// One source of cluster state: a manifest file, or a kind of the API server's.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Source {

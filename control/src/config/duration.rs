@@ -23,6 +23,15 @@ pub(crate) fn parse(text: &str) -> Option<Duration> {
     Some(Duration::from_millis(total_ms))
 }
 
+/// The same for a command line.
+///
+/// # Errors
+/// What is expected.
+pub fn parse_argument(text: &str) -> Result<Duration, String> {
+    let time = parse(text).filter(|time| !time.is_zero());
+    time.ok_or_else(|| "expected a duration such as 30s, 2h or 1h30m".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -119,12 +119,7 @@ impl<P: PortIo> Pass<'_, P> {
         self.state.counts.packets.consumed += 1;
         self.state.counts.packets.originated += 1;
         let bytes = buf.total_len();
-        let Some(lane) = self.lanes.get_mut(self.port.index()) else {
-            return self.drop(buf, DropReason::BadDevice);
-        };
-        if let Err(buf) = lane.send(buf, bytes) {
-            self.drop(buf, DropReason::TxFull);
-        }
+        self.gather(buf, self.port, bytes);
     }
 
     /// Parts of datagrams, and IP protocols without ports.

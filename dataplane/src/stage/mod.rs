@@ -5,13 +5,14 @@
 //! the way: `local` answers for our addresses, `fragment` has the parts of a datagram follow their first, `error` brings
 //! ICMP errors to their flow's sender, `reject` tells a refused one, `hold` keeps what waits for a neighbour, `announce`
 //! speaks for new VIPs, `bypass` tells of replies that take another way, `limit` bounds what we send unasked, `police` what others bring about, `clamp` what
-//! TCP handshakes offer, `cut` deals with what is too long for its way.
+//! TCP handshakes offer, `cut` deals with what is too long for its way, `capture` shows packets to control.
 
 pub(crate) mod admit;
 pub(crate) mod announce;
 pub(crate) mod balance;
 pub(crate) mod begin;
 pub mod bypass;
+pub(crate) mod capture;
 pub(crate) mod checksum;
 pub(crate) mod clamp;
 pub(crate) mod classify;

@@ -110,13 +110,8 @@ impl<P: PortIo> Pass<'_, P> {
     /// Puts on the Ethernet addresses, receiver and sender, and gathers the packet for its port.
     #[inline(always)]
     fn send(&mut self, mut buf: P::Buf, port: PortId, (dst, src): (MacAddr, MacAddr), bytes: usize) {
-        let Some(lane) = self.lanes.get_mut(port.index()) else {
-            return self.drop(buf, DropReason::BadDevice);
-        };
         ether::set_macs(buf.head_mut(), dst, src);
-        if let Err(buf) = lane.send(buf, bytes) {
-            self.drop(buf, DropReason::TxFull);
-        }
+        self.gather(buf, port, bytes);
     }
 
     /// Keeps a packet until its neighbour is known, and asks for it if nobody has.
@@ -167,6 +162,7 @@ impl<P: PortIo> Pass<'_, P> {
     /// Drops what was held too long.
     pub(crate) fn expire_held(&mut self) {
         while let Some(held) = self.state.hold.pop_expired(self.now) {
+            self.port = held.target.port;
             self.drop(held.buf, DropReason::NeighborUnresolved);
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tables::{
     DropReason, Millis, PortId, PortSet, Tables, WorkerId,
+    capture::{CaptureReceiver, capture_ring},
     command::{CommandSender, command_rings},
     counters::{Counts, WorkerCounters},
     flow::FlowTableConfig,
@@ -62,6 +63,8 @@ pub struct Rig {
     pub inject: FrameSender,
     /// Control's questions.
     pub commands: CommandSender,
+    /// Packets that control wanted to see.
+    pub captured: CaptureReceiver,
     /// The simulated time.
     pub now: Millis,
     frame: Box<[u8; FRAME_LEN_MAX]>,
@@ -77,12 +80,14 @@ impl Rig {
         let (punt, kernel) = frame_ring(config.ring_bytes);
         let (inject_sender, inject) = frame_ring(config.ring_bytes);
         let (commands, desk) = command_rings(8, 64);
+        let (capture, captured) = capture_ring(config.ring_bytes);
         let links = WorkerLinks {
             tables: subscribers.pop().expect("one worker"),
             counters: Arc::clone(&counters),
             punt,
             inject,
             commands: desk,
+            capture,
         };
         let flows = FlowTableConfig {
             flows: config.flows,
@@ -100,7 +105,7 @@ impl Rig {
         let lanes = (0..ports).map(|_| MemPort::new(config.capabilities)).collect();
         let worker = Worker::new(&config_, links, lanes).expect("memory for a small flow table");
         let (now, frame) = (Millis(1_000), Box::new([0; FRAME_LEN_MAX]));
-        Self { worker, publisher, counters, kernel, inject: inject_sender, commands, now, frame }
+        Self { worker, publisher, counters, kernel, inject: inject_sender, commands, captured, now, frame }
     }
 
     /// The wire of a port.

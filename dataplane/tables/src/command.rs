@@ -9,6 +9,7 @@ use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::{
     BackendId, Millis, ServiceId,
+    capture::{Capture, CaptureSpec},
     flow::{FlowRef, FlowTable, FlowView},
     tcp_state::Timeouts,
 };
@@ -55,6 +56,8 @@ pub enum Command {
     },
     /// From now on these timeouts count.
     SetTimeouts(Timeouts),
+    /// From now on these packets are captured; none if nothing is said.
+    Capture(Option<CaptureSpec>),
 }
 
 /// What comes back for a command, in the order of the commands.
@@ -131,15 +134,22 @@ impl CommandDesk {
     /// Works on the current command for at most `records` records ([`STEP_RECORDS_MAX`] at most); true if there was
     /// anything to do.
     #[inline]
-    pub fn step(&mut self, flows: &mut FlowTable, records: u32, now: Millis) -> bool {
+    pub fn step(
+        &mut self,
+        (flows, capture): (&mut FlowTable, &mut Capture),
+        records: u32,
+        now: Millis,
+    ) -> bool {
         if self.running.is_none() && self.commands.is_empty() {
             return false;
         }
-        self.work(flows, records.min(STEP_RECORDS_MAX), now);
+        self.work((flows, capture), records.min(STEP_RECORDS_MAX), now);
         true
     }
 
-    fn work(&mut self, flows: &mut FlowTable, records: u32, now: Millis) {
+    // Apart: a turn without a command pays for the look alone.
+    #[inline(never)]
+    fn work(&mut self, (flows, capture): (&mut FlowTable, &mut Capture), records: u32, now: Millis) {
         let next = self.running.take().or_else(|| self.commands.pop().ok().map(Running::new));
         let Some(mut running) = next else { return };
         // One answer for the end of the command is always kept free.
@@ -151,6 +161,10 @@ impl CommandDesk {
             Command::RemoveFlows { filter } => remove(&mut running, flows, filter, records),
             Command::SetTimeouts(timeouts) => {
                 flows.set_timeouts(&timeouts);
+                true
+            }
+            Command::Capture(spec) => {
+                capture.set(spec);
                 true
             }
         };
@@ -216,6 +230,7 @@ mod tests {
     use super::*;
     use crate::{
         NatMode,
+        capture::capture_ring,
         flow::{FlowTableConfig, NewFlow},
     };
 
@@ -252,11 +267,12 @@ mod tests {
     /// Runs a command to its end, a few records a step; the reported source ports and the last answer.
     fn run(command: Command, table: &mut FlowTable, answers: usize) -> (BTreeSet<u16>, Answer) {
         let (mut sender, mut desk) = command_rings(1, answers);
+        let (mut capture, _) = capture_ring(0);
         assert!(sender.send(command));
         assert!(!sender.send(command), "the ring is full");
         let mut seen = BTreeSet::new();
         for _ in 0..1_000 {
-            assert!(desk.step(table, 16, Millis(25)));
+            assert!(desk.step((table, &mut capture), 16, Millis(25)));
             while let Some(answer) = sender.answer() {
                 match answer {
                     Answer::Flow { flow: FlowView { original: AnyKey::V4(key), .. }, idle_ms: 20 } => {
@@ -264,7 +280,8 @@ mod tests {
                     }
                     Answer::Flow { .. } => panic!("{answer:?}"),
                     Answer::Done { .. } => {
-                        assert!(!desk.step(table, 16, Millis(25)), "nothing left to do");
+                        let idle = !desk.step((table, &mut capture), 16, Millis(25));
+                        assert!(idle, "nothing left to do");
                         return (seen, answer);
                     }
                 }

@@ -1,31 +1,22 @@
 //! Bounded rings of frames between one worker and control: punt (worker to control) and inject (back).
 //!
-//! A ring is a preallocated run of bytes with length-prefixed records, so a short frame costs its length and not a
-//! buffer. Frames are copied, and no buffer of a device ever leaves its worker. A full ring refuses; the caller counts.
+//! Frames are copied, and no buffer of a device ever leaves its worker. A full ring refuses; the caller counts.
 
 use std::net::IpAddr;
 
-use rtrb::{Consumer, Producer, RingBuffer, chunks::ChunkError};
+pub use crate::records::RecordError;
 
-use crate::{PortId, ServiceId};
+use crate::{
+    PortId, ServiceId,
+    records::{self, HEADER_LEN, Record, RecordReceiver, RecordSender},
+};
 
 /// Longest frame that fits a ring, in bytes: a jumbo frame of MTU 9,000 with its Ethernet header and two tags, rounded up.
 pub const FRAME_LEN_MAX: usize = 9_216;
 
-/// Kind (1), port (2), length of the body (2).
-const HEADER_LEN: usize = 5;
 const KIND_FRAME: u8 = 0;
 const KIND_RESOLVE: u8 = 1;
 const KIND_BYPASS: u8 = 2;
-
-/// Why a message was not taken.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum PuntError {
-    /// The other end is behind: no room now.
-    Full,
-    /// The frame is longer than [`FRAME_LEN_MAX`].
-    TooLong,
-}
 
 /// What a ring carries.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -55,49 +46,49 @@ pub enum Message {
 
 /// The writing end.
 pub struct FrameSender {
-    ring: Producer<u8>,
+    ring: RecordSender,
 }
 
 /// The reading end.
 pub struct FrameReceiver {
-    ring: Consumer<u8>,
+    ring: RecordReceiver,
 }
 
 /// A ring of `bytes` (at least one longest frame; more is better).
 #[must_use]
 pub fn frame_ring(bytes: usize) -> (FrameSender, FrameReceiver) {
-    let (producer, consumer) = RingBuffer::new(bytes.max(HEADER_LEN + FRAME_LEN_MAX));
-    (FrameSender { ring: producer }, FrameReceiver { ring: consumer })
+    let (sender, receiver) = records::ring(bytes.max(HEADER_LEN + FRAME_LEN_MAX));
+    (FrameSender { ring: sender }, FrameReceiver { ring: receiver })
 }
 
 impl FrameSender {
     /// Copies a frame, given as its segments, into the ring.
     ///
     /// # Errors
-    /// [`PuntError::Full`] or [`PuntError::TooLong`]; then nothing was written.
+    /// [`RecordError::Full`] or [`RecordError::TooLong`]; then nothing was written.
     pub fn frame<'a>(
         &mut self,
         port: PortId,
         segments: impl Iterator<Item = &'a [u8]> + Clone,
-    ) -> Result<(), PuntError> {
+    ) -> Result<(), RecordError> {
         let len = segments.clone().map(<[u8]>::len).sum::<usize>();
         if len > FRAME_LEN_MAX {
-            return Err(PuntError::TooLong);
+            return Err(RecordError::TooLong);
         }
-        self.record(KIND_FRAME, port, len, segments)
+        self.ring.push(KIND_FRAME, port, len, segments)
     }
 
     /// Asks for a next hop to be resolved.
     ///
     /// # Errors
-    /// [`PuntError::Full`].
-    pub fn resolve(&mut self, port: PortId, address: IpAddr) -> Result<(), PuntError> {
+    /// [`RecordError::Full`].
+    pub fn resolve(&mut self, port: PortId, address: IpAddr) -> Result<(), RecordError> {
         match address {
             IpAddr::V4(address) => {
-                self.record(KIND_RESOLVE, port, 4, [address.octets().as_slice()].into_iter())
+                self.ring.push(KIND_RESOLVE, port, 4, [address.octets().as_slice()].into_iter())
             }
             IpAddr::V6(address) => {
-                self.record(KIND_RESOLVE, port, 16, [address.octets().as_slice()].into_iter())
+                self.ring.push(KIND_RESOLVE, port, 16, [address.octets().as_slice()].into_iter())
             }
         }
     }
@@ -105,10 +96,10 @@ impl FrameSender {
     /// Tells of flows whose replies take another way.
     ///
     /// # Errors
-    /// [`PuntError::Full`].
-    pub fn reply_bypass(&mut self, service: ServiceId, flows: u32) -> Result<(), PuntError> {
+    /// [`RecordError::Full`].
+    pub fn reply_bypass(&mut self, service: ServiceId, flows: u32) -> Result<(), RecordError> {
         let parts = [service.to_bits().to_be_bytes(), flows.to_be_bytes()];
-        self.record(KIND_BYPASS, PortId(0), 8, parts.iter().map(<[u8; 4]>::as_slice))
+        self.ring.push(KIND_BYPASS, PortId(0), 8, parts.iter().map(<[u8; 4]>::as_slice))
     }
 
     /// True when the reading end is gone.
@@ -116,43 +107,13 @@ impl FrameSender {
     pub fn is_abandoned(&self) -> bool {
         self.ring.is_abandoned()
     }
-
-    fn record<'a>(
-        &mut self,
-        kind: u8,
-        port: PortId,
-        len: usize,
-        parts: impl Iterator<Item = &'a [u8]>,
-    ) -> Result<(), PuntError> {
-        let length = u16::try_from(len).map_err(|_| PuntError::TooLong)?;
-        let [port_high, port_low] = port.0.to_be_bytes();
-        let [len_high, len_low] = length.to_be_bytes();
-        let header = [kind, port_high, port_low, len_high, len_low];
-        let mut chunk =
-            self.ring.write_chunk(HEADER_LEN + len).map_err(|ChunkError::TooFewSlots(_)| PuntError::Full)?;
-        let (first, second) = chunk.as_mut_slices();
-        copy_split(first, second, 0, &header);
-        let mut at = HEADER_LEN;
-        for part in parts {
-            copy_split(first, second, at, part);
-            at += part.len();
-        }
-        chunk.commit_all();
-        Ok(())
-    }
 }
 
 impl FrameReceiver {
     /// Takes the oldest message; the bytes of a frame go to the front of `buffer`.
     pub fn receive(&mut self, buffer: &mut [u8; FRAME_LEN_MAX]) -> Option<Message> {
-        let mut header = [0; HEADER_LEN];
-        self.ring.pop_entire_slice(&mut header).ok()?;
-        let [kind, port_high, port_low, len_high, len_low] = header;
-        let port = PortId(u16::from_be_bytes([port_high, port_low]));
-        let len = usize::from(u16::from_be_bytes([len_high, len_low]));
-        let body = buffer.get_mut(..len)?;
-        // A record is committed whole, so its body is there when its header is.
-        self.ring.pop_entire_slice(body).ok()?;
+        let Record { kind, port, len } = self.ring.pop(buffer)?;
+        let body = buffer.get(..len)?;
         match kind {
             KIND_FRAME => Some(Message::Frame { port, len }),
             KIND_BYPASS => bypass_of(body),
@@ -172,16 +133,6 @@ impl FrameReceiver {
     pub fn is_abandoned(&self) -> bool {
         self.ring.is_abandoned()
     }
-}
-
-/// Copies `part` to position `at` of the two slices taken as one.
-fn copy_split(first: &mut [u8], second: &mut [u8], at: usize, part: &[u8]) {
-    let in_first = part.len().min(first.len().saturating_sub(at));
-    let (head, tail) = part.split_at(in_first);
-    let from = at.min(first.len());
-    first[from..from + head.len()].copy_from_slice(head);
-    let from = at.saturating_sub(first.len());
-    second[from..from + tail.len()].copy_from_slice(tail);
 }
 
 /// The address whose bytes these are, by their count.
@@ -236,7 +187,7 @@ mod tests {
                         let used: usize = twin.iter().map(|(_, bytes)| HEADER_LEN + bytes.len()).sum();
                         let fits = used + HEADER_LEN + bytes.len() <= HEADER_LEN + FRAME_LEN_MAX;
                         let sent = sender.frame(PortId(port), [head, tail].into_iter());
-                        prop_assert_eq!(sent, if fits { Ok(()) } else { Err(PuntError::Full) });
+                        prop_assert_eq!(sent, if fits { Ok(()) } else { Err(RecordError::Full) });
                         if fits {
                             twin.push_back((Message::Frame { port: PortId(port), len: bytes.len() }, bytes));
                         }
@@ -273,7 +224,7 @@ mod tests {
     fn an_oversized_frame_is_refused() {
         let (mut sender, receiver) = frame_ring(0);
         let frame = [0; FRAME_LEN_MAX + 1];
-        assert_eq!(sender.frame(PortId(0), [&frame[..]].into_iter()), Err(PuntError::TooLong));
+        assert_eq!(sender.frame(PortId(0), [&frame[..]].into_iter()), Err(RecordError::TooLong));
         assert!(receiver.is_empty());
         drop(receiver);
         assert!(sender.is_abandoned());

@@ -338,6 +338,7 @@ kubernetes: {manifests: /nowhere}
                 punt: tables::punt::frame_ring(0).0,
                 inject: tables::punt::frame_ring(0).1,
                 commands: tables::command::command_rings(1, 1).1,
+                capture: tables::capture::capture_ring(0).0,
             };
             (config, links)
         };
