@@ -16,7 +16,7 @@ use tables::{
 use crate::{
     idle::IdleMode,
     io::{
-        Capabilities,
+        Capabilities, PortIo,
         mem::{MemBuf, MemPort},
     },
     worker::{Worker, WorkerConfig, WorkerLinks},
@@ -50,9 +50,9 @@ impl Default for RigConfig {
 }
 
 /// A worker and the other ends of everything it holds.
-pub struct Rig {
+pub struct Rig<P: PortIo = MemPort> {
     /// The worker.
-    pub worker: Worker<MemPort>,
+    pub worker: Worker<P>,
     /// Control's publishing end.
     pub publisher: Publisher<Tables>,
     /// What the worker shows to control.
@@ -74,63 +74,13 @@ impl Rig {
     /// A worker that has `tables` and as many ports as these.
     #[must_use]
     pub fn new(config: &RigConfig, tables: Tables) -> Self {
-        let ports = tables.ports().len();
-        let (publisher, mut subscribers) = mailboxes(1, tables);
-        let counters = Arc::new(WorkerCounters::new(ports));
-        let (punt, kernel) = frame_ring(config.ring_bytes);
-        let (inject_sender, inject) = frame_ring(config.ring_bytes);
-        let (commands, desk) = command_rings(8, 64);
-        let (capture, captured) = capture_ring(config.ring_bytes);
-        let links = WorkerLinks {
-            tables: subscribers.pop().expect("one worker"),
-            counters: Arc::clone(&counters),
-            punt,
-            inject,
-            commands: desk,
-            capture,
-        };
-        let flows = FlowTableConfig {
-            flows: config.flows,
-            ipv6: true,
-            secret: 0x5eed,
-            timeouts: Timeouts::default(),
-        };
-        let config_ = WorkerConfig {
-            id: config.worker,
-            flows,
-            affinity_clients: 1024,
-            mirrored: config.mirrored,
-            idle: IdleMode::Poll,
-        };
-        let lanes = (0..ports).map(|_| MemPort::new(config.capabilities)).collect();
-        let worker = Worker::new(&config_, links, lanes).expect("memory for a small flow table");
-        let (now, frame) = (Millis(1_000), Box::new([0; FRAME_LEN_MAX]));
-        Self { worker, publisher, counters, kernel, inject: inject_sender, commands, captured, now, frame }
-    }
-
-    /// The wire of a port.
-    pub fn port(&mut self, port: PortId) -> &mut MemPort {
-        self.worker.port_mut(port).expect("a port of this rig")
+        let lanes = tables.ports().iter().map(|_| MemPort::new(config.capabilities)).collect();
+        Self::with_ports(config, tables, lanes)
     }
 
     /// Lets a frame arrive at a port, without a turn.
     pub fn push(&mut self, port: PortId, frame: &[u8]) {
         assert!(self.port(port).push(frame), "a frame fits a buffer");
-    }
-
-    /// One turn of the worker.
-    pub fn turn(&mut self) -> usize {
-        self.worker.poll(self.now)
-    }
-
-    /// Turns until nothing happens.
-    pub fn settle(&mut self) {
-        for _ in 0..10_000 {
-            if self.turn() == 0 {
-                return;
-            }
-        }
-        panic!("the worker does not come to rest");
     }
 
     /// Frames sent out of a port since the last call.
@@ -165,6 +115,64 @@ impl Rig {
             .map(PortId)
             .flat_map(|port| self.sent(port).into_iter().map(move |frame| (port, frame)))
             .collect()
+    }
+}
+
+impl<P: PortIo> Rig<P> {
+    /// A worker that has `tables` and these ports.
+    #[must_use]
+    pub fn with_ports(config: &RigConfig, tables: Tables, lanes: Vec<P>) -> Self {
+        let ports = lanes.len();
+        let (publisher, mut subscribers) = mailboxes(1, tables);
+        let counters = Arc::new(WorkerCounters::new(ports));
+        let (punt, kernel) = frame_ring(config.ring_bytes);
+        let (inject_sender, inject) = frame_ring(config.ring_bytes);
+        let (commands, desk) = command_rings(8, 64);
+        let (capture, captured) = capture_ring(config.ring_bytes);
+        let links = WorkerLinks {
+            tables: subscribers.pop().expect("one worker"),
+            counters: Arc::clone(&counters),
+            punt,
+            inject,
+            commands: desk,
+            capture,
+        };
+        let flows = FlowTableConfig {
+            flows: config.flows,
+            ipv6: true,
+            secret: 0x5eed,
+            timeouts: Timeouts::default(),
+        };
+        let config_ = WorkerConfig {
+            id: config.worker,
+            flows,
+            affinity_clients: 1024,
+            mirrored: config.mirrored,
+            idle: IdleMode::Poll,
+        };
+        let worker = Worker::new(&config_, links, lanes).expect("memory for a small flow table");
+        let (now, frame) = (Millis(1_000), Box::new([0; FRAME_LEN_MAX]));
+        Self { worker, publisher, counters, kernel, inject: inject_sender, commands, captured, now, frame }
+    }
+
+    /// The wire of a port.
+    pub fn port(&mut self, port: PortId) -> &mut P {
+        self.worker.port_mut(port).expect("a port of this rig")
+    }
+
+    /// One turn of the worker.
+    pub fn turn(&mut self) -> usize {
+        self.worker.poll(self.now)
+    }
+
+    /// Turns until nothing happens.
+    pub fn settle(&mut self) {
+        for _ in 0..10_000 {
+            if self.turn() == 0 {
+                return;
+            }
+        }
+        panic!("the worker does not come to rest");
     }
 
     /// What the kernel was told since the last call, frames with their bytes.

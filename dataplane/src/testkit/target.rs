@@ -77,7 +77,10 @@ fn check(rig: &mut Rig, sound: bool) {
     }
 }
 
-fn world() -> Fixture {
+/// The data centre with a Service of each protocol, family and mode: `snat` at port 80, `dnat` at port 81, each at a clusterIP
+/// and at a LoadBalancer address, with two pods.
+#[must_use]
+pub fn world() -> Fixture {
     let mut fixture = Fixture::data_centre();
     for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
         for (mode, port) in [(NatMode::Snat, 80), (NatMode::Dnat, 81)] {

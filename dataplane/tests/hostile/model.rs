@@ -1,0 +1,312 @@
+//! Who may be sent what, by an account of its own: each frame the appliance sends must come of one that it received, with
+//! the addresses, ports and content that the data centre's plan says, to the machine that the plan says.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
+
+use dataplane::testkit::{Fixture, INSIDE, OUTSIDE};
+use packet::{AnyAddrs, AnyKey, Body, Fragment, Icmp, MacAddr, Parsed, Protocol, TcpFlags, checksum, parse};
+use tables::PortId;
+
+use crate::frames::with_ports;
+
+/// A frame that parses, and its facts.
+struct Seen {
+    port: PortId,
+    frame: Vec<u8>,
+    parsed: Parsed,
+    /// Of a packet with ports, or the first part of one.
+    flow: Option<(Parsed, AnyKey)>,
+}
+
+impl Seen {
+    fn new(port: PortId, frame: Vec<u8>) -> Option<Self> {
+        let parsed = parse(&frame, frame.len()).ok()?;
+        let flow = with_ports(&parsed, &frame);
+        Some(Self { port, frame, parsed, flow })
+    }
+
+    /// Everything behind the ports but the checksum.
+    fn content(&self) -> Vec<u8> {
+        let Some((_, key)) = self.flow else { return Vec::new() };
+        let mut content = self.frame[self.parsed.l4.into()..self.parsed.frame_end()].to_vec();
+        let checksum = match key.protocol() {
+            Protocol::Tcp => 16..18,
+            Protocol::Udp => 6..8,
+            Protocol::Sctp => 8..12,
+        };
+        let len = content.len();
+        content[checksum.start.min(len)..checksum.end.min(len)].fill(0);
+        content.split_off(4.min(len))
+    }
+}
+
+/// Addresses that a packet may leave with because one with these came, or was translated to these.
+type Pairs = HashSet<(IpAddr, IpAddr)>;
+
+#[derive(Default)]
+pub(crate) struct Model {
+    /// Of each packet that went to a backend, as the backend sees it: as its client may have sent it.
+    clients: HashMap<AnyKey, Vec<AnyKey>>,
+    /// What errors that were sent are about: a flow may have begun with it, though nothing went to a backend.
+    begun: HashSet<AnyKey>,
+    pairs: Pairs,
+    arrived: Vec<Seen>,
+    /// Frames sent, by what they were.
+    pub(crate) sent: HashMap<&'static str, u64>,
+}
+
+impl Model {
+    /// A frame is about to arrive.
+    pub(crate) fn arrives(&mut self, port: PortId, frame: &[u8]) {
+        if let Some(seen) = Seen::new(port, frame.to_vec()) {
+            if let Some(addrs) = seen.parsed.addrs() {
+                self.pairs.insert((addrs.src(), addrs.dst()));
+            }
+            self.arrived.push(seen);
+        }
+    }
+
+    /// What came of all that arrived; `sound` if every checksum of that was right.
+    pub(crate) fn check(&mut self, sent: &[(PortId, Vec<u8>)], sound: bool) {
+        let sent: Vec<Seen> = sent.iter().map(|(port, frame)| self.basics(*port, frame, sound)).collect();
+        // What goes to backends first: answers to it may be in the same burst.
+        let rest: Vec<_> = sent.iter().filter(|seen| !self.is_to_backend(seen)).collect();
+        for seen in rest {
+            let Some(kind) = self.kind(seen) else {
+                let alike = self.arrived.iter().filter(|from| from.content() == seen.content());
+                let alike: Vec<_> = alike.map(|from| (from.port, from.parsed)).collect();
+                let Seen { port, parsed, frame, .. } = seen;
+                panic!(
+                    "nothing explains {parsed:?} out of {port:?}: {frame:02x?}; of the same content: {alike:?}"
+                )
+            };
+            *self.sent.entry(kind).or_default() += 1;
+            if let Body::Icmp(Icmp { inner: Some(inner), .. }) = seen.parsed.body {
+                self.begun.insert(inner.key);
+            }
+        }
+        self.arrived.clear();
+        // Mutated addresses are many.
+        if self.pairs.len() > 100_000 {
+            self.pairs.clear();
+        }
+    }
+
+    fn basics(&self, port: PortId, frame: &[u8], sound: bool) -> Seen {
+        let seen = Seen::new(port, frame.to_vec()).unwrap_or_else(|| panic!("no packet: {frame:02x?}"));
+        let Seen { parsed, .. } = &seen;
+        assert_eq!(parsed.src_mac, Fixture::port_mac(port));
+        assert!(parsed.vlan.is_none_or(|tag| tag.id() == 0), "a tag was left on {parsed:?}");
+        assert!(parsed.ip_checksum_right, "{parsed:?}");
+        assert!(!sound || checksum::is_right(parsed, [frame]), "a checksum went wrong: {frame:02x?}");
+        assert!(parsed.ip_len <= 1_500, "{parsed:?}");
+        seen
+    }
+
+    /// A client's packet of a Service on its way to a backend; takes note of it.
+    fn is_to_backend(&mut self, seen: &Seen) -> bool {
+        let Some((_, key)) = seen.flow else { return false };
+        let content = seen.content();
+        let comes_of = |other: &&Seen| {
+            other.flow.is_some_and(|(_, from)| is_served(from, key, seen.port))
+                && is_one_hop_on(other, seen)
+                && may_become(&other.content(), &content, (key, is_cut(other, seen)))
+        };
+        let from: Vec<AnyKey> =
+            self.arrived.iter().filter(comes_of).filter_map(|from| Some(from.flow?.1)).collect();
+        if from.is_empty() {
+            return false;
+        }
+        for client in &from {
+            self.pairs.insert((key.src(), key.dst()));
+            self.pairs.insert((client.dst(), client.src()));
+        }
+        self.clients.insert(key, from);
+        *self.sent.entry("to a backend").or_default() += 1;
+        is_sent_on(seen)
+    }
+
+    /// What a frame is that does not go to a backend.
+    fn kind(&self, seen: &Seen) -> Option<&'static str> {
+        let of = |is: &dyn Fn(&Seen) -> bool| self.arrived.iter().any(is);
+        let addrs = match seen.parsed.body {
+            Body::Arp(arp) => return is_ours(arp.sender_ip.into()).then_some("ARP"),
+            Body::Nd(nd) => return is_ours(nd.target.into()).then_some("ND"),
+            _ => seen.parsed.addrs()?,
+        };
+        let goes_back = |from: &Seen| {
+            from.port == seen.port
+                && from.parsed.src_mac == seen.parsed.dst_mac
+                && from.parsed.addrs().is_some_and(|came| came.src() == addrs.dst())
+        };
+        if of(&|from| goes_back(from) && is_answer(from, seen)) {
+            return Some("answer");
+        }
+        if !is_sent_on(seen) {
+            return None;
+        }
+        if let Some((_, key)) = seen.flow
+            && of(&|from| {
+                is_one_hop_on(from, seen) && self.is_to_client(from, key) && from.content() == seen.content()
+            })
+        {
+            return Some("to a client");
+        }
+        if let Body::Icmp(icmp) = seen.parsed.body
+            && of(&|from| matches!(from.parsed.body, Body::Icmp(came) if self.is_told(came, icmp)))
+        {
+            return Some("error");
+        }
+        if of(&|from| from.parsed.addrs() == Some(addrs) && is_routed(from, seen)) {
+            return Some("routed");
+        }
+        // Later parts, and what was cut here, have no ports.
+        let part = seen.parsed.fragment != Fragment::Whole;
+        (part && self.pairs.contains(&(addrs.src(), addrs.dst()))).then_some("part")
+    }
+
+    /// The packet answers one that went to a backend, and would go to its client as this.
+    fn is_to_client(&self, from: &Seen, to: AnyKey) -> bool {
+        let Some((_, from)) = from.flow else { return false };
+        let (answered, client) = (from.reversed(), to.reversed());
+        self.clients.get(&answered).is_some_and(|clients| clients.contains(&client))
+            || self.begun.contains(&client) && is_served(client, answered, INSIDE)
+    }
+
+    /// An error that came becomes this one: about the same packet, as its sender knows it.
+    fn is_told(&self, came: Icmp, told: Icmp) -> bool {
+        let (Some(came_about), Some(about)) = (came.inner, told.inner) else { return false };
+        if (came.kind, came.code) != (told.kind, told.code) || told.addrs.dst() != about.key.src() {
+            return false;
+        }
+        let clients = |key: AnyKey| self.clients.get(&key).into_iter().flatten();
+        let to_client = clients(came_about.key).any(|client| *client == about.key);
+        to_client || clients(about.key.reversed()).any(|client| client.reversed() == came_about.key)
+    }
+}
+
+/// The appliance answers this by that itself.
+fn is_answer(from: &Seen, answer: &Seen) -> bool {
+    match (answer.parsed.body, from.parsed.body) {
+        (Body::Flow { key, tcp_flags }, _) => {
+            tcp_flags.rst() && from.flow.is_some_and(|(_, asked)| asked == key.reversed())
+        }
+        (Body::Icmp(reply), Body::Icmp(asked)) if reply.is_echo_reply() => {
+            asked.is_echo_request() && reply.addrs.src() == asked.addrs.dst() && is_ours(reply.addrs.src())
+        }
+        (Body::Icmp(icmp), _) => {
+            // Some of what is refused has no ports; what is quoted of it is its header.
+            let quoted = icmp.inner.map(|inner| inner.key);
+            icmp.is_error() && (quoted.is_none() || quoted == from.flow.map(|(_, key)| key))
+        }
+        _ => false,
+    }
+}
+
+/// A packet of a client with this key is one of a Service, and may go to a backend as that.
+fn is_served(from: AnyKey, to: AnyKey, out: PortId) -> bool {
+    let (vips, backends, own): ([&str; 2], [&str; 2], &str) = match from.addrs() {
+        AnyAddrs::V4 { .. } => (["10.96.0.10", "203.0.113.10"], ["10.244.1.5", "10.244.2.5"], "10.0.0.1"),
+        AnyAddrs::V6 { .. } => {
+            (["fd00:96::10", "2001:db8:f::10"], ["fd00:244:1::5", "fd00:244:2::5"], "fd00::1")
+        }
+    };
+    let is = |address: IpAddr, one_of: &[&str]| one_of.iter().any(|text| ip(text) == address);
+    let kept = (to.src(), to.sport()) == (from.src(), from.sport()) && from.dport() == 81;
+    from.protocol() == to.protocol()
+        && out == INSIDE
+        && is(from.dst(), &vips)
+        && matches!(from.dport(), 80 | 81)
+        && is(to.dst(), &backends)
+        && to.dport() == 8_080
+        && (kept || is(to.src(), &[own]))
+}
+
+/// What stands behind the ports may come out like this: as it was, but for the segment size that a SYN offers, or of it what
+/// a first part holds.
+fn may_become(from: &[u8], to: &[u8], (key, cut): (AnyKey, bool)) -> bool {
+    let syn = key.protocol() == Protocol::Tcp && from.get(9).is_some_and(|flags| TcpFlags(*flags).syn());
+    match (cut, syn) {
+        (true, _) => from.starts_with(to),
+        (false, true) => from.len() == to.len(),
+        (false, false) => from == to,
+    }
+}
+
+/// A whole packet left in parts, and this is the first.
+fn is_cut(from: &Seen, to: &Seen) -> bool {
+    from.parsed.fragment == Fragment::Whole && matches!(to.parsed.fragment, Fragment::First { .. })
+}
+
+/// The same packet one hop further, or its first part.
+fn is_one_hop_on(from: &Seen, to: &Seen) -> bool {
+    from.parsed.ttl == to.parsed.ttl + 1 && (from.parsed.fragment == to.parsed.fragment || is_cut(from, to))
+}
+
+/// A packet that is for nobody here leaves as it came, or in parts.
+fn is_routed(from: &Seen, to: &Seen) -> bool {
+    let whole = from.parsed.fragment == to.parsed.fragment;
+    let same = || {
+        from.frame[from.parsed.l4.into()..from.parsed.frame_end()] == to.frame[to.parsed.l4.into()..]
+            || from.flow.is_some() && from.content() == to.content()
+    };
+    let dst = from.parsed.addrs().expect("IP").dst();
+    !is_ours(dst) && from.parsed.ttl == to.parsed.ttl + 1 && (!whole || same())
+}
+
+/// The frame leaves by the port, and to the machine, that the plan has for its receiver, and ends where its packet does.
+fn is_sent_on(seen: &Seen) -> bool {
+    let Some(addrs) = seen.parsed.addrs() else { return false };
+    let padding = seen.frame.len() - seen.parsed.frame_end();
+    padding == 0 && next_hop(addrs.dst()) == Some((seen.port, seen.parsed.dst_mac))
+}
+
+/// Where the plan has an address; `None` on a network whose stations never answered.
+fn next_hop(dst: IpAddr) -> Option<(PortId, MacAddr)> {
+    let outside = |last| Some((OUTSIDE, Fixture::neighbor_mac(OUTSIDE, last)));
+    let inside = |last| Some((INSIDE, Fixture::neighbor_mac(INSIDE, last)));
+    match dst {
+        IpAddr::V4(v4) => match v4.octets() {
+            [10, 0, 0, last @ (11 | 12)] => inside(last),
+            [10, 244, 1, _] => inside(11),
+            [10, 244, 2, _] => inside(12),
+            [192, 0, 2, 2] => outside(2),
+            [192, 0, 2, 254] => outside(254),
+            [192, 0, 2, _] | [10, 0, 0, _] => None,
+            _ => outside(254),
+        },
+        IpAddr::V6(v6) => match v6.segments() {
+            [0xfd00, 0, 0, 0, 0, 0, 0, 0x11] => inside(11),
+            [0xfd00, 0, 0, 0, 0, 0, 0, 0x12] => inside(12),
+            [0xfd00, 0, 0, 0, ..] => None,
+            [0xfd00, 0x244, 1, 0, ..] => inside(11),
+            [0xfd00, 0x244, 2, 0, ..] => inside(12),
+            [0x2001, 0xdb8, 1, 0, 0, 0, 0, 2] => outside(2),
+            [0x2001, 0xdb8, 1, 0, 0, 0, 0, 0xfe] => outside(254),
+            [0x2001, 0xdb8, 1, 0, ..] => None,
+            _ => outside(254),
+        },
+    }
+}
+
+/// An address of the appliance, or of a Service.
+fn is_ours(address: IpAddr) -> bool {
+    const OURS: [&str; 8] = [
+        "192.0.2.1",
+        "10.0.0.1",
+        "2001:db8:1::1",
+        "fd00::1",
+        "10.96.0.10",
+        "203.0.113.10",
+        "fd00:96::10",
+        "2001:db8:f::10",
+    ];
+    OURS.iter().any(|text| ip(text) == address)
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
