@@ -23,12 +23,13 @@ use crate::{
     io::PortIo,
     lane::Lane,
     stage::{
-        begin::Intents,
+        begin::Outlooks,
         bypass::Bypasses,
         checksum::fault,
         hold::{Hold, Target},
         limit::Limit,
         police::{Kind, Police},
+        translate::Outlook,
         usual::may_be_usual,
     },
 };
@@ -137,8 +138,8 @@ impl<'a, P: PortIo> Pass<'a, P> {
         }
         let bytes = self.parse(burst, mac, scratch);
         let unseen = self.fetch_records(burst.len(), scratch);
-        let intents = unseen.then(|| self.foresee(burst, mac, scratch));
-        self.pass_all(burst, mac, (scratch, intents.as_ref()));
+        let outlooks = unseen.then(|| self.foresee(burst, mac, scratch));
+        self.pass_all(burst, mac, (scratch, outlooks.as_ref()));
         bytes
     }
 
@@ -148,7 +149,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
         &mut self,
         burst: &mut Burst<P::Buf>,
         mac: MacAddr,
-        (scratch, intents): (&mut Scratch, Option<&Intents<'a>>),
+        (scratch, outlooks): (&mut Scratch, Option<&Outlooks<'a>>),
     ) {
         for slot in 0..burst.len().min(BURST) {
             let Some(buf) = burst.take(slot) else { continue };
@@ -157,7 +158,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
                 false => Err(buf),
             };
             if let Err(buf) = unusual {
-                self.finish(buf, mac, (scratch, slot), intents);
+                self.finish(buf, mac, (scratch, slot), outlooks);
             }
         }
         burst.emptied();
@@ -222,17 +223,16 @@ impl<'a, P: PortIo> Pass<'a, P> {
         unseen
     }
 
-    /// Takes one packet to its end; the intents say what to do if it has no flow, as far as that was looked at.
+    /// Takes one packet to its end; the outlooks say what to do if it has no flow, as far as that was looked at.
     #[inline(never)]
     fn finish(
         &mut self,
         buf: P::Buf,
         mac: MacAddr,
         (scratch, slot): (&mut Scratch, usize),
-        intents: Option<&Intents<'a>>,
+        outlooks: Option<&Outlooks<'a>>,
     ) {
         scratch.read(slot, &buf);
-        let known = intents.and_then(|intents| intents[slot].as_ref());
         if let Some(error) = scratch.refused[slot] {
             return self.drop(buf, error.into());
         }
@@ -255,7 +255,12 @@ impl<'a, P: PortIo> Pass<'a, P> {
         {
             return self.hand_over(buf, owner, false);
         }
-        let outlook = ((scratch.hashes[slot], scratch.candidates[slot]), known);
+        let outlook = Outlook {
+            hash: scratch.hashes[slot],
+            candidate: scratch.candidates[slot],
+            known: outlooks.and_then(|outlooks| outlooks[slot].as_ref()),
+            plain: scratch.maybe_usual[slot].then_some(&scratch.plain[slot]),
+        };
         match &parsed.body {
             Body::Flow { key: AnyKey::V4(key), tcp_flags } => {
                 self.flow(buf, parsed, (key, *tcp_flags), outlook)

@@ -6,11 +6,11 @@ use packet::{Address, FlowKey, Protocol};
 use tables::{
     Backend, DropReason, IdleTimeout, Millis, NatMode, NextHopId, PortInfo, Route, ServiceId, Source, Tables,
     flow::{Direction, FlowRef, InsertError, NewFlow},
-    hash::maglev_hash,
+    hash::{FlowHash, maglev_hash},
     snat::{SnatExhausted, SnatPorts, SnatRequest},
 };
 
-use super::classify::Served;
+use super::{begin::ReplyKey, classify::Served};
 use crate::pass::State;
 
 /// How a backend is reached.
@@ -113,7 +113,8 @@ pub(crate) fn likely_reply<A: Address, B>(
     state: &State<B>,
     tables: &Tables,
     course: &Course<'_>,
-    (key, passed): (&FlowKey<A>, usize),
+    (key, hash): (&FlowKey<A>, FlowHash),
+    passed: usize,
 ) -> Option<FlowKey<A>> {
     let address = A::from_ip(course.backend.address)?;
     let Course { backend, reach, mode, .. } = *course;
@@ -122,12 +123,23 @@ pub(crate) fn likely_reply<A: Address, B>(
         NatMode::Snat => {
             let request = SnatRequest { original: *key, backend: address, port: backend.port };
             let source = sources::<A>(tables, reach).next()?;
-            source_ports(state, tables).likely(&state.flows, &request, source, passed)
+            source_ports(state, tables).likely((&request, hash), source, passed)
         }
     }
 }
 
-/// Enters a new flow, whose key was looked up and not found.
+/// A flow to be entered.
+#[derive(Debug)]
+pub(crate) struct Entry<'s, A> {
+    /// Its key, which no flow has.
+    pub(crate) key: &'s FlowKey<A>,
+    /// The hash of that.
+    pub(crate) hash: FlowHash,
+    /// What [`likely_reply`] gave for it, passing none.
+    pub(crate) reply: Option<ReplyKey>,
+}
+
+/// Enters a new flow.
 ///
 /// # Errors
 /// Why the packet must be dropped.
@@ -135,28 +147,12 @@ pub(crate) fn admit<A: Address, B>(
     state: &mut State<B>,
     tables: &Tables,
     course: &Course<'_>,
-    key: &FlowKey<A>,
+    entry: &Entry<'_, A>,
     now: Millis,
 ) -> Result<FlowRef, DropReason> {
-    let Course { service, backend, reach, mode, affinity_timeout_s, .. } = *course;
-    let address = A::from_ip(backend.address).ok_or(DropReason::NoEndpoints)?;
-    let flow = |reply, mode| NewFlow { original: *key, reply, service, backend: backend.id, mode };
-    let untranslated = match mode {
-        NatMode::Dnat => {
-            let reply = FlowKey { dst: address, dport: backend.port, ..*key }.reversed();
-            Some(state.flows.insert(&flow(reply, mode), now))
-        }
-        NatMode::Snat => None,
-    };
-    let entered = match untranslated {
-        // One client port at two Services with one backend: there the two flows would be one. This one is translated.
-        None | Some(Err(InsertError::KeyTaken)) => {
-            let request = SnatRequest { original: *key, backend: address, port: backend.port };
-            let reply = translated_reply(state, tables, reach, &request, now)?;
-            state.flows.insert_absent(&flow(reply, NatMode::Snat), now)
-        }
-        Some(entered) => entered,
-    };
+    let Course { service, backend, reach, affinity_timeout_s, .. } = *course;
+    let key = entry.key;
+    let entered = insert(state, tables, course, entry, now)?;
     let flow = entered.map_err(|error| match error {
         InsertError::Full | InsertError::Ipv6NotReserved => DropReason::FlowTableFull,
         InsertError::KeyTaken => DropReason::FlowKeyTaken,
@@ -174,6 +170,44 @@ pub(crate) fn admit<A: Address, B>(
         state.flows.set_next_hop(flow, Direction::Original, tables.fib_epoch, hop);
     }
     Ok(flow)
+}
+
+/// Makes the flow's record, with the foreseen reply key if that is still free.
+///
+/// # Errors
+/// Why there is no reply key.
+fn insert<A: Address, B>(
+    state: &mut State<B>,
+    tables: &Tables,
+    course: &Course<'_>,
+    entry: &Entry<'_, A>,
+    now: Millis,
+) -> Result<Result<FlowRef, InsertError>, DropReason> {
+    let Course { service, backend, reach, mode, .. } = *course;
+    let original = *entry.key;
+    let address = A::from_ip(backend.address).ok_or(DropReason::NoEndpoints)?;
+    let flow = |reply, mode| NewFlow { original, reply, service, backend: backend.id, mode };
+    let foreseen = entry.reply.and_then(|(reply, hash)| Some((A::key(reply)?, hash)));
+    let untranslated = match (mode, foreseen) {
+        (_, Some((reply, hash))) if state.flows.is_absent(hash) => {
+            Some(state.flows.insert_absent(&flow(reply, mode), [entry.hash, hash], now))
+        }
+        (NatMode::Dnat, _) => {
+            let reply = FlowKey { dst: address, dport: backend.port, ..original }.reversed();
+            Some(state.flows.insert(&flow(reply, mode), now))
+        }
+        (NatMode::Snat, _) => None,
+    };
+    match untranslated {
+        // One client port at two Services with one backend: there the two flows would be one. This one is translated.
+        None | Some(Err(InsertError::KeyTaken)) => {
+            let request = SnatRequest { original, backend: address, port: backend.port };
+            let reply = translated_reply(state, tables, reach, &request, now)?;
+            let hashes = [entry.hash, state.flows.hash(&reply)];
+            Ok(state.flows.insert_absent(&flow(reply, NatMode::Snat), hashes, now))
+        }
+        Some(entered) => Ok(entered),
+    }
 }
 
 /// The key of the replies to a source address and port of ours; no flow has it.

@@ -5,18 +5,19 @@
 
 use std::net::IpAddr;
 
-use packet::{Address, AnyKey, Body, FlowKey, MacAddr, Parsed, Protocol};
+use packet::{Address, AnyKey, Body, FlowKey, MacAddr, Parsed, Protocol, plain::Plain};
 use tables::{
     AddressKind, BackendId, DropReason, Millis, Serves, Tables, affinity::Affinity, flow::Direction,
     hash::FlowHash,
 };
 
 use super::{
-    admit::{Course, admit, course, likely_reply},
+    admit::{Course, Entry, admit, course, likely_reply},
     balance::{Refusal, balance},
     classify::{Class, Served, classify},
     police::is_impossible,
     rewrite::Forward,
+    translate::Outlook,
 };
 use crate::{
     buf::{BURST, Burst},
@@ -39,8 +40,25 @@ pub(crate) enum Intent<'t> {
     Drop(DropReason),
 }
 
-/// The intents of a burst's packets, by slot, as far as they were asked for.
-pub(crate) type Intents<'t> = [Option<Intent<'t>>; BURST];
+/// What was found out of a packet that no flow has, before others of its burst were entered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Foreseen<'t> {
+    pub(crate) intent: Intent<'t>,
+    /// What the replies of its flow will have, unless another flow has it by then.
+    reply: Option<ReplyKey>,
+}
+
+/// A key and its hash.
+pub(crate) type ReplyKey = (AnyKey, FlowHash);
+
+impl<'t> Foreseen<'t> {
+    pub(crate) const fn of(intent: Intent<'t>) -> Self {
+        Self { intent, reply: None }
+    }
+}
+
+/// The same of a burst's packets, by slot, as far as that was looked at.
+pub(crate) type Outlooks<'t> = [Option<Foreseen<'t>>; BURST];
 
 /// What the tables make of a key that no flow has, at a port that serves these frontends, and of what is remembered of its
 /// client.
@@ -92,7 +110,7 @@ pub(crate) fn source_fault(tables: &Tables, src: IpAddr) -> Option<DropReason> {
         Some(AddressKind::ClusterIp | AddressKind::LoadBalancer) => Some(DropReason::ServiceSource),
         // An externalIP may be a host's.
         Some(AddressKind::ExternalIp) | None => {
-            let martian = is_impossible(src) || tables.ports().iter().any(|port| port.is_broadcast(src));
+            let martian = is_impossible(src) || tables.is_broadcast(src);
             martian.then_some(DropReason::MartianSource)
         }
     }
@@ -110,10 +128,9 @@ fn may_begin(parsed: &Parsed) -> bool {
 impl<'a, P: PortIo> Pass<'a, P> {
     /// What the burst's new flows will be; asks for the lines of the flow table that they will want.
     #[inline(never)]
-    pub(crate) fn foresee(&self, burst: &Burst<P::Buf>, mac: MacAddr, scratch: &mut Scratch) -> Intents<'a> {
-        let mut intents = [const { None }; BURST];
-        let mut replies = [None; BURST];
-        for slot in 0..burst.len().min(BURST) {
+    pub(crate) fn foresee(&self, burst: &Burst<P::Buf>, mac: MacAddr, scratch: &mut Scratch) -> Outlooks<'a> {
+        let mut outlooks: Outlooks<'a> = [const { None }; BURST];
+        for (slot, outlook) in outlooks.iter_mut().enumerate().take(burst.len()) {
             let Some(buf) = burst.slot(slot).filter(|_| scratch.is_unseen(slot)) else { continue };
             scratch.read(slot, buf);
             let Some((parsed, hash)) = scratch.arrived(slot) else { continue };
@@ -123,33 +140,47 @@ impl<'a, P: PortIo> Pass<'a, P> {
                     AnyKey::V4(key) => self.intent(key),
                     AnyKey::V6(key) => self.intent(key),
                 };
-                replies[slot] = self.prefetch_reply(&intent, key, 0);
-                intents[slot] = Some(intent);
+                let known = outlook.insert(Foreseen::of(intent));
+                known.reply = self.prefetch_reply(&known.intent, (key, hash), 0);
             }
         }
         // Where the likely reply key is taken, the flow gets another one, probably the next.
-        for (slot, reply) in replies.iter().enumerate() {
-            if reply.is_some_and(|hash| !self.state.flows.is_absent(hash))
-                && let (Some(intent), Some((parsed, _))) = (&intents[slot], scratch.arrived(slot))
+        for (slot, outlook) in outlooks.iter().enumerate() {
+            if let Some(Foreseen { intent, reply: Some((_, reply)) }) = outlook
+                && !self.state.flows.is_absent(*reply)
+                && let Some((parsed, hash)) = scratch.arrived(slot)
                 && let Body::Flow { key, .. } = &parsed.body
             {
-                self.prefetch_reply(intent, key, 1);
+                self.prefetch_reply(intent, (key, hash), 1);
             }
         }
-        intents
+        outlooks
     }
 
-    /// Asks for the lines of the reply key that a new flow gets unless it is taken, or after `passed` others that are;
-    /// gives its hash.
-    fn prefetch_reply(&self, intent: &Intent<'a>, key: &AnyKey, passed: usize) -> Option<FlowHash> {
+    /// The reply key that a new flow gets unless it is taken, or after `passed` others that are; its lines are asked for.
+    fn prefetch_reply(
+        &self,
+        intent: &Intent<'a>,
+        (key, hash): (&AnyKey, FlowHash),
+        passed: usize,
+    ) -> Option<ReplyKey> {
         let Intent::Enter(course) = intent else { return None };
-        let (state, tables) = (&*self.state, self.tables);
-        let hash = match key {
-            AnyKey::V4(key) => state.flows.hash(&likely_reply(state, tables, course, (key, passed))?),
-            AnyKey::V6(key) => state.flows.hash(&likely_reply(state, tables, course, (key, passed))?),
-        };
-        state.flows.prefetch_buckets(hash);
-        Some(hash)
+        match key {
+            AnyKey::V4(key) => self.prefetch_reply_of(course, (key, hash), passed),
+            AnyKey::V6(key) => self.prefetch_reply_of(course, (key, hash), passed),
+        }
+    }
+
+    fn prefetch_reply_of<A: Address>(
+        &self,
+        course: &Course<'a>,
+        (key, hash): (&FlowKey<A>, FlowHash),
+        passed: usize,
+    ) -> Option<ReplyKey> {
+        let reply = likely_reply(self.state, self.tables, course, (key, hash), passed)?;
+        let hash = self.state.flows.hash(&reply);
+        self.state.flows.prefetch_buckets(hash);
+        Some((A::any(reply), hash))
     }
 
     pub(crate) fn intent<A: Address>(&self, key: &FlowKey<A>) -> Intent<'a> {
@@ -157,35 +188,59 @@ impl<'a, P: PortIo> Pass<'a, P> {
         intent(self.tables, (key, serves), (&self.state.affinity, self.now))
     }
 
-    /// Deals with a packet that no flow has; `known` is what was found out of it before.
+    /// Deals with a packet that no flow has.
     #[inline(never)]
     pub(crate) fn begin<A: Forward>(
         &mut self,
         buf: P::Buf,
         parsed: &Parsed,
         key: &FlowKey<A>,
-        known: Option<&Intent<'a>>,
+        outlook: Outlook<'_, 'a>,
     ) {
-        match known.copied().unwrap_or_else(|| self.intent(key)) {
+        let seen_now;
+        let known = match outlook.known {
+            Some(known) => known,
+            None => {
+                seen_now = Foreseen::of(self.intent(key));
+                &seen_now
+            }
+        };
+        match &known.intent {
             Intent::Enter(_) if !may_begin(parsed) => self.drop(buf, DropReason::TcpWithoutFlow),
             Intent::Enter(_) if parsed.ttl <= 1 => self.ttl_exceeded(buf, parsed),
-            Intent::Enter(course) => match self.surplus(key, &course) {
-                None => self.enter(buf, parsed, key, &course),
+            Intent::Enter(course) => match self.surplus(key, course) {
+                None => {
+                    let entry = Entry { key, hash: outlook.hash, reply: known.reply };
+                    self.enter(buf, (parsed, outlook.plain), course, &entry);
+                }
                 Some(reason) => self.drop(buf, reason),
             },
             Intent::Deliver => self.deliver(buf, parsed),
             Intent::Route => self.transit(buf, parsed, key.dst.into()),
-            Intent::Reject(reason) => self.reject(buf, parsed, reason),
-            Intent::Drop(reason) => self.drop(buf, reason),
+            Intent::Reject(reason) => self.reject(buf, parsed, *reason),
+            Intent::Drop(reason) => self.drop(buf, *reason),
         }
     }
 
-    fn enter<A: Forward>(&mut self, buf: P::Buf, parsed: &Parsed, key: &FlowKey<A>, course: &Course<'_>) {
-        match admit(self.state, self.tables, course, key, self.now) {
-            Ok(flow) => self.forward(buf, parsed, key, (flow, Direction::Original)),
+    fn enter<A: Forward>(
+        &mut self,
+        buf: P::Buf,
+        (parsed, plain): (&Parsed, Option<&Plain>),
+        course: &Course<'_>,
+        entry: &Entry<'_, A>,
+    ) {
+        let flow = match admit(self.state, self.tables, course, entry, self.now) {
+            Ok(flow) => flow,
             // The client learns at once what it could only wait for.
-            Err(reason @ DropReason::SnatExhausted) => self.reject(buf, parsed, reason),
-            Err(reason) => self.drop(buf, reason),
+            Err(reason @ DropReason::SnatExhausted) => return self.reject(buf, parsed, reason),
+            Err(reason) => return self.drop(buf, reason),
+        };
+        let unusual = match plain {
+            Some(plain) => self.pass_first(buf, plain, flow),
+            None => Err(buf),
+        };
+        if let Err(buf) = unusual {
+            self.forward(buf, parsed, entry.key, (flow, Direction::Original));
         }
     }
 }

@@ -8,7 +8,11 @@
 use packet::{AnyKey, FlowKey, Fragment, Parsed, Protocol, TcpFlags, first_fragment};
 use tables::{DropReason, WorkerId, flow::Candidate, hash::FlowHash, owner::of_key};
 
-use super::{begin::Intent, rewrite::Forward};
+use super::{
+    begin::{Foreseen, Intent},
+    rewrite::Forward,
+    translate::Outlook,
+};
 use crate::{
     buf::PacketBuf,
     fragments::{Course, Datagram, Part, Slot, Waiting},
@@ -87,15 +91,18 @@ impl<'a, P: PortIo> Pass<'a, P> {
         whole: &Parsed,
         (key, flags): (&FlowKey<A>, TcpFlags),
     ) -> Course {
-        let known = self.state.flows.lookup(key, self.now).is_none().then(|| self.intent(key));
+        let unseen = self.state.flows.lookup(key, self.now).is_none();
+        let known = unseen.then(|| Foreseen::of(self.intent(key)));
+        let intent = known.map(|known| known.intent);
         // Its CRC covers the ports and depends on the length of the datagram, which no fragment but the last one tells.
-        if key.protocol == Protocol::Sctp && matches!(known, None | Some(Intent::Enter(_))) {
+        if key.protocol == Protocol::Sctp && matches!(intent, None | Some(Intent::Enter(_))) {
             self.drop(buf, DropReason::FragmentUnsupported);
             return Course::Refused(DropReason::FragmentUnsupported);
         }
         let hash = self.state.flows.hash(key);
-        self.flow(buf, whole, (key, flags), ((hash, Candidate::NONE), known.as_ref()));
-        match known {
+        let outlook = Outlook { hash, candidate: Candidate::NONE, known: known.as_ref(), plain: None };
+        self.flow(buf, whole, (key, flags), outlook);
+        match intent {
             _ if self.state.flows.lookup(key, self.now).is_some() => Course::Flow(A::any(*key)),
             Some(Intent::Route) => Course::Route,
             Some(Intent::Deliver) => Course::Deliver,

@@ -1,6 +1,6 @@
 //! TCP, UDP and SCTP packets: the flow they belong to, and what is done to a packet of one.
 
-use packet::{FlowKey, Parsed, Protocol, TcpFlags};
+use packet::{FlowKey, Parsed, Protocol, TcpFlags, plain::Plain};
 use tables::{
     BackendState,
     flow::{Candidate, Direction, FlowRef, Numbers, Touch},
@@ -8,11 +8,20 @@ use tables::{
     tcp_state::Phase,
 };
 
-use super::{begin::Intent, checksum::leave_to_port, rewrite::Forward};
+use super::{begin::Foreseen, checksum::leave_to_port, rewrite::Forward};
 use crate::{buf::PacketBuf, io::PortIo, pass::Pass};
 
-/// Where a packet's flow should be, and what to do if there is none, as far as that was looked at.
-pub(crate) type Outlook<'s, 't> = ((FlowHash, Candidate), Option<&'s Intent<'t>>);
+/// What is known of a packet before its turn comes.
+#[derive(Clone, Copy)]
+pub(crate) struct Outlook<'s, 't> {
+    pub(crate) hash: FlowHash,
+    /// Where its flow should be.
+    pub(crate) candidate: Candidate,
+    /// What to do if there is none, as far as that was looked at.
+    pub(crate) known: Option<&'s Foreseen<'t>>,
+    /// Its words, if it may be a usual packet.
+    pub(crate) plain: Option<&'s Plain>,
+}
 
 /// The sequence numbers of a TCP segment; of another packet, whatever stands there.
 #[inline(always)]
@@ -30,14 +39,13 @@ impl<'a, P: PortIo> Pass<'a, P> {
         buf: P::Buf,
         parsed: &Parsed,
         (key, flags): (&FlowKey<A>, TcpFlags),
-        ((hash, candidate), known): Outlook<'_, 'a>,
+        outlook: Outlook<'_, 'a>,
     ) {
-        let Some((flow, direction)) = self.state.flows.find(hash, candidate, key, self.now) else {
-            return self.begin(buf, parsed, key, known);
-        };
+        let found = self.state.flows.find(outlook.hash, outlook.candidate, key, self.now);
+        let Some((flow, direction)) = found else { return self.begin(buf, parsed, key, outlook) };
         if !self.keeps(flow, direction, key.protocol, flags) {
             self.state.flows.remove(flow);
-            return self.begin(buf, parsed, key, known);
+            return self.begin(buf, parsed, key, outlook);
         }
         if parsed.ttl <= 1 {
             return self.ttl_exceeded(buf, parsed);

@@ -6,7 +6,10 @@ use packet::{
     Family, MacAddr, Protocol, ether,
     plain::{Ends, Plain},
 };
-use tables::{DropReason, flow::Candidate};
+use tables::{
+    DropReason, Tables,
+    flow::{Candidate, Direction, FlowRef, FlowTable, Usual},
+};
 
 use super::translate::numbers;
 use crate::{
@@ -50,18 +53,51 @@ impl<P: PortIo> Pass<'_, P> {
     #[inline(always)]
     fn pass_usual_of<E: Ends>(
         &mut self,
-        mut buf: P::Buf,
+        buf: P::Buf,
         plain: &Plain,
         candidate: Candidate,
     ) -> Result<(), P::Buf> {
-        let tables = self.tables;
-        let packet = (plain, || numbers(buf.head(), plain.l4()));
-        let seen = self.state.flows.note_usual::<E>(candidate, packet, tables.fib_epoch, self.now);
-        let Some(usual) = seen else { return Err(buf) };
-        // A datagram leaves a backend that is gone.
-        if plain.protocol == Protocol::Udp && !tables.backends.is_live(usual.backend) {
+        let now = self.now;
+        self.send_as::<E>(buf, plain, |flows, tables, head| {
+            let packet = (plain, || numbers(head, plain.l4()));
+            let usual = flows.note_usual::<E>(candidate, packet, tables.fib_epoch, now)?;
+            // A datagram leaves a backend that is gone.
+            (plain.protocol != Protocol::Udp || tables.backends.is_live(usual.backend)).then_some(usual)
+        })
+    }
+
+    /// Sends the packet that [may be](may_be_usual) usual but for that its flow, just entered, begins with it.
+    ///
+    /// # Errors
+    /// The packet itself, unchanged, if more is to be done to it.
+    #[inline(never)]
+    pub(crate) fn pass_first(&mut self, buf: P::Buf, plain: &Plain, flow: FlowRef) -> Result<(), P::Buf> {
+        if plain.flags.syn() && self.tables.clamps_segments() {
             return Err(buf);
         }
+        match plain.family {
+            Family::V4 => self.pass_first_of::<u64>(buf, plain, flow),
+            Family::V6 => self.pass_first_of::<[u64; 4]>(buf, plain, flow),
+        }
+    }
+
+    #[inline(always)]
+    fn pass_first_of<E: Ends>(&mut self, buf: P::Buf, plain: &Plain, flow: FlowRef) -> Result<(), P::Buf> {
+        self.send_as::<E>(buf, plain, |flows, tables, _| {
+            flows.usual(flow, Direction::Original, tables.fib_epoch)
+        })
+    }
+
+    /// Sends a packet as `see` finds that its flow wants it, of which nothing was changed if it finds nothing.
+    #[inline(always)]
+    fn send_as<E: Ends>(
+        &mut self,
+        mut buf: P::Buf,
+        plain: &Plain,
+        see: impl FnOnce(&mut FlowTable, &Tables, &[u8]) -> Option<Usual<E>>,
+    ) -> Result<(), P::Buf> {
+        let tables = self.tables;
+        let Some(usual) = see(&mut self.state.flows, tables, buf.head()) else { return Err(buf) };
         let Some(link) = tables.adjacencies().link(usual.next_hop) else { return Err(buf) };
         let Some(lane) = self.lanes.get_mut(link.port.index()) else { return Err(buf) };
         if plain.ip_len > link.mtu {

@@ -4,22 +4,26 @@
 //! to a child, another where a run of equal answers begins, so children and answers are stored without gaps (the idea of
 //! Asai and Ohara, "Poptrie", SIGCOMM 2015). Bits that all prefixes below share are compared at once, not walked.
 //!
-//! Memory: a node has a prefix that ends in it or two children, so n prefixes need fewer than 2n nodes of 96 bytes and
-//! 6n answers; a lone prefix needs one node, 10,000 scattered routes took 1.1 MB, a million 21 MB. Lookup: at most 4
+//! Memory: a node has a prefix that ends in it or two children, so n prefixes need fewer than 2n nodes of 96 bytes (IPv6:
+//! 128) and 6n answers; a lone prefix needs one node, 10,000 scattered routes took 1.1 MB, a million 21 MB. Lookup: at most 4
 //! nodes for IPv4, 16 for IPv6, 1 to 3 in practice. Build: O(n log n) to sort, O(256 + its prefixes) a node; 10,000
 //! routes took 4 ms, a million 0.4 s.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    ops::{BitAnd, Shr},
+};
 
 use packet::Family;
 
-use crate::prefix::{Prefix, bits_of, mask, same_start};
+use crate::prefix::{Prefix, mask};
 
 /// An immutable map from prefixes to values; the longest prefix that holds an address decides.
 #[derive(Clone, Debug)]
 pub struct Lpm<T> {
-    v4: Trie<T>,
-    v6: Trie<T>,
+    v4: Trie<u32, T>,
+    v6: Trie<u128, T>,
     prefixes: usize,
 }
 
@@ -39,8 +43,8 @@ impl<T: Copy + PartialEq> Lpm<T> {
     #[must_use]
     pub fn lookup(&self, address: IpAddr) -> Option<T> {
         match address {
-            IpAddr::V4(_) => self.v4.lookup(bits_of(address)),
-            IpAddr::V6(_) => self.v6.lookup(bits_of(address)),
+            IpAddr::V4(address) => self.v4.lookup(address.to_bits()),
+            IpAddr::V6(address) => self.v6.lookup(address.to_bits()),
         }
     }
 
@@ -82,32 +86,100 @@ impl<T: Copy + PartialEq> FromIterator<(Prefix, T)> for Lpm<T> {
     }
 }
 
-/// One bit for each value of 8 bits.
-type Bitmap = [u64; 4];
+/// The bits of an address as a machine word: IPv4 is looked up by single instructions, IPv6 by pairs of them.
+trait Bits: Copy + Eq + BitAnd<Output = Self> + Shr<u8, Output = Self> {
+    const WIDTH: u8;
 
-/// Answers for the 8 bits after `depth`, once the bits before it are found equal to `bits`.
+    /// The leading ones of 128 bits.
+    fn leading(bits: u128) -> Self;
+    fn last_byte(self) -> u8;
+}
+
+impl Bits for u32 {
+    const WIDTH: u8 = 32;
+
+    fn leading(bits: u128) -> Self {
+        (bits >> 96) as Self
+    }
+
+    #[inline]
+    fn last_byte(self) -> u8 {
+        (self & 0xff) as u8
+    }
+}
+
+impl Bits for u128 {
+    const WIDTH: u8 = 128;
+
+    fn leading(bits: u128) -> Self {
+        bits
+    }
+
+    #[inline]
+    fn last_byte(self) -> u8 {
+        (self & 0xff) as u8
+    }
+}
+
+/// 256 bits, and for each word how many are set in those before it.
+#[derive(Clone, Copy, Debug)]
+struct Bitmap {
+    words: [u64; 4],
+    before: [u8; 4],
+}
+
+impl Bitmap {
+    /// Of distinct values.
+    fn of(values: impl IntoIterator<Item = u8>) -> Self {
+        let (mut words, mut counts) = ([0_u64; 4], [0_u8; 4]);
+        for value in values {
+            words[usize::from(value >> 6)] |= 1 << (value & 63);
+            counts[usize::from(value >> 6)] += 1;
+        }
+        // At most 192.
+        let before = |word: usize| counts[..word].iter().sum();
+        Self { words, before: [0, 1, 2, 3].map(before) }
+    }
+
+    #[inline]
+    fn has(&self, value: u8) -> bool {
+        self.words[usize::from(value >> 6)] >> (value & 63) & 1 == 1
+    }
+
+    /// Bits set below `value`.
+    #[inline]
+    fn rank(&self, value: u8) -> u32 {
+        let word = usize::from(value >> 6);
+        u32::from(self.before[word]) + (self.words[word] & ((1 << (value & 63)) - 1)).count_ones()
+    }
+}
+
+/// Answers for 8 bits, once the bits before them are found equal to `bits`.
 #[derive(Clone, Debug)]
-struct Node {
-    bits: u128,
+struct Node<W> {
+    bits: W,
+    /// Which bits are those.
+    mask: W,
     /// Which of the 256 values have a child.
     children: Bitmap,
     /// Where, among the 256 values, a new answer begins; a value's answer is the last one begun at or before it.
     runs: Bitmap,
     first_child: u32,
     first_answer: u32,
-    /// Where the answer stands for an address that parts from `bits` before `depth`.
+    /// Where the answer stands for an address that parts from `bits`.
     mismatch: u32,
-    depth: u8,
+    /// Bits behind the 8.
+    shift: u8,
 }
 
 /// The trie of one family; node 0 is the root.
 #[derive(Clone, Debug)]
-struct Trie<T> {
-    nodes: Box<[Node]>,
+struct Trie<W, T> {
+    nodes: Box<[Node<W>]>,
     answers: Box<[Option<T>]>,
 }
 
-impl<T: Copy + PartialEq> Trie<T> {
+impl<W: Bits, T: Copy + PartialEq> Trie<W, T> {
     fn build(entries: BTreeMap<(u128, u8), T>) -> Self {
         let entries: Vec<Entry<T>> =
             entries.into_iter().map(|((bits, length), value)| Entry { bits, length, value }).collect();
@@ -122,18 +194,18 @@ impl<T: Copy + PartialEq> Trie<T> {
     }
 
     #[inline]
-    fn lookup(&self, bits: u128) -> Option<T> {
+    fn lookup(&self, bits: W) -> Option<T> {
         let mut node = self.nodes.first()?;
         loop {
-            if !same_start(bits, node.bits, node.depth) {
+            if bits & node.mask != node.bits {
                 return self.answers[node.mismatch as usize];
             }
-            let value = byte_at(bits, node.depth);
-            if !has(&node.children, value) {
-                let run = rank(&node.runs, value) + u32::from(has(&node.runs, value)) - 1;
+            let value = (bits >> node.shift).last_byte();
+            if !node.children.has(value) {
+                let run = node.runs.rank(value) + u32::from(node.runs.has(value)) - 1;
                 return self.answers[(node.first_answer + run) as usize];
             }
-            node = &self.nodes[(node.first_child + rank(&node.children, value)) as usize];
+            node = &self.nodes[(node.first_child + node.children.rank(value)) as usize];
         }
     }
 
@@ -150,31 +222,30 @@ struct Entry<T> {
 }
 
 /// Places for nodes are reserved before they are filled, so that the children of a node are neighbours.
-struct Builder<T> {
-    nodes: Vec<Option<Node>>,
+struct Builder<W, T> {
+    nodes: Vec<Option<Node<W>>>,
     answers: Vec<Option<T>>,
 }
 
-impl<T: Copy + PartialEq> Builder<T> {
+impl<W: Bits, T: Copy + PartialEq> Builder<W, T> {
     /// Makes the node at `place` for these entries (sorted, not empty, none shorter than the place's own depth), below
     /// which `inherited` is the answer. Depth of recursion: a stride a level, so at most 16.
     fn fill(&mut self, place: usize, entries: &[Entry<T>], inherited: Option<T>) {
-        let depth = common_depth(entries);
+        let depth = common_depth(entries, W::WIDTH - 8);
         let (answers, groups) = expand(entries, depth, inherited);
         let mismatch = self.push_answers([inherited]);
-        let (mut children, mut runs) = ([0; 4], [0; 4]);
-        groups.iter().for_each(|group| set(&mut children, group.value));
+        let children = Bitmap::of(groups.iter().map(|group| group.value));
         let first_child = index(self.nodes.len());
         self.nodes.extend(groups.iter().map(|_| None));
-        for value in 0..=255u8 {
-            if value == 0 || answers[usize::from(value)] != answers[usize::from(value) - 1] {
-                set(&mut runs, value);
-            }
-        }
-        let starts = (0..=255u8).filter(|&value| has(&runs, value)).map(|value| answers[usize::from(value)]);
-        let first_answer = self.push_answers(starts);
-        let bits = entries[0].bits & mask(depth);
-        self.nodes[place] = Some(Node { bits, children, runs, first_child, first_answer, mismatch, depth });
+        let begins =
+            |value: &u8| *value == 0 || answers[usize::from(*value)] != answers[usize::from(*value) - 1];
+        let starts: Vec<u8> = (0..=255).filter(begins).collect();
+        let runs = Bitmap::of(starts.iter().copied());
+        let first_answer = self.push_answers(starts.iter().map(|&value| answers[usize::from(value)]));
+        let (bits, mask) = (W::leading(entries[0].bits & mask(depth)), W::leading(mask(depth)));
+        let shift = W::WIDTH - 8 - depth;
+        let node = Node { bits, mask, children, runs, first_child, first_answer, mismatch, shift };
+        self.nodes[place] = Some(node);
         for (child, group) in (first_child as usize..).zip(groups) {
             self.fill(child, group.entries, answers[usize::from(group.value)]);
         }
@@ -215,11 +286,11 @@ fn expand<T: Copy + PartialEq>(
     (answers, groups)
 }
 
-/// The greatest multiple of 8 bits that all entries share and none is shorter than, and that leaves a byte to look at.
-fn common_depth<T>(entries: &[Entry<T>]) -> u8 {
+/// The greatest multiple of 8 bits, up to `most`, that all entries share and none is shorter than.
+fn common_depth<T>(entries: &[Entry<T>], most: u8) -> u8 {
     let (first, last) = (&entries[0], &entries[entries.len() - 1]);
     let shortest = entries.iter().map(|entry| entry.length).min().unwrap_or(0);
-    let shared = (first.bits ^ last.bits).leading_zeros().min(120);
+    let shared = (first.bits ^ last.bits).leading_zeros().min(most.into());
     u8::try_from(shared).expect("at most 120").min(shortest) & !7
 }
 
@@ -227,26 +298,8 @@ fn index(len: usize) -> u32 {
     u32::try_from(len).expect("fewer than 2^32 nodes and answers fit in memory")
 }
 
-#[inline]
 fn byte_at(bits: u128, depth: u8) -> u8 {
     (bits >> (120 - u32::from(depth)) & 0xff) as u8
-}
-
-#[inline]
-fn has(map: &Bitmap, value: u8) -> bool {
-    map[usize::from(value >> 6)] >> (value & 63) & 1 == 1
-}
-
-fn set(map: &mut Bitmap, value: u8) {
-    map[usize::from(value >> 6)] |= 1 << (value & 63);
-}
-
-/// Bits set below `value`.
-#[inline]
-fn rank(map: &Bitmap, value: u8) -> u32 {
-    let word = usize::from(value >> 6);
-    let below: u32 = map[..word].iter().map(|bits| bits.count_ones()).sum();
-    below + (map[word] & ((1 << (value & 63)) - 1)).count_ones()
 }
 
 #[cfg(test)]
@@ -303,7 +356,7 @@ mod tests {
         assert!(any.contains(ip("255.0.0.1")) && !any.contains(ip("::1")));
         assert!(any.heap_bytes() <= 128, "{}", any.heap_bytes());
         let lone = Lpm::build([(net("fd00:10:244:7::/64"), ())]);
-        assert!(lone.heap_bytes() <= 128, "one node, whatever the length: {}", lone.heap_bytes());
+        assert!(lone.heap_bytes() <= 136, "one node, whatever the length: {}", lone.heap_bytes());
         let hosts =
             Lpm::build((0..4096u32).map(|n| (Prefix::host(IpAddr::from((n * 65_537).to_be_bytes())), n)));
         assert!(hosts.heap_bytes() <= 4096 * 224, "{}", hosts.heap_bytes());

@@ -1,6 +1,6 @@
 //! Ports as the packet path sees them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use packet::{Family, MacAddr};
 
@@ -89,14 +89,15 @@ impl PortInfo {
         self.addresses.iter().any(|at| at.network.contains(address))
     }
 
-    /// True for the address of everybody in an IPv4 network of this port's segment (RFC 1812 §4.2.2.11 d); networks of
-    /// one or two addresses have none (RFC 3021).
-    #[must_use]
-    pub fn is_broadcast(&self, address: IpAddr) -> bool {
-        let IpAddr::V4(v4) = address else { return false };
-        let is_last = |network: Prefix| !v4.to_bits() & (u32::MAX >> network.length()) == 0;
-        let mut networks = self.addresses.iter().map(|at| at.network);
-        networks.any(|network| network.contains(address) && network.length() <= 30 && is_last(network))
+    /// The address of everybody in each IPv4 network of this port's segment (RFC 1812 §4.2.2.11 d); networks of one or
+    /// two addresses have none (RFC 3021).
+    pub(crate) fn broadcasts(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.addresses.iter().filter_map(|at| match at.network.address() {
+            IpAddr::V4(first) if at.network.length() <= 30 => {
+                Some(Ipv4Addr::from_bits(first.to_bits() | u32::MAX >> at.network.length()))
+            }
+            _ => None,
+        })
     }
 
     /// True if one network of this port holds both: they can talk past the appliance.
@@ -130,5 +131,9 @@ mod tests {
         assert!(!port.same_network(ip("10.0.0.2"), ip("10.0.1.3")), "connected, but apart");
         assert!(port.is_connected(ip("10.0.1.3")) && !port.is_connected(ip("10.0.2.3")));
         assert_eq!(PortAddress::new(ip("10.0.0.1"), 33), None);
+        let broadcasts: Vec<_> = port.broadcasts().map(IpAddr::from).collect();
+        assert_eq!(broadcasts, [ip("10.0.0.255"), ip("10.0.1.255")]);
+        let pair = PortInfo { addresses: [at("10.0.2.0", 31), at("10.0.3.1", 0)].into(), ..port };
+        assert_eq!(pair.broadcasts().collect::<Vec<_>>(), [Ipv4Addr::BROADCAST], "two have none");
     }
 }

@@ -1,6 +1,9 @@
 //! One immutable version of everything that control tells the workers.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use packet::{Family, Protocol};
 
@@ -35,6 +38,10 @@ pub struct Tables {
     /// Own addresses and VIPs.
     pub addresses: Addresses,
     ports: Arc<[PortInfo]>,
+    /// The addresses of everybody in the ports' networks.
+    broadcasts: Arc<[Ipv4Addr]>,
+    /// A port has a limit of its own for segments.
+    clamps: bool,
     /// Source addresses and ports of translated flows.
     pub snat: Arc<SnatConfig>,
     /// The Node of the cluster that the appliance acts as (`nodeName`); `None`: it is off-node.
@@ -63,6 +70,8 @@ impl Tables {
             adjacencies: Adjacencies::default(),
             addresses: Addresses::default(),
             ports: Arc::new([]),
+            broadcasts: Arc::new([]),
+            clamps: false,
             snat: Arc::default(),
             acts_as: None,
             workers: 1,
@@ -123,7 +132,23 @@ impl Tables {
     /// Replaces the ports.
     pub fn set_ports(&mut self, ports: impl Into<Arc<[PortInfo]>>) {
         self.ports = ports.into();
+        self.broadcasts = self.ports.iter().flat_map(PortInfo::broadcasts).collect();
+        self.clamps = self.ports.iter().any(|port| port.mss.is_some());
         self.adjacencies.relink(&self.ports);
+    }
+
+    /// True for the address of everybody in a network of some port.
+    #[inline]
+    #[must_use]
+    pub fn is_broadcast(&self, address: IpAddr) -> bool {
+        matches!(address, IpAddr::V4(v4) if self.broadcasts.contains(&v4))
+    }
+
+    /// True if some port lowers the segment sizes that SYNs offer.
+    #[inline]
+    #[must_use]
+    pub const fn clamps_segments(&self) -> bool {
+        self.clamps
     }
 
     /// Next hops.

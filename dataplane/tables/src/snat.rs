@@ -89,16 +89,16 @@ impl<'a> SnatPorts<'a> {
         Self { range, first, count, workers }
     }
 
-    /// The reply key that `choose` tries first at this address, or after `passed` others; for a prefetch.
+    /// The reply key that `choose` tries first at this address, or after `passed` others; `hash` is that of the original
+    /// key. If no flow has it, `choose` takes it.
     #[must_use]
     pub fn likely<A: Address>(
         &self,
-        table: &FlowTable,
-        request: &SnatRequest<A>,
+        (request, hash): (&SnatRequest<A>, FlowHash),
         address: A,
         passed: usize,
     ) -> Option<FlowKey<A>> {
-        self.walk(table.hash(&request.original)).nth(passed).map(|port| request.reply(address, port))
+        self.walk(hash).nth(passed).map(|port| request.reply(address, port))
     }
 
     /// A reply key that no flow has: at the first address where one is found, never used (or long gone) before last

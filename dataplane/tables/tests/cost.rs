@@ -222,7 +222,8 @@ fn snat_flows() {
                 port: 8080,
             });
             for request in requests.clone() {
-                let likely = ports.likely(&table, &request, SNAT_ADDRESS, 0).expect("the range is not empty");
+                let hash = table.hash(&request.original);
+                let likely = ports.likely((&request, hash), SNAT_ADDRESS, 0).expect("the range is not empty");
                 [request.original, likely].iter().for_each(|key| table.prefetch_buckets(table.hash(key)));
             }
             for request in requests {

@@ -132,14 +132,21 @@ fn a_thousand_flows_to_one_backend_share_a_range_of_a_thousand_ports() {
 }
 
 #[test]
-fn likely_is_the_first_choice_of_an_empty_table() {
-    let range = SnatRange::default();
+fn the_likely_key_is_chosen_if_it_is_free() {
+    // Few ports, so that later flows find theirs taken.
+    let range = SnatRange::new(1024, 1323, []);
     let ports = SnatPorts::new(&range, WorkerId(1), 3);
-    let mut table = table(100);
-    for client in 0..100 {
-        let likely = ports.likely(&table, &request(client), HOME, 0);
-        assert_eq!(ports.choose(&mut table, &request(client), [HOME], Millis(0)).ok(), likely);
+    let (mut table, mut free) = (table(200), 0);
+    for client in 0..60 {
+        let request = request(client);
+        let likely = ports.likely((&request, table.hash(&request.original)), HOME, 0).unwrap();
+        let is_free = table.lookup(&likely, Millis(0)).is_none();
+        let chosen = ports.choose(&mut table, &request, [HOME], Millis(0)).unwrap();
+        assert_eq!(chosen == likely, is_free);
+        free += u32::from(is_free);
+        enter(&mut table, &request, chosen, Millis(0));
     }
+    assert!((20..60).contains(&free), "{free} of 60 were free");
 }
 
 #[test]

@@ -70,13 +70,15 @@ impl FlowTable {
         self.enter(flow, hashes, now)
     }
 
-    /// The same for keys that the caller has just looked up, and neither was found; they are not looked up again.
+    /// The same for keys that the caller has just looked up, and neither was found, with the hashes of the original and
+    /// the reply key; they are not looked up again.
     ///
     /// # Errors
     /// See [`FlowTable::insert`].
     pub fn insert_absent<A: Address>(
         &mut self,
         flow: &NewFlow<A>,
+        hashes: [FlowHash; 2],
         now: Millis,
     ) -> Result<FlowRef, InsertError> {
         if A::FAMILY == Family::V6 && !self.ipv6 {
@@ -85,7 +87,7 @@ impl FlowTable {
         if flow.original == flow.reply {
             return Err(InsertError::KeyTaken);
         }
-        let hashes = [self.hash(&flow.original), self.hash(&flow.reply)];
+        debug_assert_eq!(hashes, [self.hash(&flow.original), self.hash(&flow.reply)]);
         debug_assert!(self.find_place(hashes[0], &flow.original).is_none());
         debug_assert!(self.find_place(hashes[1], &flow.reply).is_none());
         self.enter(flow, hashes, now)

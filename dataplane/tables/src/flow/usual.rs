@@ -8,7 +8,7 @@ use packet::nat::PlainRewrite;
 use packet::plain::{Ends, Plain};
 
 use super::record::{DELTAS, HOPS, Line, NO_HOP, PORTS, REPLY_ADDRESSES, STATE, State, upper};
-use super::{Candidate, FlowTable, Numbers, record};
+use super::{Candidate, Direction, FlowRef, FlowTable, Numbers, record};
 use crate::hash::lower;
 use crate::{BackendId, Millis, NextHopId};
 
@@ -62,6 +62,17 @@ impl FlowTable {
                 numbers().note(head, candidate.0.direction());
             }
         }
+        Some(Usual { backend: record::ids(head).1, rewrite: side.rewrite, next_hop })
+    }
+
+    /// What a packet of this direction wants of a flow that was just found or entered, and for which it was noted;
+    /// `None` if no next hop is known.
+    #[inline]
+    #[must_use]
+    pub fn usual<E: Ends>(&self, flow: FlowRef, direction: Direction, fib_epoch: u32) -> Option<Usual<E>> {
+        let (head, tail) = self.slab.record(flow.0).split_first()?;
+        let side = Side::<E>::of(head, tail.first().unwrap_or(&[0; 8]), direction as u32)?;
+        let next_hop = side.next_hop(fib_epoch)?;
         Some(Usual { backend: record::ids(head).1, rewrite: side.rewrite, next_hop })
     }
 }
