@@ -9,7 +9,6 @@ use tables::{
     DropReason, PortId, Prefix,
     capture::{CAPTURED_LEN_MAX, CaptureCounts, CaptureSpec, Event, PacketFilter, PacketKind, ServiceName},
     command::Command,
-    punt::FRAME_LEN_MAX,
 };
 
 use crate::world::*;
@@ -17,7 +16,7 @@ use crate::world::*;
 const ALL: CaptureSpec = CaptureSpec {
     passing: true,
     filter: PacketFilter { hosts: [None; 2], ports: [None; 2], kind: None, reason: None, service: None },
-    snap_len: FRAME_LEN_MAX as u16,
+    snap_len: 9_216,
     one_in: 1,
     per_second: 1_000_000,
 };
