@@ -146,13 +146,15 @@ impl FlowTable {
     }
 
     /// Gives the room of the oldest half-open flow free. In a flood that happens at every insertion, so the lines that
-    /// the next two times will want are asked for now: the index of the new oldest, whose record was asked for the last
-    /// time, and the record behind it.
+    /// later times will want are asked for now: the index of the time after next, as one insertion takes about as long as
+    /// memory does, and the record of the time after that.
     fn recycle(&mut self) {
         let Some(slot) = self.half_open.oldest() else { return };
         self.stats.recycled += 1;
         self.discard(slot);
-        let Some(next) = self.half_open.oldest() else { return };
+        let Some(next) = self.half_open.oldest().and_then(|oldest| Queue::next(&self.slab, oldest)) else {
+            return;
+        };
         for direction in [Direction::Original, Direction::Reply] {
             self.index.prefetch_first(record::hash(&self.hasher, self.slab.record(next), direction));
         }
