@@ -115,8 +115,17 @@ fn services(rows: Vec<view::Service>, wide: bool) -> Columns {
 }
 
 fn backends(rows: Vec<view::Backend>) -> Columns {
-    let mut columns =
-        Columns::new(&["NAMESPACE", "SERVICE", "PORT", "ADDRESS", "PROTOCOL", "STATE", "WEIGHT", "NODE"]);
+    let mut columns = Columns::new(&[
+        "NAMESPACE",
+        "SERVICE",
+        "PORT",
+        "ADDRESS",
+        "PROTOCOL",
+        "STATE",
+        "WEIGHT",
+        "HEALTH",
+        "NODE",
+    ]);
     for row in rows {
         columns.row(vec![
             row.namespace,
@@ -126,6 +135,7 @@ fn backends(rows: Vec<view::Backend>) -> Columns {
             row.protocol,
             row.state,
             row.weight.to_string(),
+            row.health,
             row.node,
         ]);
     }

@@ -30,6 +30,7 @@ use crate::model::Change;
 use crate::netlink::Resolver;
 use crate::network::Network;
 use crate::outcome::Outcomes;
+use crate::probe::board::Board;
 use crate::state_dir::StateDir;
 use crate::workers::Workers;
 use engine::Engine;
@@ -72,6 +73,8 @@ pub struct Parts {
     pub bypasses: mpsc::Receiver<Bypass>,
     /// Where healthCheckNodePorts are told of.
     pub health_checks: watch::Sender<HealthChecks>,
+    /// Which backends are to be asked whether they serve, and what came of it.
+    pub probes: Arc<Board>,
     /// What survives a restart.
     pub state: Arc<StateDir>,
     /// Counters and commands.

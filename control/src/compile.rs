@@ -11,6 +11,8 @@ mod endpoints;
 mod frontends;
 mod health;
 mod pools;
+mod probes;
+mod ranges;
 mod report;
 mod routes;
 mod rules;
@@ -43,6 +45,7 @@ use claims::{Claim, Claims};
 use cluster::{Cluster, NodeIds};
 use frontends::Reserved;
 use pools::MaglevCache;
+use probes::Probes;
 use routes::Routing;
 use service::Compiled;
 
@@ -76,6 +79,7 @@ pub struct Compiler {
     vips: HashMap<IpAddr, BTreeMap<ServiceId, (AddressKind, bool)>>,
     own: BTreeMap<IpAddr, AddressInfo>,
     health: HealthChecks,
+    probes: Probes,
     /// Whether anybody must be told of them.
     health_changed: bool,
     dirty: Dirty,
@@ -122,6 +126,7 @@ impl Compiler {
             vips: HashMap::new(),
             own: BTreeMap::new(),
             health: HealthChecks::default(),
+            probes: Probes::default(),
             health_changed: false,
             dirty,
             touched: Touched::default(),

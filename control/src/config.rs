@@ -1,6 +1,7 @@
 //! The appliance's own configuration: one YAML document, parsed once into values that need no further checks.
 //! Every key has a default unless its type says otherwise. Not here: cluster state (`model`), which comes from `kubernetes`.
 
+mod checks;
 mod cross;
 pub(crate) mod duration;
 mod protection;
@@ -23,6 +24,7 @@ use tables::{Limits, Serves};
 pub use self::duration::parse_argument as parse_duration;
 
 use crate::pool::Pool;
+use crate::probe::Check;
 use crate::yaml::{self, At, Errors, Problem};
 
 /// Where the configuration is looked for when no `--config` is given.
@@ -45,6 +47,8 @@ pub struct GatewayConfig {
     pub forwarding: ForwardingConfig,
     /// What senders may bring about in a second; new flows of all workers together, packets for the kernel of each.
     pub protection: Limits,
+    /// What backends are asked, where their Service does not say.
+    pub health_checks: Check,
     /// Static routes.
     pub routes: Vec<RouteConfig>,
     /// Static neighbours.

@@ -19,6 +19,7 @@ pub mod network;
 pub mod offline;
 pub mod outcome;
 pub mod pool;
+pub mod probe;
 pub mod reload;
 pub mod service_health;
 pub mod state_dir;

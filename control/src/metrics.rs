@@ -3,6 +3,7 @@
 //! Workers know nothing of this; their counters are plain shared numbers. The identity of packets (`tables::counters`)
 //! holds over `fairlead_*_packets_total` and `fairlead_held_packets`, exactly when a worker is quiet.
 
+mod probe;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use prometheus_client::registry::Registry;
 use tables::ServiceInfo;
 use tables::counters::WorkerCounters;
 
+pub use self::probe::ProbeMetrics;
 use self::worker::WorkerCollector;
 use crate::mirror::PumpCounters;
 use crate::outcome::PoolOutcome;

@@ -117,6 +117,8 @@ pub struct Service {
     pub udp_idle: Option<String>,
     /// Value of the annotation `fairlead.dev/weights`, unchecked.
     pub weights: Option<String>,
+    /// Value of the annotation `fairlead.dev/health-check`, unchecked.
+    pub health_check: Option<String>,
     /// Value of the annotation `fairlead.dev/new-flows-per-second`, unchecked.
     pub new_flows: Option<String>,
     /// `spec.type`.

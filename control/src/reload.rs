@@ -72,6 +72,7 @@ fn live(merged: &mut GatewayConfig, new: &GatewayConfig, applied: &mut Vec<Strin
     take("forwarding.drainDeadline", set(&mut forwarding.drain_deadline, &new_forwarding.drain_deadline));
     take("forwarding.timeouts", set(&mut forwarding.timeouts, &new_forwarding.timeouts));
     take("protection", set(&mut merged.protection, &new.protection));
+    take("healthChecks", set(&mut merged.health_checks, &new.health_checks));
     take("routes", set(&mut merged.routes, &new.routes));
     take("neighbors", set(&mut merged.neighbors, &new.neighbors));
 }

@@ -98,6 +98,7 @@ impl Appliance {
             resolver: None,
             devices: None,
             health_checks: watch::channel(HealthChecks::default()).0,
+            probes: Arc::default(),
             bypasses: told,
             state: Arc::new(StateDir::open(&folder.join("state")).unwrap()),
             workers: workers.clone(),

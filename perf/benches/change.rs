@@ -131,6 +131,7 @@ impl Stand {
             devices: None,
             election: None,
             health_checks: watch::channel(HealthChecks::default()).0,
+            probes: Arc::default(),
             bypasses: mpsc::channel(1).1,
             state: Arc::new(StateDir::open(&folder.path().join("state")).expect("a folder of our own")),
             workers: workers.clone(),

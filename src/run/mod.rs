@@ -27,6 +27,7 @@ use control::http::{self, Health};
 use control::kube::{self, KubernetesCollector, LeaseName, Writing};
 use control::metrics::Metrics;
 use control::mirror::PortRange;
+use control::probe::{self, board::Board};
 use control::service_health;
 use control::state_dir::StateDir;
 use tables::Tables;
@@ -138,6 +139,7 @@ async fn appliance(
         }
         None => (None, None),
     };
+    let (probes, probe_metrics) = (Arc::new(Board::default()), metrics.add_prober());
     let metrics = Arc::new(metrics);
     let (health_checks, wanted_checks) = watch::channel(HealthChecks::default());
     let service_metrics = metrics.control.clone();
@@ -151,6 +153,7 @@ async fn appliance(
         devices: rig.devices,
         bypasses: rig.bypasses,
         health_checks,
+        probes: Arc::clone(&probes),
         state: Arc::clone(state),
         workers: rig.workers.clone(),
         metrics: metrics.control.clone(),
@@ -168,6 +171,7 @@ async fn appliance(
         tokio::spawn(admin::server::serve(admin_socket, admin)),
         tokio::spawn(http::serve(metrics_socket, metrics, Arc::clone(&health))),
         tokio::spawn(service_health::serve(wanted_checks, Arc::clone(&health), service_metrics)),
+        tokio::spawn(probe::run(probes, probe_metrics)),
         tokio::spawn(notify::watchdog(health)),
     ];
     let ended = until_the_end(signals, &control, ready, rig.running.ended()).await;

@@ -9,6 +9,7 @@ mod capture;
 mod changes;
 mod fabric;
 mod frontends;
+mod health;
 mod kernel;
 mod lifecycle;
 mod load;
@@ -36,6 +37,7 @@ const GROUPS: [Group<World>; 4] = [
             kernel::CHECKS,
             paths::CHECKS,
             changes::CHECKS,
+            health::CHECKS,
             capture::CHECKS,
             load::CHECKS,
             numbers::CHECKS,

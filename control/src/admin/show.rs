@@ -69,6 +69,7 @@ pub(super) fn backends(look: &Look<'_>, namespace: Option<&str>) -> Vec<view::Ba
             protocol: report.protocol.to_string(),
             state: state(backend.state).into(),
             weight: backend.weight,
+            health: backend.health.map(|health| health.to_string()).unwrap_or_default(),
             node: node(backend.address),
         };
         report.backends.iter().map(row).collect::<Vec<_>>()

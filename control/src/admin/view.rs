@@ -78,6 +78,8 @@ pub struct Backend {
     pub state: String,
     /// Share relative to its peers.
     pub weight: u16,
+    /// What its health check says; empty when it has none.
+    pub health: String,
     /// The node it runs on; empty when unknown.
     pub node: String,
 }

@@ -1,6 +1,6 @@
 //! The applier's loop: changes are taken in, versions published, workers watched taking them, and questions answered.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use crate::config::GatewayConfig;
 use crate::ipam::{Allocation, Assignments};
 use crate::mirror::{Bypass, PodRoutes, Statics};
 use crate::outcome::Batch;
+use crate::probe::{Health, Probe};
 use crate::reload;
 
 /// Between two versions: a lone change is compiled at once, those that arrive within this time after it together.
@@ -114,6 +115,7 @@ impl Engine {
                 Ok(()) = self.parts.network.changed() => self.take_network(),
                 Ok(()) = lead_changed(self.parts.election.as_mut()) => self.set_allocation(),
                 Some(request) = inbox.recv() => self.serve(request).await,
+                news = self.parts.probes.health.take() => self.take_health(news),
                 Some(bypass) = self.parts.bypasses.recv() => self.note_bypass(bypass),
                 _ = programmed.tick(), if !self.unprogrammed.is_empty() => self.check_programmed(),
                 _ = housekeeping.tick() => self.keep_house(),
@@ -144,6 +146,13 @@ impl Engine {
         }
     }
 
+    fn take_health(&mut self, news: BTreeMap<Probe, Health>) {
+        self.compiler.note_health(news);
+        if self.compiler.is_dirty() {
+            self.changed();
+        }
+    }
+
     /// Nothing is decided before all is known that was decided earlier.
     fn set_allocation(&mut self) {
         let Some(election) = &self.parts.election else { return };
@@ -170,6 +179,7 @@ impl Engine {
         let Some(arrived) = self.arrived.take() else { return };
         let began = Instant::now();
         let tables = self.compiler.compile();
+        self.parts.probes.wanted.put(self.compiler.take_wanted_probes());
         self.parts.metrics.compiled_in(began.elapsed());
         self.parts.metrics.services.set(tables.services.len() as u64);
         self.parts.metrics.backends.set(tables.backends.len() as u64);

@@ -8,6 +8,7 @@ use tables::IdleTimeout;
 
 use crate::config::{Target, duration};
 use crate::model::{Endpoint, Service};
+use crate::probe::{self, Check};
 
 /// What to send to: by `fairlead.dev/target`, or as configured.
 pub(super) fn target(service: &Service, configured: Target, problems: &mut Vec<String>) -> Target {
@@ -49,6 +50,16 @@ pub(super) fn udp_idle(service: &Service, problems: &mut Vec<String>) -> IdleTim
         return IdleTimeout::NONE;
     };
     IdleTimeout::of(u32::try_from(idle.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX))
+}
+
+/// `fairlead.dev/health-check`, or as configured; what the annotation leaves open is as configured.
+pub(super) fn check(service: &Service, configured: &Check, problems: &mut Vec<String>) -> Check {
+    let Some(text) = service.health_check.as_deref() else { return configured.clone() };
+    configured.read(text).unwrap_or_else(|wrong| {
+        let expected = probe::EXPECTED;
+        problems.push(format!("annotation fairlead.dev/health-check: {wrong}; expected is {expected}"));
+        configured.clone()
+    })
 }
 
 /// The heaviest endpoint: beyond it shares get too coarse for a table.

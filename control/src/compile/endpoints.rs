@@ -22,6 +22,8 @@ pub(super) struct Candidate<'a> {
     pub(super) endpoint: &'a Endpoint,
     /// Its share of new flows, compared to the others'.
     pub(super) weight: u16,
+    /// It is ready, and fails its health check.
+    pub(super) failing: bool,
 }
 
 impl Candidate<'_> {
@@ -30,8 +32,9 @@ impl Candidate<'_> {
         (self.at, self.weight)
     }
 
-    fn ready(&self) -> bool {
-        self.endpoint.ready
+    /// Kubernetes says that it is ready, and nothing speaks against it.
+    pub(super) fn ready(&self) -> bool {
+        self.endpoint.ready && !self.failing
     }
 
     /// What is used when nothing is ready.
@@ -92,7 +95,7 @@ impl<'a> Candidates<'a> {
                 }
             }
         }
-        let of = |(at, endpoint)| Candidate { at, endpoint, weight: 1 };
+        let of = |(at, endpoint)| Candidate { at, endpoint, weight: 1, failing: false };
         let list: Vec<_> = by_address.into_iter().map(of).collect();
         let every_ready = |test: fn(&Endpoint) -> bool| {
             let mut ready = list.iter().filter(|candidate| candidate.ready()).peekable();
@@ -111,7 +114,7 @@ impl<'a> Candidates<'a> {
     /// Nodes as the endpoints, each at its nodePort.
     pub(super) fn of_nodes(nodes: &'a [Endpoint], node_port: u16) -> Self {
         let at = |endpoint: &'a Endpoint| SocketAddr::new(endpoint.address, node_port);
-        let of = |endpoint| Candidate { at: at(endpoint), endpoint, weight: 1 };
+        let of = |endpoint| Candidate { at: at(endpoint), endpoint, weight: 1, failing: false };
         let mut list: Vec<_> = nodes.iter().map(of).collect();
         list.sort_unstable_by_key(|candidate| candidate.at);
         Self { list, refused: BTreeMap::new(), hints_nodes: false, hints_zones: false }
@@ -148,6 +151,21 @@ impl<'a> Candidates<'a> {
     /// Every endpoint, usable or not.
     pub(super) fn list(&self) -> &[Candidate<'a>] {
         &self.list
+    }
+
+    /// The ready ones, to be weighed or taken for failing.
+    pub(super) fn ready_mut(&mut self) -> impl Iterator<Item = &mut Candidate<'a>> {
+        self.list.iter_mut().filter(|candidate| candidate.ready())
+    }
+
+    /// Takes none for failing where all that are ready do; true if so.
+    pub(super) fn pardon_all_failing(&mut self) -> bool {
+        let fail = self.list.iter().any(|candidate| candidate.failing);
+        let all = fail && !self.list.iter().any(Candidate::ready);
+        if all {
+            self.list.iter_mut().for_each(|candidate| candidate.failing = false);
+        }
+        all
     }
 
     /// Addresses that no endpoint may have, with the reason.

@@ -9,6 +9,7 @@ use super::Compiler;
 use super::claims::Claim;
 use super::service::{Compiled, CompiledPort};
 use crate::model::{Service, ServicePort};
+use crate::probe::Health;
 
 /// One port of a Service, both families together.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -52,6 +53,8 @@ pub struct BackendReport {
     pub state: BackendState,
     /// Its share.
     pub weight: u16,
+    /// What its health check says, if it has one.
+    pub health: Option<Health>,
 }
 
 impl Compiler {
@@ -120,10 +123,16 @@ impl Compiler {
             report.problems.push(format!("endpoint {} {problem}", at.ip()));
         }
         let backends = port.backends.values().filter_map(|id| self.tables.backends.get(*id));
-        report.backends.extend(backends.map(|backend| BackendReport {
-            address: SocketAddr::new(backend.address, backend.port),
-            state: backend.state,
-            weight: backend.weight,
+        report.backends.extend(backends.map(|backend| {
+            BackendReport {
+                address: SocketAddr::new(backend.address, backend.port),
+                state: backend.state,
+                weight: backend.weight,
+                health: port
+                    .probes
+                    .get(&SocketAddr::new(backend.address, backend.port))
+                    .and_then(|probe| self.probes.health(probe)),
+            }
         }));
     }
 }

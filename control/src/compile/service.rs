@@ -7,14 +7,13 @@ use std::sync::Arc;
 
 use packet::{Family, Protocol};
 use tables::{
-    AddressKind, Backend, BackendId, BackendState, FrontendKind, Lpm, NatMode, Pool, Prefix, ServiceId,
-    ServiceInfo, ServicePort,
+    AddressKind, Backend, BackendId, BackendState, FrontendKind, NatMode, Pool, ServiceId, ServiceInfo,
+    ServicePort,
 };
 
 use super::Compiler;
 use super::annotations::{self, Weights};
 use super::claims::{Claim, Rank};
-use super::cluster::{prefix, set_of};
 use super::endpoints::Candidates;
 use super::frontends::{self, Wanted};
 use super::pools::MaglevCache;
@@ -22,6 +21,7 @@ use super::rules::{self, Policy, Rules};
 use crate::config::{Mode, Target};
 use crate::ipam::Assigned;
 use crate::model::{self, EndpointSlice, ObjectKey, Service};
+use crate::probe::{Check, Probe};
 
 /// What a Service has in the tables.
 #[derive(Debug, Default)]
@@ -51,6 +51,8 @@ pub(super) struct CompiledPort {
     pub(super) backends: BTreeMap<SocketAddr, BackendId>,
     /// What it asks for; whether it has it is `Claims`' to say.
     pub(super) claims: Vec<Claim>,
+    /// How its endpoints are asked whether they serve.
+    pub(super) probes: BTreeMap<SocketAddr, Probe>,
     rank: Rank,
 }
 
@@ -62,10 +64,12 @@ impl Compiler {
         for port in &old.ports {
             self.withdraw(port);
         }
+        let probed: Vec<_> = old.ports.iter().flat_map(|port| port.probes.values().cloned()).collect();
         let Some(service) = self.model.services().get(key).cloned() else {
             self.ipam.release(key);
             self.settle_health(key, None, 0);
             old.ports.into_iter().for_each(|port| self.retire(port));
+            self.release_probes(key, &probed, &[]);
             return;
         };
         let mut compiled = Compiled { problems: service.notes.clone(), ..Compiled::default() };
@@ -73,6 +77,7 @@ impl Compiler {
         let policy = self.policy(&service, &mut compiled.problems);
         let target = annotations::target(&service, self.settings.target, &mut compiled.problems);
         let weights = Weights::of(&service, &mut compiled.problems);
+        let check = annotations::check(&service, &self.settings.check, &mut compiled.problems);
         let mut kept = old.ports;
         if frontends::is_served(&service) {
             let slices: Vec<_> = self.model.slices_of(key).cloned().collect();
@@ -95,6 +100,7 @@ impl Compiler {
                         wanted: &wanted,
                         target,
                         weights: &weights,
+                        check: &check,
                         policy: Policy {
                             detects_pods: self.cluster.detects_pods.contains(&family),
                             ..policy
@@ -114,6 +120,7 @@ impl Compiler {
                 .push("not served: spec.clusterIP is empty; give it an address of the service CIDR".into());
         }
         kept.into_iter().for_each(|port| self.retire(port));
+        self.release_probes(key, &probed, &compiled.ports);
         self.settle_health(key, Some(&service), compiled.ready_here.len());
         compiled.problems.sort_unstable();
         compiled.problems.dedup();
@@ -151,7 +158,8 @@ impl Compiler {
     fn compile_port(&mut self, work: &Work<'_>, before: Option<CompiledPort>, compiled: &mut Compiled) {
         let pods = Candidates::collect(work.slices.iter(), work.port, work.family);
         let nodes;
-        let mut candidates = match work.node_port_target(&mut compiled.problems) {
+        let node_port = work.node_port_target(&mut compiled.problems);
+        let mut candidates = match node_port {
             None => pods,
             Some(node_port) => {
                 nodes = pods.nodes(work.policy.external, &self.cluster, work.family);
@@ -160,6 +168,7 @@ impl Compiler {
             }
         };
         candidates.weigh(work.weights);
+        let probes = self.check_endpoints(work, node_port.is_some(), &mut candidates, &mut compiled.problems);
         let (id, known) = match before {
             Some(before) => (Some(before.id), before.backends),
             None => (self.service_slots.allocate(), BTreeMap::new()),
@@ -204,6 +213,7 @@ impl Compiler {
             id,
             backends,
             claims,
+            probes,
             rank,
         });
     }
@@ -241,8 +251,11 @@ impl Compiler {
                 continue;
             };
             let endpoint = candidate.endpoint;
-            let state = if endpoint.ready {
+            let state = if candidate.ready() {
                 BackendState::Active
+            } else if endpoint.ready {
+                // It fails its health check: nothing may be there any more.
+                BackendState::Down
             } else if endpoint.serving {
                 BackendState::Draining
             } else {
@@ -302,33 +315,6 @@ impl Compiler {
         }
     }
 
-    /// Who may use the load balancer addresses of one family; none when everybody (J6, S7).
-    fn source_ranges(&mut self, work: &Work<'_>) -> Option<Arc<Lpm<()>>> {
-        let of_family = |net: &&ipnet::IpNet| Family::of(net.addr()) == work.family;
-        let mut ranges: Vec<_> =
-            work.service.source_ranges.iter().filter(of_family).map(|net| prefix(*net)).collect();
-        if ranges.is_empty() || ranges.iter().any(|range| range.length() == 0) {
-            return None;
-        }
-        // A Node that talks to its own bound VIP has that VIP as source (J5).
-        let this_node =
-            |range: &Prefix| self.cluster.this_addresses.iter().any(|address| range.contains(*address));
-        if ranges.iter().any(this_node) {
-            let balanced = work.wanted.granted.iter().filter(|(_, kind)| *kind == FrontendKind::LoadBalancer);
-            ranges.extend(balanced.map(|(address, _)| Prefix::host(*address)));
-        }
-        ranges.sort_unstable();
-        ranges.dedup();
-        let ranges = ranges.into_boxed_slice();
-        if let Some(shared) = self.ranges.get(&ranges).and_then(std::sync::Weak::upgrade) {
-            return Some(shared);
-        }
-        self.ranges.retain(|_, lpm| lpm.strong_count() > 0);
-        let lpm = Arc::new(set_of(&ranges));
-        self.ranges.insert(ranges, Arc::downgrade(&lpm));
-        Some(lpm)
-    }
-
     /// Takes a port's frontends back; they are claimed anew right after if it stays.
     fn withdraw(&mut self, port: &CompiledPort) {
         for claim in &port.claims {
@@ -357,15 +343,16 @@ impl Compiler {
 }
 
 /// One Service port of one family on its way into the tables.
-struct Work<'a> {
-    service: &'a Service,
+pub(super) struct Work<'a> {
+    pub(super) service: &'a Service,
     slices: &'a [Arc<EndpointSlice>],
-    family: Family,
+    pub(super) family: Family,
     position: usize,
-    port: &'a model::ServicePort,
-    wanted: &'a Wanted,
+    pub(super) port: &'a model::ServicePort,
+    pub(super) wanted: &'a Wanted,
     target: Target,
     weights: &'a Weights,
+    pub(super) check: &'a Check,
     policy: Policy,
 }
 

@@ -8,6 +8,7 @@ use tables::Limits;
 
 use crate::config::{GatewayConfig, Mode, NeighborConfig, RouteConfig, Target};
 use crate::pool::Pool;
+use crate::probe::Check;
 
 /// What `compile` must know of the configuration; everything else in it is about processes and devices.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -50,6 +51,10 @@ pub struct Settings {
     pub workers: u16,
     /// What senders may bring about in a second.
     pub protection: Limits,
+    /// What backends are asked, where their Service does not say.
+    pub check: Check,
+    /// Whether the kernel has a way to backends, to ask them by.
+    pub probes_reach: bool,
     /// How long flows may stay at a backend that drains or is gone.
     pub drain_deadline: Option<Duration>,
 }
@@ -81,6 +86,8 @@ impl From<&GatewayConfig> for Settings {
             mirrored: mirrored.collect(),
             workers: config.workers.count(),
             protection: config.protection,
+            check: config.health_checks.clone(),
+            probes_reach: config.ports.iter().any(|port| port.tap),
             drain_deadline: forwarding.drain_deadline,
         }
     }

@@ -6,6 +6,7 @@ mod frontends;
 mod health;
 mod history;
 mod policies;
+mod probes;
 mod routes;
 mod scale;
 mod targets;

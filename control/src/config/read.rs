@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use packet::{Family, MacAddr};
 use tables::{Serves, Spread};
 
+use super::checks::health_checks;
 use super::protection::{protection, serves};
 use super::value::{
     absolute, address, interface_address, label_value, netdev_name, network, node_port_range, nonempty,
@@ -49,6 +50,7 @@ pub(super) fn document(at: &At<'_>, errors: &Errors) -> GatewayConfig {
         "pools",
         "forwarding",
         "protection",
+        "healthChecks",
         "routes",
         "neighbors",
         "admin",
@@ -71,6 +73,7 @@ pub(super) fn document(at: &At<'_>, errors: &Errors) -> GatewayConfig {
         pools: list(at, "pools", errors, pool),
         forwarding: at.field("forwarding").map(|at| forwarding(&at, errors)).unwrap_or_default(),
         protection: at.field("protection").map(|at| protection(&at, errors)).unwrap_or_default(),
+        health_checks: at.field("healthChecks").map(|at| health_checks(&at, errors)).unwrap_or_default(),
         routes: list(at, "routes", errors, route),
         neighbors: list(at, "neighbors", errors, neighbor),
         admin: at.field("admin").and_then(|at| admin(&at, errors)).unwrap_or_default(),

@@ -1,6 +1,7 @@
 //! The contract's example, and one row a kind of fault: exact line, path and words.
 
 use super::*;
+use crate::probe::Question;
 
 const GOOD: &str = include_str!("../../../deploy/config/fairlead.yaml");
 
@@ -75,6 +76,38 @@ fn limits_and_frontends_of_ports_are_read() {
             "f.yaml:9: protection.kernel.icmp: `0` is not valid; a number from 1 to 100000000 is expected",
         ]
     );
+}
+
+#[test]
+fn health_checks_are_read() {
+    let read = |more: &str| {
+        GatewayConfig::parse("f.yaml", &format!("{SMALL}{more}")).map_err(|refused| refused.to_string())
+    };
+    let config = read("healthChecks: {check: http /up port=8081, interval: 2s, fall: 5}\n");
+    let config = config.expect("good");
+    let (second, pace) = (std::time::Duration::from_secs(1), config.health_checks.pace);
+    assert_eq!((pace.interval, pace.timeout, pace.rise, pace.fall), (2 * second, second, 2, 5));
+    assert_eq!(config.health_checks.port, Some(8081));
+    assert_eq!(
+        read("healthChecks: {interval: 1m}\n").map(|config| config.health_checks.question),
+        Ok(Question::None)
+    );
+    for (bad, says) in [
+        (
+            "healthChecks: {check: ping}",
+            "f.yaml:10: healthChecks.check: `ping` is not known; none, auto, tcp",
+        ),
+        (
+            "healthChecks: {interval: 5}",
+            "f.yaml:10: healthChecks.interval: is not usable; a duration from 100ms to 1h",
+        ),
+        ("healthChecks: {timeout: 6s}", "the timeout is longer than the interval"),
+        ("healthChecks: {rise: 0}", "healthChecks.rise"),
+        ("healthChecks: {retries: 1}", "unknown key"),
+    ] {
+        let said = read(&format!("# A comment.\n{bad}\n")).expect_err(bad);
+        assert!(said.contains(says), "{bad}: {said}");
+    }
 }
 
 #[test]

@@ -171,6 +171,7 @@ fn start(folder: &std::path::Path, url: &str) -> Taker {
         devices: None,
         bypasses: mpsc::channel(1).1,
         health_checks: watch::channel(HealthChecks::default()).0,
+        probes: Arc::default(),
         state,
         workers,
         metrics: metrics.control.clone(),

@@ -32,6 +32,7 @@ pub(super) fn service(at: &At<'_>, errors: &Errors) -> Option<Service> {
         target: meta(at, "annotations", "fairlead.dev/target"),
         udp_idle: meta(at, "annotations", "fairlead.dev/udp-idle-timeout"),
         weights: meta(at, "annotations", "fairlead.dev/weights"),
+        health_check: meta(at, "annotations", "fairlead.dev/health-check"),
         new_flows: meta(at, "annotations", "fairlead.dev/new-flows-per-second"),
         ..Service::default()
     };
