@@ -12,6 +12,7 @@ mod frontends;
 mod health;
 mod pools;
 mod probes;
+mod ramp;
 mod ranges;
 mod report;
 mod routes;
@@ -46,6 +47,7 @@ use cluster::{Cluster, NodeIds};
 use frontends::Reserved;
 use pools::MaglevCache;
 use probes::Probes;
+use ramp::Step;
 use routes::Routing;
 use service::Compiled;
 
@@ -80,6 +82,10 @@ pub struct Compiler {
     own: BTreeMap<IpAddr, AddressInfo>,
     health: HealthChecks,
     probes: Probes,
+    /// What time it is, in milliseconds since 1970; none while nothing starts slowly.
+    now_ms: Option<u64>,
+    /// When Services have a step of their slow start due.
+    steps: BTreeMap<ObjectKey, Step>,
     /// Whether anybody must be told of them.
     health_changed: bool,
     dirty: Dirty,
@@ -127,6 +133,8 @@ impl Compiler {
             own: BTreeMap::new(),
             health: HealthChecks::default(),
             probes: Probes::default(),
+            now_ms: None,
+            steps: BTreeMap::new(),
             health_changed: false,
             dirty,
             touched: Touched::default(),

@@ -21,6 +21,7 @@ use ipnet::IpNet;
 use packet::MacAddr;
 use tables::{Limits, Serves};
 
+pub(crate) use self::checks::SLOW_START;
 pub use self::duration::parse_argument as parse_duration;
 
 use crate::pool::Pool;
@@ -249,6 +250,8 @@ pub struct ForwardingConfig {
     pub affinity_clients: u32,
     /// How long flows may stay at a backend that drains or is gone; none: until they end.
     pub drain_deadline: Option<Duration>,
+    /// Over which time an endpoint that becomes ready gets its share of new flows; none: at once.
+    pub slow_start: Option<Duration>,
     /// When an idle flow is forgotten.
     pub timeouts: Timeouts,
 }
@@ -263,6 +266,7 @@ impl Default for ForwardingConfig {
             flows_per_worker: 1 << 20,
             affinity_clients: 1 << 16,
             drain_deadline: None,
+            slow_start: None,
             timeouts: Timeouts::default(),
         }
     }

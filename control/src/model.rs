@@ -119,6 +119,8 @@ pub struct Service {
     pub weights: Option<String>,
     /// Value of the annotation `fairlead.dev/health-check`, unchecked.
     pub health_check: Option<String>,
+    /// Value of the annotation `fairlead.dev/slow-start`, unchecked.
+    pub slow_start: Option<String>,
     /// Value of the annotation `fairlead.dev/new-flows-per-second`, unchecked.
     pub new_flows: Option<String>,
     /// `spec.type`.

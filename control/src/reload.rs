@@ -70,6 +70,7 @@ fn live(merged: &mut GatewayConfig, new: &GatewayConfig, applied: &mut Vec<Strin
     take("forwarding.snatAddresses", set(&mut forwarding.snat_addresses, &new_forwarding.snat_addresses));
     take("forwarding.snatPorts", set(&mut forwarding.snat_ports, &new_forwarding.snat_ports));
     take("forwarding.drainDeadline", set(&mut forwarding.drain_deadline, &new_forwarding.drain_deadline));
+    take("forwarding.slowStart", set(&mut forwarding.slow_start, &new_forwarding.slow_start));
     take("forwarding.timeouts", set(&mut forwarding.timeouts, &new_forwarding.timeouts));
     take("protection", set(&mut merged.protection, &new.protection));
     take("healthChecks", set(&mut merged.health_checks, &new.health_checks));

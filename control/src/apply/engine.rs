@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
 use tables::publish::Published;
@@ -104,6 +104,7 @@ impl Engine {
         let mut source_open = true;
         loop {
             let due = self.arrived.map(|arrived| arrived.max(self.published + COALESCE));
+            let step = self.next_step().filter(|_| self.arrived.is_none());
             tokio::select! {
                 biased;
                 _ = stop.changed() => break,
@@ -116,6 +117,7 @@ impl Engine {
                 Ok(()) = lead_changed(self.parts.election.as_mut()) => self.set_allocation(),
                 Some(request) = inbox.recv() => self.serve(request).await,
                 news = self.parts.probes.health.take() => self.take_health(news),
+                () = reached(step), if step.is_some() => self.changed(),
                 Some(bypass) = self.parts.bypasses.recv() => self.note_bypass(bypass),
                 _ = programmed.tick(), if !self.unprogrammed.is_empty() => self.check_programmed(),
                 _ = housekeeping.tick() => self.keep_house(),
@@ -153,6 +155,13 @@ impl Engine {
         }
     }
 
+    /// When the next step of a slow start is due.
+    fn next_step(&self) -> Option<Instant> {
+        let now_ms = now_ms();
+        let due_ms = self.compiler.next_step_ms(now_ms)?;
+        Some(Instant::now() + Duration::from_millis(due_ms.saturating_sub(now_ms) + 1))
+    }
+
     /// Nothing is decided before all is known that was decided earlier.
     fn set_allocation(&mut self) {
         let Some(election) = &self.parts.election else { return };
@@ -178,6 +187,9 @@ impl Engine {
     async fn publish(&mut self) {
         let Some(arrived) = self.arrived.take() else { return };
         let began = Instant::now();
+        // What is there at the start begins with its whole share.
+        let settled = *self.ready.borrow();
+        self.compiler.set_time(settled.then(now_ms));
         let tables = self.compiler.compile();
         self.parts.probes.wanted.put(self.compiler.take_wanted_probes());
         self.parts.metrics.compiled_in(began.elapsed());
@@ -323,6 +335,12 @@ impl Engine {
             devices.set_statics(statics).await;
         }
     }
+}
+
+/// Milliseconds since 1970; a clock before that is broken.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Waits until a time. The timer counts in milliseconds and rounds up, so what is due already must not ask it.

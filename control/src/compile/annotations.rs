@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tables::IdleTimeout;
 
-use crate::config::{Target, duration};
+use crate::config::{SLOW_START, Target, duration};
 use crate::model::{Endpoint, Service};
 use crate::probe::{self, Check};
 
@@ -60,6 +60,24 @@ pub(super) fn check(service: &Service, configured: &Check, problems: &mut Vec<St
         problems.push(format!("annotation fairlead.dev/health-check: {wrong}; expected is {expected}"));
         configured.clone()
     })
+}
+
+/// `fairlead.dev/slow-start`, or as configured.
+pub(super) fn slow_start(
+    service: &Service,
+    configured: Option<Duration>,
+    problems: &mut Vec<String>,
+) -> Option<Duration> {
+    match service.slow_start.as_deref() {
+        None => configured,
+        Some("none") => None,
+        Some(text) => duration::parse(text).filter(|time| SLOW_START.contains(time)).or_else(|| {
+            problems.push(format!(
+                "annotation fairlead.dev/slow-start: `{text}` is not usable; none or a duration from 1s to 1h is expected"
+            ));
+            configured
+        }),
+    }
 }
 
 /// The heaviest endpoint: beyond it shares get too coarse for a table.

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use packet::{Family, Protocol};
 use tables::{
@@ -17,6 +18,7 @@ use super::claims::{Claim, Rank};
 use super::endpoints::Candidates;
 use super::frontends::{self, Wanted};
 use super::pools::MaglevCache;
+use super::ramp::Ramps;
 use super::rules::{self, Policy, Rules};
 use crate::config::{Mode, Target};
 use crate::ipam::Assigned;
@@ -53,6 +55,8 @@ pub(super) struct CompiledPort {
     pub(super) claims: Vec<Claim>,
     /// How its endpoints are asked whether they serve.
     pub(super) probes: BTreeMap<SocketAddr, Probe>,
+    /// Endpoints on their way to their full share.
+    pub(super) ramps: Ramps,
     rank: Rank,
 }
 
@@ -64,6 +68,7 @@ impl Compiler {
         for port in &old.ports {
             self.withdraw(port);
         }
+        self.steps.remove(key);
         let probed: Vec<_> = old.ports.iter().flat_map(|port| port.probes.values().cloned()).collect();
         let Some(service) = self.model.services().get(key).cloned() else {
             self.ipam.release(key);
@@ -78,6 +83,7 @@ impl Compiler {
         let target = annotations::target(&service, self.settings.target, &mut compiled.problems);
         let weights = Weights::of(&service, &mut compiled.problems);
         let check = annotations::check(&service, &self.settings.check, &mut compiled.problems);
+        let slow_start = annotations::slow_start(&service, self.settings.slow_start, &mut compiled.problems);
         let mut kept = old.ports;
         if frontends::is_served(&service) {
             let slices: Vec<_> = self.model.slices_of(key).cloned().collect();
@@ -101,6 +107,7 @@ impl Compiler {
                         target,
                         weights: &weights,
                         check: &check,
+                        slow_start,
                         policy: Policy {
                             detects_pods: self.cluster.detects_pods.contains(&family),
                             ..policy
@@ -169,6 +176,7 @@ impl Compiler {
         };
         candidates.weigh(work.weights);
         let probes = self.check_endpoints(work, node_port.is_some(), &mut candidates, &mut compiled.problems);
+        let ramps = self.ramp(&work.service.key, work.slow_start, before.as_ref(), &mut candidates);
         let (id, known) = match before {
             Some(before) => (Some(before.id), before.backends),
             None => (self.service_slots.allocate(), BTreeMap::new()),
@@ -214,6 +222,7 @@ impl Compiler {
             backends,
             claims,
             probes,
+            ramps,
             rank,
         });
     }
@@ -353,6 +362,7 @@ pub(super) struct Work<'a> {
     target: Target,
     weights: &'a Weights,
     pub(super) check: &'a Check,
+    slow_start: Option<Duration>,
     policy: Policy,
 }
 

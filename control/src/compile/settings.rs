@@ -55,6 +55,8 @@ pub struct Settings {
     pub check: Check,
     /// Whether the kernel has a way to backends, to ask them by.
     pub probes_reach: bool,
+    /// Over which time an endpoint that becomes ready gets its share, where its Service does not say.
+    pub slow_start: Option<Duration>,
     /// How long flows may stay at a backend that drains or is gone.
     pub drain_deadline: Option<Duration>,
 }
@@ -88,6 +90,7 @@ impl From<&GatewayConfig> for Settings {
             protection: config.protection,
             check: config.health_checks.clone(),
             probes_reach: config.ports.iter().any(|port| port.tap),
+            slow_start: forwarding.slow_start,
             drain_deadline: forwarding.drain_deadline,
         }
     }

@@ -7,6 +7,7 @@ mod health;
 mod history;
 mod policies;
 mod probes;
+mod ramp;
 mod routes;
 mod scale;
 mod targets;

@@ -1,4 +1,4 @@
-//! `healthChecks`: how backends are asked whether they serve.
+//! `healthChecks` and `forwarding.slowStart`: how backends are asked whether they serve, and how they begin.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -6,6 +6,9 @@ use std::time::Duration;
 use super::duration;
 use crate::probe::{Check, EXPECTED, Pace};
 use crate::yaml::{At, Errors};
+
+/// How long a slow start may be.
+pub(crate) const SLOW_START: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 
 /// What is asked where a Service does not say, and how often.
 pub(super) fn health_checks(at: &At<'_>, errors: &Errors) -> Check {
@@ -45,4 +48,16 @@ pub(super) fn health_checks(at: &At<'_>, errors: &Errors) -> Check {
         errors.add(&at, wrong, format!("{EXPECTED} is expected"));
         base
     })
+}
+
+/// A duration, or `none`.
+pub(super) fn slow_start(at: &At<'_>, errors: &Errors) -> Option<Duration> {
+    if at.scalar() == Some("none") {
+        return None;
+    }
+    let time = at.scalar().and_then(duration::parse).filter(|time| SLOW_START.contains(time));
+    if time.is_none() {
+        errors.add(at, "is not usable", "none or a duration from 1s to 1h is expected");
+    }
+    time
 }

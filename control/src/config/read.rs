@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use packet::{Family, MacAddr};
 use tables::{Serves, Spread};
 
-use super::checks::health_checks;
+use super::checks::{health_checks, slow_start};
 use super::protection::{protection, serves};
 use super::value::{
     absolute, address, interface_address, label_value, netdev_name, network, node_port_range, nonempty,
@@ -274,6 +274,7 @@ fn forwarding(at: &At<'_>, errors: &Errors) -> ForwardingConfig {
         "flowsPerWorker",
         "affinityClients",
         "drainDeadline",
+        "slowStart",
         "timeouts",
     ];
     at.only(&known, errors);
@@ -297,6 +298,7 @@ fn forwarding(at: &At<'_>, errors: &Errors) -> ForwardingConfig {
             .and_then(|at| at.number(AFFINITY_CLIENTS_MIN..=AFFINITY_CLIENTS_MAX, errors))
             .unwrap_or(default.affinity_clients),
         drain_deadline: at.field("drainDeadline").and_then(|at| drain_deadline(&at, errors)),
+        slow_start: at.field("slowStart").and_then(|at| slow_start(&at, errors)),
         timeouts: at.field("timeouts").map(|at| timeouts(&at, errors)).unwrap_or_default(),
     }
 }

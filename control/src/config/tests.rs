@@ -79,15 +79,17 @@ fn limits_and_frontends_of_ports_are_read() {
 }
 
 #[test]
-fn health_checks_are_read() {
+fn health_checks_and_slow_start_are_read() {
     let read = |more: &str| {
         GatewayConfig::parse("f.yaml", &format!("{SMALL}{more}")).map_err(|refused| refused.to_string())
     };
-    let config = read("healthChecks: {check: http /up port=8081, interval: 2s, fall: 5}\n");
+    let config = read(
+        "healthChecks: {check: http /up port=8081, interval: 2s, fall: 5}\nforwarding: {slowStart: 30s}\n",
+    );
     let config = config.expect("good");
     let (second, pace) = (std::time::Duration::from_secs(1), config.health_checks.pace);
     assert_eq!((pace.interval, pace.timeout, pace.rise, pace.fall), (2 * second, second, 2, 5));
-    assert_eq!(config.health_checks.port, Some(8081));
+    assert_eq!((config.health_checks.port, config.forwarding.slow_start), (Some(8081), Some(30 * second)));
     assert_eq!(
         read("healthChecks: {interval: 1m}\n").map(|config| config.health_checks.question),
         Ok(Question::None)
@@ -104,6 +106,10 @@ fn health_checks_are_read() {
         ("healthChecks: {timeout: 6s}", "the timeout is longer than the interval"),
         ("healthChecks: {rise: 0}", "healthChecks.rise"),
         ("healthChecks: {retries: 1}", "unknown key"),
+        (
+            "forwarding: {slowStart: 2h}",
+            "forwarding.slowStart: is not usable; none or a duration from 1s to 1h",
+        ),
     ] {
         let said = read(&format!("# A comment.\n{bad}\n")).expect_err(bad);
         assert!(said.contains(says), "{bad}: {said}");

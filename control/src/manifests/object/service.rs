@@ -33,6 +33,7 @@ pub(super) fn service(at: &At<'_>, errors: &Errors) -> Option<Service> {
         udp_idle: meta(at, "annotations", "fairlead.dev/udp-idle-timeout"),
         weights: meta(at, "annotations", "fairlead.dev/weights"),
         health_check: meta(at, "annotations", "fairlead.dev/health-check"),
+        slow_start: meta(at, "annotations", "fairlead.dev/slow-start"),
         new_flows: meta(at, "annotations", "fairlead.dev/new-flows-per-second"),
         ..Service::default()
     };
