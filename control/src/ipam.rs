@@ -19,7 +19,7 @@ pub use assignments::Assignments;
 
 use crate::model::{AddressPool, IpMode, ObjectKey, Service, ServiceType};
 use crate::pool::{Labels, Pool};
-use holders::{Holders, Holds};
+use holders::{For, Holders};
 use pools::PoolSet;
 use turn::Turn;
 use wish::{Share, Wish};
@@ -289,7 +289,7 @@ impl Ipam {
             |address: &IpAddr| self.allocation != Allocation::Own || self.pools.of(*address).is_some();
         let of_families = |address: &IpAddr| service.families.contains(&Family::of(*address));
         let alone =
-            |address: &IpAddr| self.holders.conflict(*address, &service.key, share, Holds::Given).is_none();
+            |address: &IpAddr| self.holders.conflict(*address, &service.key, share, For::Keeping).is_none();
         let mut families = BTreeSet::new();
         named(service)
             .filter(|address| of_families(address) && pooled(address) && alone(address))

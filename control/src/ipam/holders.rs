@@ -26,13 +26,14 @@ pub(super) struct Holders {
     shared: HashMap<String, BTreeSet<IpAddr>>,
 }
 
-/// Which holds count.
+/// What an address is wanted for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Holds {
-    /// All.
-    All,
-    /// Only by gift to a Service that was seen: what a status names may be about to change.
-    Given,
+pub(super) enum For {
+    /// To be given: whoever holds it counts, and no port may be another's.
+    Giving,
+    /// To be kept: only those count that were given it and seen, since what a status names may be about to change; and of
+    /// a port that two ask for the older one has it, but neither loses the address with its other ports.
+    Keeping,
 }
 
 impl Holders {
@@ -69,15 +70,22 @@ impl Holders {
         address: IpAddr,
         key: &ObjectKey,
         share: Option<&Share>,
-        holds: Holds,
+        what: For,
     ) -> Option<(&ObjectKey, &'static str)> {
         let others = self.at.get(&address).into_iter().flatten().filter(|other| *other != key);
         others
             .filter(|other| {
                 let part = &self.parts[other];
-                holds == Holds::All || (part.seen && part.given.contains(&address))
+                what == For::Giving || (part.seen && part.given.contains(&address))
             })
-            .find_map(|other| Some((other, Share::clash(share, self.parts[other].share.as_ref())?)))
+            .find_map(|other| {
+                let theirs = self.parts[other].share.as_ref();
+                let clash = match what {
+                    For::Giving => Share::clash(share, theirs),
+                    For::Keeping => Share::parts(share, theirs),
+                };
+                Some((other, clash?))
+            })
     }
 
     /// Addresses that Services with a sharing key have, lowest first.

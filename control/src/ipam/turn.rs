@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use packet::Family;
 
-use super::holders::Holds;
+use super::holders::For;
 use super::wish::{self, Wish};
 use super::{Allocation, Around, Assigned, Ipam, named};
 use crate::model::{FamilyPolicy, Service};
@@ -100,7 +100,7 @@ impl Ipam {
         let named = named(turn.service).filter(|_| self.allocation == Allocation::Lead);
         let mut known = self.holders.given(key).chain(named).filter(|address| Family::of(*address) == family);
         known.find(|address| {
-            let conflict = self.holders.conflict(*address, key, turn.wish.share.as_ref(), Holds::Given);
+            let conflict = self.holders.conflict(*address, key, turn.wish.share.as_ref(), For::Keeping);
             conflict.is_none() && (turn.around.refused)(*address).is_none()
         })
     }
@@ -153,7 +153,7 @@ impl Ipam {
             let advice = "change its serviceSelector or namespaceSelector, or ask for another";
             return Some(format!("pool {} does not admit this Service; {advice}", pool.name));
         }
-        let (holder, why) = self.holders.conflict(asked, key, turn.wish.share.as_ref(), Holds::All)?;
+        let (holder, why) = self.holders.conflict(asked, key, turn.wish.share.as_ref(), For::Giving)?;
         Some(format!("it belongs to {holder}, and {why}; ask for another"))
     }
 

@@ -99,20 +99,24 @@ impl Share {
         Self { key, backends: local.then(selector), ports }
     }
 
-    /// Why two Services cannot have one address; none when they can. As MetalLB has it: one key, no port of one protocol
-    /// twice, and both with externalTrafficPolicy Cluster or both with Local and the same selector.
+    /// Why one Service cannot be given an address that another one has; none when it can. As MetalLB has it: they may
+    /// have it together, and no port of one protocol is both's.
     pub(super) fn clash(one: Option<&Self>, other: Option<&Self>) -> Option<&'static str> {
+        Self::parts(one, other).or_else(|| {
+            let both = one?.ports.iter().any(|port| other.is_some_and(|other| other.ports.contains(port)));
+            both.then_some("both have a port of one number and protocol")
+        })
+    }
+
+    /// Why two Services cannot have one address together, whatever their ports: as MetalLB has it, they need one key, and
+    /// both externalTrafficPolicy Cluster or both Local and the same selector.
+    pub(super) fn parts(one: Option<&Self>, other: Option<&Self>) -> Option<&'static str> {
         let (Some(one), Some(other)) = (one, other) else { return Some("it has no sharing key in common") };
         if one.key != other.key {
             return Some("it has no sharing key in common");
         }
-        if one.backends != other.backends {
-            return Some(
-                "externalTrafficPolicy is not Cluster for both, nor Local for both with one selector",
-            );
-        }
-        let clash = one.ports.iter().any(|port| other.ports.contains(port));
-        clash.then_some("both have a port of one number and protocol")
+        (one.backends != other.backends)
+            .then_some("externalTrafficPolicy is not Cluster for both, nor Local for both with one selector")
     }
 }
 

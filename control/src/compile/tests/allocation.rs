@@ -134,6 +134,39 @@ fn a_shared_address_serves_both_and_a_lost_port_is_told() {
 }
 
 #[test]
+fn of_a_port_that_two_come_to_want_at_a_shared_address_the_older_has_it() {
+    let share = |name: &str, ip: u8, year: u32, ports: &[u16]| {
+        let single = format!("[{{port: 80, nodePort: {}}}]", 30_000 + u16::from(ip));
+        let ports: Vec<_> = ports.iter().map(|port| format!("{{name: p{port}, port: {port}}}")).collect();
+        plain(name, ip, "")
+            .replace(&single, &format!("[{}]", ports.join(", ")))
+            .replace(
+                "metadata: {name",
+                &format!("metadata: {{creationTimestamp: {year}-01-01T00:00:00Z, annotations: {{fairlead.dev/sharing-key: k}}, name"),
+            )
+    };
+    let mut world = World::new(pooled(&[("203.0.113.1", "203.0.113.9")]), &[]);
+    world.set("old", &share("old", 1, 2020, &[80]));
+    world.set("young", &share("young", 2, 2021, &[81]));
+    let at = |world: &World, port: u16| {
+        let address = "203.0.113.1".parse().expect("v4");
+        let frontend = world.tables.index.vip(address, Protocol::Tcp, port)?;
+        Some(world.tables.service(frontend.service)?.info.name.clone())
+    };
+    let owners = |world: &World| [80, 81].map(|port| at(world, port).unwrap_or_default());
+    assert_eq!(owners(&world), ["old", "young"]);
+    world.set("young", &share("young", 2, 2021, &[81, 80]));
+    assert_eq!(owners(&world), ["old", "young"], "neither loses what it had");
+    let told = outcome(&mut world, "young");
+    assert_eq!((told.addresses.len(), told.lost_ports), (1, vec![(Protocol::Tcp, 80)]));
+    assert!(told.problems[0].contains("203.0.113.1:80/TCP belongs to default/old"), "{:?}", told.problems);
+    assert!(world.problems("old").is_empty());
+    world.set("old", "");
+    assert_eq!(owners(&world), ["young", "young"]);
+    assert_eq!(outcome(&mut world, "young").lost_ports, []);
+}
+
+#[test]
 fn outcomes_tell_what_was_touched_and_nothing_twice() {
     let mut world =
         World::new(pooled(&[("203.0.113.1", "203.0.113.9")]), &[plain("web", 1, ""), plain("two", 2, "")]);
