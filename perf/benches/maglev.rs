@@ -13,7 +13,7 @@ const WEIGHTS: [(&str, Weight); 2] = [("", |_| 1), (", weights 1 to 100", |n| 1 
 
 fn main() -> std::io::Result<()> {
     let mut sampler = Sampler::new("maglev");
-    for (backends, runs) in [(2, 1000), (25, 1000), (100, 1000), (600, 300), (5000, 40)] {
+    for (backends, runs) in [(2, 1000), (25, 1000), (100, 1000), (600, 300), (1000, 300), (5000, 40)] {
         let table = Maglev::build(&members(backends, |_| 1)).expect("members with weights");
         let (slots, runs) = (table.slots().len(), sampler.options().pick(runs, runs / 20));
         for (weights, weight) in WEIGHTS {

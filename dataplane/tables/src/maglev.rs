@@ -10,8 +10,9 @@ use std::net::IpAddr;
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-/// Table sizes, all prime. A pure ladder, so that appliances which never talk to each other agree on the size.
-const SIZES: [u32; 6] = [251, 1021, 4093, 16_381, 65_537, 655_373];
+/// Table sizes, all prime. A pure ladder, so that appliances which never talk to each other agree on the size. Its upper steps
+/// are short, because there the time to build one is what a change of a large Service waits for.
+const SIZES: [u32; 8] = [251, 1021, 4093, 16_381, 65_537, 131_101, 262_147, 655_373];
 /// With 100 slots a backend the shares of two backends differ by 1 % at most (paper, section 5.3).
 const SLOTS_PER_BACKEND: usize = 100;
 /// Seeds of the two hashes of a name (paper: `h1`, `h2`). Part of the wire contract between appliances: never change.

@@ -52,6 +52,8 @@ pub struct Tables {
     pub limits: Limits,
     /// How long flows may stay at a backend that drains or is gone, in milliseconds; `None`: until they end.
     pub drain_deadline_ms: Option<u32>,
+    /// Whether control asks the segments who has an address: ports without a mirror then punt news of neighbours too.
+    pub asking: bool,
 }
 
 impl Tables {
@@ -77,6 +79,7 @@ impl Tables {
             workers: 1,
             limits: Limits::default(),
             drain_deadline_ms: None,
+            asking: false,
         }
     }
 
