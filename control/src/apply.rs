@@ -7,6 +7,7 @@
 mod ask;
 mod bypass;
 mod engine;
+mod ledger;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use crate::probe::board::Board;
 use crate::state_dir::StateDir;
 use crate::workers::Workers;
 use engine::Engine;
+use ledger::Ledger;
 
 /// Questions that may wait.
 const REQUESTS_MAX: usize = 64;
@@ -135,7 +137,7 @@ impl Applier {
         let (requests, inbox) = mpsc::channel(REQUESTS_MAX);
         let (ready, is_ready) = watch::channel(false);
         let (stop, stopped) = watch::channel(false);
-        let state = Engine::new(parts, assignments, saved, ready);
+        let state = Engine::new(parts, assignments, Ledger::of(&saved), ready);
         let thread = thread::Builder::new()
             .name("fairlead-apply".into())
             .spawn(move || runtime.block_on(state.run(inbox, stopped)))?;

@@ -234,8 +234,13 @@ impl Compiler {
         self.ipam.assignments()
     }
 
-    /// Whether [`Self::assignments`] may differ from those at the last call.
-    pub fn take_reassigned(&mut self) -> bool {
+    /// What [`Self::assignments`] has of one Service.
+    pub fn assigned_to(&self, key: &ObjectKey) -> impl Iterator<Item = IpAddr> {
+        self.ipam.assigned_to(key)
+    }
+
+    /// Services whose addresses may differ from those at the last call.
+    pub fn take_reassigned(&mut self) -> BTreeSet<ObjectKey> {
         self.ipam.take_reassigned()
     }
 

@@ -99,8 +99,8 @@ pub struct Ipam {
     freed: bool,
     /// Addresses given out, by pool.
     used: BTreeMap<String, [u64; 2]>,
-    /// Whether anything was given or taken since somebody asked.
-    reassigned: bool,
+    /// Services that were given something, or lost it, since somebody asked.
+    reassigned: BTreeSet<ObjectKey>,
     /// Pools whose numbers changed since somebody asked.
     counted: BTreeSet<String>,
 }
@@ -114,6 +114,7 @@ impl Ipam {
             ipam.unseen.insert(key.clone());
             ipam.give(&key, addresses);
         }
+        ipam.reassigned.clear();
         ipam
     }
 
@@ -156,8 +157,13 @@ impl Ipam {
         Assignments(self.holders.all().map(|(key, given)| (key.clone(), given.clone())).collect())
     }
 
-    /// Whether [`Self::assignments`] may differ from those at the last call.
-    pub fn take_reassigned(&mut self) -> bool {
+    /// What a Service was given.
+    pub fn assigned_to(&self, key: &ObjectKey) -> impl Iterator<Item = IpAddr> {
+        self.holders.given(key)
+    }
+
+    /// Services that were given something, or lost it, since the last call.
+    pub fn take_reassigned(&mut self) -> BTreeSet<ObjectKey> {
         std::mem::take(&mut self.reassigned)
     }
 
@@ -302,7 +308,7 @@ impl Ipam {
         if before == given {
             return;
         }
-        self.reassigned = true;
+        self.reassigned.insert(key.clone());
         let fresh: Vec<_> =
             given.difference(&before).filter(|at| !self.holders.is_given(**at)).copied().collect();
         self.freed |= self.holders.give(key, given.clone());

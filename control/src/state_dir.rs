@@ -86,6 +86,16 @@ impl StateDir {
         File::open(&self.path)?.sync_all()
     }
 
+    /// Adds to the end of a file that is there: after a crash a part of the new bytes may be there, and all of the old.
+    ///
+    /// # Errors
+    /// When it is not there or the disk is full; then a part may have been added.
+    pub fn append(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let mut file = OpenOptions::new().append(true).open(self.path.join(name))?;
+        file.write_all(bytes)?;
+        file.sync_data()
+    }
+
     /// Removes a file; one that does not exist is removed already.
     ///
     /// # Errors

@@ -12,7 +12,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::ask::{Look, Request};
 use super::bypass::Bypassed;
-use super::{ASSIGNMENTS, Election, Parts, SourceEvent, Stopped, flow_timeouts};
+use super::ledger::Ledger;
+use super::{Election, Parts, SourceEvent, Stopped, flow_timeouts};
 use crate::admin::view;
 use crate::compile::{Compiler, Origin, Settings, Way};
 use crate::config::GatewayConfig;
@@ -35,10 +36,7 @@ pub(super) struct Engine {
     compiler: Compiler,
     sources: Vec<view::Source>,
     bypassed: Bypassed,
-    /// What the file of addresses holds.
-    saved: String,
-    /// Whether addresses may differ from what the file holds.
-    unsaved: bool,
+    ledger: Ledger,
     synced: bool,
     /// Whether the API server itself has said what there is.
     current: bool,
@@ -66,7 +64,7 @@ impl Engine {
     pub(super) fn new(
         parts: Parts,
         assignments: Assignments,
-        saved: String,
+        ledger: Ledger,
         ready: watch::Sender<bool>,
     ) -> Self {
         let mut compiler = Compiler::new(Settings::from(&parts.config), assignments);
@@ -79,8 +77,7 @@ impl Engine {
             compiler,
             sources: Vec::new(),
             bypassed: Bypassed::default(),
-            saved,
-            unsaved: true,
+            ledger,
             synced: false,
             current: false,
             first_full: None,
@@ -227,24 +224,15 @@ impl Engine {
 
     /// Before anybody is told of an address it is on disk; a disk that fails costs stability over a restart, not service.
     fn save_assignments(&mut self) {
-        self.unsaved |= self.compiler.take_reassigned();
-        if !self.unsaved || self.parts.election.is_some() {
+        let changed = self.compiler.take_reassigned();
+        if self.parts.election.is_some() {
             return;
         }
-        let text = self.compiler.assignments().to_text();
-        if text == self.saved {
-            self.unsaved = false;
-            return;
-        }
-        match self.parts.state.write(ASSIGNMENTS, text.as_bytes()) {
-            Ok(()) => {
-                self.saved = text;
-                self.unsaved = false;
-            }
-            Err(error) => tracing::error!(
+        if let Err(error) = self.ledger.save(changed, &self.compiler, &self.parts.state) {
+            tracing::error!(
                 %error,
                 "addresses of Services cannot be written to the stateDir; after a restart they may change"
-            ),
+            );
         }
     }
 

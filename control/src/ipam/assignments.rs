@@ -20,13 +20,26 @@ impl Assignments {
         lines.collect()
     }
 
-    /// Reads what [`Self::to_text`] wrote.
+    /// The lines by which one Service has these addresses and no others, whatever earlier lines say: `NAMESPACE/NAME -`
+    /// takes those back.
+    pub fn entry(key: &ObjectKey, addresses: impl Iterator<Item = IpAddr>) -> String {
+        let lines = addresses.map(|at| format!("{key} {at}\n"));
+        std::iter::once(format!("{key} -\n")).chain(lines).collect()
+    }
+
+    /// Reads what [`Self::to_text`] wrote, and entries added to that. A last line without an end was being added when the
+    /// machine failed: nobody had been told of it, and it counts for nothing.
     ///
     /// # Errors
     /// At the first line that is not one, with its number.
     pub fn from_text(text: &str) -> Result<Self, String> {
         let mut all: BTreeMap<ObjectKey, BTreeSet<IpAddr>> = BTreeMap::new();
-        for (number, line) in (1..).zip(text.lines()) {
+        let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+        for (number, line) in (1..).zip(whole.lines()) {
+            if let Some((namespace, name)) = line.strip_suffix(" -").and_then(|key| key.split_once('/')) {
+                all.remove(&ObjectKey::new(namespace, name));
+                continue;
+            }
             let entry = line.split_once(' ').and_then(|(key, address)| {
                 let (namespace, name) = key.split_once('/')?;
                 Some((ObjectKey::new(namespace, name), address.parse().ok()?))
