@@ -6,6 +6,7 @@
 
 mod ask;
 mod bypass;
+mod doubt;
 mod engine;
 mod ledger;
 
@@ -24,9 +25,10 @@ pub use ask::{Control, Ended, Look};
 use crate::admin::view;
 use crate::compile::HealthChecks;
 use crate::config::GatewayConfig;
+use crate::inquiry::Heard;
 use crate::ipam::Assignments;
 use crate::metrics::ControlMetrics;
-use crate::mirror::{Bypass, Devices};
+use crate::mirror::{Bypass, Devices, Voice};
 use crate::model::Change;
 use crate::netlink::Resolver;
 use crate::network::Network;
@@ -49,6 +51,8 @@ pub enum SourceEvent {
     Changes(Vec<Change>),
     /// How each part of the source is.
     Status(Vec<view::Source>),
+    /// What comes until `Current` is the state of an earlier run.
+    Stale,
     /// Everything that was there at the start has been reported.
     Synced,
     /// What was reported is what the API server has, not only what it had at the last run.
@@ -71,6 +75,8 @@ pub struct Parts {
     pub resolver: Option<Resolver>,
     /// The mirror's devices; none without a mirror.
     pub devices: Option<Devices>,
+    /// The ports' segments, for questions of who has an address.
+    pub segments: Segments,
     /// Services whose replies take another way, as workers tell.
     pub bypasses: mpsc::Receiver<Bypass>,
     /// Where healthCheckNodePorts are told of.
@@ -85,6 +91,14 @@ pub struct Parts {
     pub metrics: ControlMetrics,
     /// Where addresses are decided together with other appliances; none: this one decides alone.
     pub election: Option<Election>,
+}
+
+/// The ports' segments, spoken on and heard.
+pub struct Segments {
+    /// Speaks.
+    pub voice: Voice,
+    /// What hosts say of their addresses, while the voice listens.
+    pub heard: mpsc::Receiver<Heard>,
 }
 
 /// One of several appliances decides about addresses and writes them down for the others.

@@ -7,6 +7,7 @@ mod allocation;
 mod annotations;
 mod claims;
 mod cluster;
+mod doubt;
 mod endpoints;
 mod frontends;
 mod health;
@@ -44,6 +45,7 @@ use addresses::ports;
 use allocation::Touched;
 use claims::{Claim, Claims};
 use cluster::{Cluster, NodeIds};
+use doubt::Doubts;
 use frontends::Reserved;
 use pools::MaglevCache;
 use probes::Probes;
@@ -70,6 +72,7 @@ pub struct Compiler {
     sources: BTreeMap<Prefix, Source>,
     service_cidrs: Vec<Prefix>,
     reserved: Reserved,
+    doubts: Doubts,
     routing: Routing,
     /// Whether anybody must be told of it.
     rerouted: bool,
@@ -123,6 +126,7 @@ impl Compiler {
             sources: BTreeMap::new(),
             service_cidrs: Vec::new(),
             reserved: Reserved::default(),
+            doubts: Doubts::default(),
             routing: Routing::default(),
             rerouted: false,
             claims: Claims::default(),
@@ -322,9 +326,7 @@ impl Compiler {
         let reserved = Reserved::new(&self.model, &self.settings, &self.network);
         let changed = self.reserved.changed(&reserved);
         if !changed.is_empty() {
-            let asks = |compiled: &Compiled| compiled.asked.iter().any(|address| changed.contains(address));
-            let affected = self.compiled.iter().filter(|(_, compiled)| asks(compiled));
-            self.dirty.services.extend(affected.map(|(key, _)| key.clone()));
+            self.mark_askers(&changed);
             self.reserved = reserved;
             self.dirty.pools = true;
         }

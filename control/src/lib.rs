@@ -8,6 +8,7 @@ pub mod compile;
 pub mod config;
 pub mod health;
 pub mod http;
+pub mod inquiry;
 pub mod ipam;
 pub mod kube;
 pub mod manifests;

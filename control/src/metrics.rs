@@ -57,6 +57,8 @@ pub struct ControlMetrics {
     pub health_listeners: Gauge<u64, AtomicU64>,
     /// Those that cannot be opened.
     pub health_refused: Gauge<u64, AtomicU64>,
+    /// Addresses of a stale state that other hosts have.
+    pub held_elsewhere: Gauge<u64, AtomicU64>,
     /// Source files that are broken; their last good content serves.
     pub broken_files: Gauge<u64, AtomicU64>,
     pool_used: Family<PoolLabels, Gauge<u64, AtomicU64>>,
@@ -229,6 +231,11 @@ impl ControlMetrics {
                 registry,
                 "service_health_listeners_refused",
                 "Listeners for healthCheckNodePorts that cannot be opened; the log says why",
+            ),
+            held_elsewhere: gauge(
+                registry,
+                "addresses_held_elsewhere",
+                "Addresses of a stale state that are not served, because another host on their segment has them.",
             ),
             broken_files: gauge(
                 registry,

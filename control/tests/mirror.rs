@@ -235,8 +235,9 @@ fn frames_and_requests_pass_between_rings_and_tap() {
         let devices = Devices::create(&[port()]).await.unwrap();
         let (resolver, mut network) = follow(devices.all()[0].link).await;
         let (mut punt, mut injected, rings) = rings();
-        let listeners = Listeners { resolver: Some(resolver), bypasses: tokio::sync::mpsc::channel(1).0 };
-        let _pump = Pump::start(devices.all(), vec![rings], listeners).unwrap();
+        let (bypasses, (hear, mut heard)) = (tokio::sync::mpsc::channel(1).0, tokio::sync::mpsc::channel(4));
+        let listeners = Listeners { resolver: Some(resolver), bypasses, heard: hear };
+        let pump = Pump::start(devices.all(), vec![rings], listeners).unwrap();
         punt.resolve(PortId(0), HOST).unwrap();
         let mut buffer = [0; FRAME_LEN_MAX];
         let asked = async {
@@ -253,5 +254,20 @@ fn frames_and_requests_pass_between_rings_and_tap() {
         let reply = arp_reply();
         punt.frame(PortId(0), [&reply[..20], &reply[20..]].into_iter()).unwrap();
         until(&mut network, "the punted reply reached the kernel", |n| mac(n) == Some(Some(HOST_MAC))).await;
+        assert!(heard.try_recv().is_err(), "nobody listened");
+
+        let voice = pump.voice();
+        voice.listen(true);
+        punt.frame(PortId(0), [&reply[..]].into_iter()).unwrap();
+        let heard = timeout(WAIT, heard.recv()).await.expect("it is told to those who listen").unwrap();
+        assert_eq!((heard.address, heard.mac, heard.port, heard.probes), (HOST, HOST_MAC, PortId(0), false));
+        // The kernel sends on its own as well; ours is as long as nothing that it sends.
+        assert!(voice.say(PortId(0), &[7; 1_000]));
+        let sent = async {
+            while !matches!(injected.receive(&mut buffer), Some(Message::Frame { len: 1_000, .. })) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(WAIT, sent).await.expect("what is said beside the kernel is injected");
     });
 }

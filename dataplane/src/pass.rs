@@ -302,7 +302,8 @@ impl<'a, P: PortIo> Pass<'a, P> {
 
     /// Gives a packet to the kernel.
     pub(crate) fn punt(&mut self, buf: P::Buf, kind: Kind) {
-        if !self.state.mirrored.contains(self.port) {
+        let asked = kind == Kind::Neighbors && self.tables.asking;
+        if !asked && !self.state.mirrored.contains(self.port) {
             return self.drop(buf, DropReason::PuntUnavailable);
         }
         if !self.state.police.admits(kind, &self.tables.limits.kernel, self.now) {

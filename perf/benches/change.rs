@@ -14,10 +14,11 @@ use std::{
 };
 
 use control::{
-    apply::{Applier, Parts, SourceEvent},
+    apply::{Applier, Parts, Segments, SourceEvent},
     compile::HealthChecks,
     config::GatewayConfig,
     metrics::Metrics,
+    mirror::Voice,
     model::{Change, Endpoint, EndpointSlice, ObjectKey, Service, ServicePort, ServiceType, SlicePort},
     network::{Network, NetworkPort},
     state_dir::StateDir,
@@ -132,6 +133,7 @@ impl Stand {
             election: None,
             health_checks: watch::channel(HealthChecks::default()).0,
             probes: Arc::default(),
+            segments: Segments { voice: Voice::new(Vec::new()), heard: mpsc::channel(1).1 },
             bypasses: mpsc::channel(1).1,
             state: Arc::new(StateDir::open(&folder.path().join("state")).expect("a folder of our own")),
             workers: workers.clone(),

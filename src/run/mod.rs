@@ -151,6 +151,7 @@ async fn appliance(
         network: rig.network,
         resolver: rig.resolver,
         devices: rig.devices,
+        segments: rig.segments,
         bypasses: rig.bypasses,
         health_checks,
         probes: Arc::clone(&probes),

@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use control::apply::flow_timeouts;
+use control::apply::{Segments, flow_timeouts};
 use control::capture::Captures;
 use control::config::{GatewayConfig, PortConfig};
 use control::mirror::{Bypass, Devices, Listeners, MirrorPort, Pump, WorkerRings};
@@ -34,6 +34,8 @@ const COMMANDS: usize = 16;
 const ANSWERS: usize = 4096;
 /// Reports of replies that take another way that may wait; a worker sends at most 160 a second.
 const BYPASSES: usize = 1024;
+/// Words of hosts about their addresses that may wait.
+const HEARD: usize = 1024;
 
 /// Everything that runs, before the applier has its share.
 pub(super) struct Rig {
@@ -44,6 +46,7 @@ pub(super) struct Rig {
     pub(super) pump: Pump,
     pub(super) devices: Option<Devices>,
     pub(super) resolver: Option<Resolver>,
+    pub(super) segments: Segments,
     pub(super) bypasses: mpsc::Receiver<Bypass>,
     pub(super) network: watch::Receiver<Arc<Network>>,
 }
@@ -71,14 +74,27 @@ impl Rig {
         }
         let mirrored = devices.as_ref().map(Devices::all).unwrap_or_default();
         let (told, bypasses) = mpsc::channel(BYPASSES);
-        let listeners = Listeners { resolver: resolver.clone(), bypasses: told };
+        let (hear, heard) = mpsc::channel(HEARD);
+        let listeners = Listeners { resolver: resolver.clone(), bypasses: told, heard: hear };
         let pump = Pump::start(mirrored, rings, listeners).context("cannot start the mirror's thread")?;
+        let segments = Segments { voice: pump.voice(), heard };
         // Last of all that can fail here: from now on packets flow.
         let running = engine.launch(starts)?;
         let workers = Workers::new(handles);
         let names = config.ports.iter().map(|port| port.name.clone()).collect();
         let captures = Captures::new(workers.clone(), captured, names);
-        Ok(Self { publisher, workers, captures, running, pump, devices, resolver, bypasses, network })
+        Ok(Self {
+            publisher,
+            workers,
+            captures,
+            running,
+            pump,
+            devices,
+            resolver,
+            segments,
+            bypasses,
+            network,
+        })
     }
 }
 

@@ -15,6 +15,7 @@ mod pair;
 mod refusals;
 mod rights;
 mod services;
+mod stale;
 mod world;
 
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ const GROUPS: [Group<World>; 3] = [
             in_cluster::CHECKS,
             refusals::CHECKS,
             adversity::CHECKS,
+            stale::CHECKS,
             pair::CHECKS,
             rights::CHECKS,
         ],

@@ -79,6 +79,12 @@ impl World {
         }
     }
 
+    /// Starts it as it was, whether or not there is an API server.
+    pub(crate) fn start_appliance(&mut self) -> Result<()> {
+        self.appliance = Some(self.lab.appliance(self.options()?)?);
+        Ok(())
+    }
+
     /// Ends the appliance, if there is one, and starts it with this kubeconfig.
     pub(crate) fn restart_appliance(&mut self, kubeconfig: &Path) -> Result<()> {
         let options = Options { kubeconfig: Some(kubeconfig.to_owned()), ..self.options()?.clone() };

@@ -17,6 +17,7 @@ use super::{Election, Parts, SourceEvent, Stopped, flow_timeouts};
 use crate::admin::view;
 use crate::compile::{Compiler, Origin, Settings, Way};
 use crate::config::GatewayConfig;
+use crate::inquiry::Inquiry;
 use crate::ipam::{Allocation, Assignments};
 use crate::mirror::{Bypass, PodRoutes, Statics};
 use crate::outcome::Batch;
@@ -32,8 +33,11 @@ const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The applier's thread: its state and its loop.
 pub(super) struct Engine {
-    parts: Parts,
-    compiler: Compiler,
+    pub(super) parts: Parts,
+    pub(super) compiler: Compiler,
+    pub(super) inquiry: Inquiry,
+    /// When addresses that other hosts have are asked for again.
+    pub(super) asked_again: Option<Instant>,
     sources: Vec<view::Source>,
     bypassed: Bypassed,
     ledger: Ledger,
@@ -75,6 +79,8 @@ impl Engine {
         Self {
             parts,
             compiler,
+            inquiry: Inquiry::default(),
+            asked_again: None,
             sources: Vec::new(),
             bypassed: Bypassed::default(),
             ledger,
@@ -102,6 +108,7 @@ impl Engine {
         loop {
             let due = self.arrived.map(|arrived| arrived.max(self.published + COALESCE));
             let step = self.next_step().filter(|_| self.arrived.is_none());
+            let inquiry_due = self.inquiry_due();
             tokio::select! {
                 biased;
                 _ = stop.changed() => break,
@@ -116,6 +123,8 @@ impl Engine {
                 news = self.parts.probes.health.take() => self.take_health(news),
                 () = reached(step), if step.is_some() => self.changed(),
                 Some(bypass) = self.parts.bypasses.recv() => self.note_bypass(bypass),
+                Some(heard) = self.parts.segments.heard.recv() => self.hear(heard),
+                () = reached(inquiry_due), if inquiry_due.is_some() => self.inquire(),
                 _ = programmed.tick(), if !self.unprogrammed.is_empty() => self.check_programmed(),
                 _ = housekeeping.tick() => self.keep_house(),
             }
@@ -138,8 +147,10 @@ impl Engine {
                 self.synced = true;
                 self.changed();
             }
+            SourceEvent::Stale => self.set_stale(true),
             SourceEvent::Current => {
                 self.current = true;
+                self.set_stale(false);
                 self.set_allocation();
             }
         }
@@ -177,7 +188,7 @@ impl Engine {
         }
     }
 
-    fn changed(&mut self) {
+    pub(super) fn changed(&mut self) {
         self.arrived.get_or_insert_with(Instant::now);
     }
 
@@ -192,6 +203,7 @@ impl Engine {
         self.parts.metrics.compiled_in(began.elapsed());
         self.parts.metrics.services.set(tables.services.len() as u64);
         self.parts.metrics.backends.set(tables.backends.len() as u64);
+        self.ask_segments();
         self.save_assignments();
         let generation = tables.generation();
         self.parts.metrics.published.set(generation.0);
@@ -200,7 +212,7 @@ impl Engine {
         if let Some(checks) = self.compiler.take_health_checks() {
             self.parts.health_checks.send_replace(checks);
         }
-        if self.synced {
+        if self.synced && !self.compiler.is_asking() {
             self.first_full.get_or_insert(generation);
         }
         let outcomes = self.compiler.take_outcomes();

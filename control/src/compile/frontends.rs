@@ -1,13 +1,14 @@
 //! The addresses a Service asks for, and those it may not have: a service address must never capture traffic of the
 //! appliance itself, of a router or of a Node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use packet::Family;
-use tables::FrontendKind;
+use tables::{FrontendKind, PortInfo};
 
 use super::Settings;
+use super::doubt::Doubts;
 use crate::model::{IpMode, Model, Service, ServiceType};
 use crate::network::{Network, RouteHop};
 
@@ -50,8 +51,8 @@ impl Reserved {
     }
 
     /// Addresses whose owner differs.
-    pub(super) fn changed(&self, other: &Self) -> Vec<IpAddr> {
-        let one_way = |a: &Self, b: &Self| -> Vec<IpAddr> {
+    pub(super) fn changed(&self, other: &Self) -> BTreeSet<IpAddr> {
+        let one_way = |a: &Self, b: &Self| -> BTreeSet<IpAddr> {
             a.0.iter().filter(|(address, owner)| b.0.get(address) != Some(owner)).map(|(at, _)| *at).collect()
         };
         let mut changed = one_way(self, other);
@@ -67,8 +68,18 @@ pub(super) struct Wanted {
     pub(super) granted: Vec<(IpAddr, FrontendKind)>,
     /// Every address it asked for.
     pub(super) asked: Vec<IpAddr>,
+    /// Addresses that are its own, and in doubt.
+    pub(super) doubted: Vec<IpAddr>,
     /// Why it does not have the others, a sentence each.
     pub(super) problems: Vec<String>,
+}
+
+/// What decides whether an address can be had.
+pub(super) struct Grounds<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) reserved: &'a Reserved,
+    pub(super) doubts: &'a mut Doubts,
+    pub(super) ports: &'a [PortInfo],
 }
 
 /// Whether kube-proxy would look at the Service at all (B1, B3), or why not where people may wonder.
@@ -91,21 +102,20 @@ pub(super) fn wanted(
     service: &Service,
     cluster_ip: IpAddr,
     pooled: &[IpAddr],
-    settings: &Settings,
-    reserved: &Reserved,
+    grounds: &mut Grounds<'_>,
 ) -> Wanted {
     let family = Family::of(cluster_ip);
     let mut wanted = Wanted::default();
-    wanted.ask("clusterIP", cluster_ip, FrontendKind::ClusterIp, reserved);
+    wanted.ask("clusterIP", cluster_ip, FrontendKind::ClusterIp, grounds);
     // What is on its way out is taken back before the API server lets it go.
     let balanced = service.kind == ServiceType::LoadBalancer && !service.upkeep.deleting;
     let status = service.ingress.iter().filter(|at| balanced && at.mode == IpMode::Vip).map(|at| at.address);
     for address in status.chain(pooled.iter().copied()).filter(|address| Family::of(*address) == family) {
-        wanted.ask("load balancer address", address, FrontendKind::LoadBalancer, reserved);
+        wanted.ask("load balancer address", address, FrontendKind::LoadBalancer, grounds);
     }
     for address in service.external_ips.iter().filter(|address| Family::of(**address) == family) {
-        if settings.external_ip_allow.iter().any(|net| net.contains(address)) {
-            wanted.ask("externalIP", *address, FrontendKind::ExternalIp, reserved);
+        if grounds.settings.external_ip_allow.iter().any(|net| net.contains(address)) {
+            wanted.ask("externalIP", *address, FrontendKind::ExternalIp, grounds);
         } else {
             let problem = format!(
                 "externalIP {address} refused: not in kubernetes.externalIPAllow of the configuration"
@@ -117,13 +127,21 @@ pub(super) fn wanted(
 }
 
 impl Wanted {
-    fn ask(&mut self, what: &str, address: IpAddr, kind: FrontendKind, reserved: &Reserved) {
-        if self.granted.iter().any(|(known, _)| *known == address) {
+    fn ask(&mut self, what: &str, address: IpAddr, kind: FrontendKind, grounds: &mut Grounds<'_>) {
+        if self.granted.iter().any(|(known, _)| *known == address) || self.doubted.contains(&address) {
             return;
         }
         self.asked.push(address);
-        match reserved.refusal(address) {
-            Some(reason) => self.problems.push(format!("{what} {address} refused: {reason}")),
+        if let Some(reason) = grounds.reserved.refusal(address) {
+            return self.problems.push(format!("{what} {address} refused: {reason}"));
+        }
+        // clusterIPs are announced to nobody.
+        let announced = kind != FrontendKind::ClusterIp;
+        match announced.then(|| grounds.doubts.objection(address, grounds.ports)).flatten() {
+            Some(why) => {
+                self.doubted.push(address);
+                self.problems.push(why);
+            }
             None => self.granted.push((address, kind)),
         }
     }

@@ -16,7 +16,7 @@ use super::Compiler;
 use super::annotations::{self, Weights};
 use super::claims::{Claim, Rank};
 use super::endpoints::Candidates;
-use super::frontends::{self, Wanted};
+use super::frontends::{self, Grounds, Wanted};
 use super::pools::MaglevCache;
 use super::ramp::Ramps;
 use super::rules::{self, Policy, Rules};
@@ -33,7 +33,7 @@ pub(super) struct Compiled {
     pub(super) asked: Vec<IpAddr>,
     /// What the pools gave.
     pub(super) assigned: Assigned,
-    /// Load balancer addresses that it may have.
+    /// Load balancer addresses that it may have, served or in doubt.
     pub(super) balanced: Vec<IpAddr>,
     /// What else is wrong with it, a sentence each; claims it lost are told by `report`.
     pub(super) problems: Vec<String>,
@@ -89,9 +89,16 @@ impl Compiler {
             let slices: Vec<_> = self.model.slices_of(key).cloned().collect();
             for (family, cluster_ip) in frontends::cluster_ips(&service) {
                 let pooled = &compiled.assigned.addresses;
-                let wanted = frontends::wanted(&service, cluster_ip, pooled, &self.settings, &self.reserved);
+                let mut grounds = Grounds {
+                    settings: &self.settings,
+                    reserved: &self.reserved,
+                    doubts: &mut self.doubts,
+                    ports: self.tables.ports(),
+                };
+                let wanted = frontends::wanted(&service, cluster_ip, pooled, &mut grounds);
                 let balanced = wanted.granted.iter().filter(|(_, kind)| *kind == FrontendKind::LoadBalancer);
                 compiled.balanced.extend(balanced.map(|(address, _)| *address));
+                compiled.balanced.extend(&wanted.doubted);
                 for (position, port) in service.ports.iter().enumerate() {
                     let same = |at: &CompiledPort| {
                         at.family == family && at.protocol == port.protocol && at.name == port.name

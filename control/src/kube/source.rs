@@ -206,6 +206,7 @@ impl Source {
         );
         let changes = saved.iter().map(|(id, object)| change(id, Some(object.clone()))).collect();
         self.saved = Some(saved);
+        self.tell(SourceEvent::Stale).await?;
         self.tell(SourceEvent::Changes(changes)).await?;
         self.tell(SourceEvent::Synced).await
     }

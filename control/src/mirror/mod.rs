@@ -17,7 +17,7 @@ use packet::MacAddr;
 
 pub use self::device::{Device, Devices};
 pub use self::port_range::PortRange;
-pub use self::pump::{Bypass, Listeners, Pump, PumpCounters, WorkerRings};
+pub use self::pump::{Bypass, Listeners, Pump, PumpCounters, Voice, WorkerRings};
 
 /// A port to mirror.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -16,6 +16,7 @@ use tables::{PortId, ServiceId};
 use tokio::sync::mpsc;
 
 use super::Device;
+use crate::inquiry::{self, Heard};
 use crate::netlink::Resolver;
 
 /// Between two looks at the rings while frames come.
@@ -35,6 +36,41 @@ pub struct Listeners {
     pub resolver: Option<Resolver>,
     /// Learns of replies that take another way.
     pub bypasses: mpsc::Sender<Bypass>,
+    /// Learns who has which address, while somebody asks.
+    pub heard: mpsc::Sender<Heard>,
+}
+
+/// Speaks on the ports' segments, beside the kernel; cheap to clone.
+#[derive(Clone)]
+pub struct Voice {
+    senders: Arc<[Arc<Mutex<FrameSender>>]>,
+    listens: Arc<AtomicBool>,
+}
+
+impl Voice {
+    /// Speaks by these workers; a port's frames all go by one of them, in order.
+    #[must_use]
+    pub fn new(senders: Vec<FrameSender>) -> Self {
+        let senders = senders.into_iter().map(|sender| Arc::new(Mutex::new(sender))).collect();
+        Self { senders, listens: Arc::default() }
+    }
+
+    /// Sends a frame by a port; false when the worker's ring is full.
+    pub fn say(&self, port: PortId, frame: &[u8]) -> bool {
+        self.sender(port).is_some_and(|sender| {
+            let mut sender = sender.lock().unwrap_or_else(PoisonError::into_inner);
+            sender.frame(port, [frame].into_iter()).is_ok()
+        })
+    }
+
+    fn sender(&self, port: PortId) -> Option<&Arc<Mutex<FrameSender>>> {
+        self.senders.get(port.index().checked_rem(self.senders.len())?)
+    }
+
+    /// Whether what hosts say of their addresses is told from now on.
+    pub fn listen(&self, on: bool) {
+        self.listens.store(on, Ordering::Relaxed);
+    }
 }
 
 /// Control's ends of one worker's rings.
@@ -50,7 +86,7 @@ pub struct WorkerRings {
 pub struct PumpCounters {
     /// Given to the kernel.
     pub to_kernel: AtomicU64,
-    /// Not given to the kernel: its queue is full, or the port has no TAP.
+    /// Not given to the kernel, whose queue is full.
     pub to_kernel_dropped: AtomicU64,
     /// Taken from the kernel.
     pub from_kernel: AtomicU64,
@@ -61,6 +97,7 @@ pub struct PumpCounters {
 /// The running pump; it ends when dropped.
 pub struct Pump {
     counters: Arc<PumpCounters>,
+    voice: Voice,
     stop: Arc<AtomicBool>,
     punt: Option<JoinHandle<()>>,
     inject: Vec<tokio::task::JoinHandle<()>>,
@@ -74,28 +111,35 @@ impl Pump {
     pub fn start(devices: &[Device], rings: Vec<WorkerRings>, listeners: Listeners) -> io::Result<Self> {
         let counters = Arc::new(PumpCounters::default());
         let stop = Arc::new(AtomicBool::new(false));
-        let (receivers, senders): (Vec<_>, Vec<_>) =
-            rings.into_iter().map(|ring| (ring.punt, Arc::new(Mutex::new(ring.inject)))).unzip();
+        let (receivers, senders) = rings.into_iter().map(|ring| (ring.punt, ring.inject)).unzip();
+        let voice = Voice::new(senders);
         let inject = devices.iter().filter_map(|device| {
-            let by = usize::from(device.link.port).checked_rem(senders.len())?;
-            Some(tokio::spawn(inject(device.clone(), Arc::clone(&senders[by]), Arc::clone(&counters))))
+            let sender = voice.sender(PortId(device.link.port))?;
+            Some(tokio::spawn(inject(device.clone(), Arc::clone(sender), Arc::clone(&counters))))
         });
         let inject = inject.collect();
         let punter = Punter {
             receivers,
             devices: devices.iter().map(|device| (PortId(device.link.port), device.clone())).collect(),
             listeners,
+            listens: Arc::clone(&voice.listens),
             counters: Arc::clone(&counters),
         };
         let stopped = Arc::clone(&stop);
         let punt = thread::Builder::new().name("fairlead-punt".into()).spawn(move || punter.run(&stopped))?;
-        Ok(Self { counters, stop, punt: Some(punt), inject })
+        Ok(Self { counters, voice, stop, punt: Some(punt), inject })
     }
 
     /// What was moved so far.
     #[must_use]
     pub fn counters(&self) -> &Arc<PumpCounters> {
         &self.counters
+    }
+
+    /// Speaks by the ports beside the kernel.
+    #[must_use]
+    pub fn voice(&self) -> Voice {
+        self.voice.clone()
     }
 }
 
@@ -114,6 +158,7 @@ struct Punter {
     receivers: Vec<FrameReceiver>,
     devices: BTreeMap<PortId, Device>,
     listeners: Listeners,
+    listens: Arc<AtomicBool>,
     counters: Arc<PumpCounters>,
 }
 
@@ -146,11 +191,18 @@ impl Punter {
     fn take(&self, message: Message, buffer: &[u8; FRAME_LEN_MAX]) {
         match message {
             Message::Frame { port, len } => {
-                let written = self.devices.get(&port).map(|device| device.write(&buffer[..len]));
-                let counter = match written {
-                    Some(Ok(())) => &self.counters.to_kernel,
-                    _ => &self.counters.to_kernel_dropped,
-                };
+                let frame = &buffer[..len];
+                if self.listens.load(Ordering::Relaxed)
+                    && let Some(heard) = inquiry::read(port, frame)
+                {
+                    // Who is that far behind asks again.
+                    let _ = self.listeners.heard.try_send(heard);
+                }
+                // Without a TAP it came for those who listen.
+                let Some(device) = self.devices.get(&port) else { return };
+                let written = device.write(frame).is_ok();
+                let counter =
+                    if written { &self.counters.to_kernel } else { &self.counters.to_kernel_dropped };
                 counter.fetch_add(1, Ordering::Relaxed);
             }
             Message::Resolve { port, address } => {

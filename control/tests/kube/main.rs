@@ -79,7 +79,7 @@ impl Follower {
             SourceEvent::Changes(changes) => changes.iter().for_each(|change| self.note(change)),
             SourceEvent::Status(rows) => self.rows = rows,
             SourceEvent::Synced => self.synced += 1,
-            SourceEvent::Current => {}
+            SourceEvent::Stale | SourceEvent::Current => {}
         }
     }
 

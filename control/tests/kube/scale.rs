@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use control::apply::{Applier, Control, Parts};
+use control::apply::{Applier, Control, Parts, Segments};
 use control::compile::HealthChecks;
 use control::config::GatewayConfig;
 use control::kube::{Access, ApiServer, follow};
 use control::metrics::Metrics;
+use control::mirror::Voice;
 use control::network::{Network, NetworkPort};
 use control::state_dir::StateDir;
 use control::workers::Workers;
@@ -169,6 +170,7 @@ fn start(folder: &std::path::Path, url: &str) -> Taker {
         network: seen,
         resolver: None,
         devices: None,
+        segments: Segments { voice: Voice::new(Vec::new()), heard: mpsc::channel(1).1 },
         bypasses: mpsc::channel(1).1,
         health_checks: watch::channel(HealthChecks::default()).0,
         probes: Arc::default(),

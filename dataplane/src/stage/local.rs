@@ -68,9 +68,9 @@ impl<P: PortIo> Pass<'_, P> {
         })
     }
 
-    /// News of neighbours: the kernel keeps them, where there is one.
+    /// News of neighbours: the kernel keeps them, where there is one, and control hears them while it asks.
     fn learn(&mut self, buf: P::Buf) {
-        if self.state.mirrored.contains(self.port) {
+        if self.state.mirrored.contains(self.port) || self.tables.asking {
             self.punt(buf, Kind::Neighbors);
         } else {
             self.consume(buf);

@@ -175,6 +175,23 @@ fn own_addresses_belong_to_the_kernel_or_to_us() {
 }
 
 #[test]
+fn without_a_kernel_news_of_neighbours_is_for_control_while_it_asks() {
+    let config = RigConfig { mirrored: PortSet::NONE, ..RigConfig::default() };
+    let target = "192.0.2.60".parse().unwrap();
+    let news = PacketBuilder::arp_request(CLIENT_MAC, target, target).build();
+    for asking in [false, true] {
+        let mut tables = served(&WORLDS[0]).tables();
+        tables.asking = asking;
+        let mut alone = rig_of(&config, tables);
+        let consumed = alone.counts().packets.consumed;
+        assert!(alone.exchange(OUTSIDE, &news).is_empty());
+        let punted: Vec<_> = alone.punted().into_iter().map(|(_, frame)| frame).collect();
+        assert_eq!(punted, vec![news.clone(); usize::from(asking)]);
+        assert_eq!(alone.counts().packets.consumed, consumed + u64::from(!asking));
+    }
+}
+
+#[test]
 fn a_full_ring_to_the_kernel_is_counted() {
     let world = &WORLDS[0];
     let config = RigConfig { ring_bytes: 1, ..RigConfig::default() };

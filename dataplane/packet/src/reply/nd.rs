@@ -27,7 +27,7 @@ pub fn neighbor_advertisement(out: &mut [u8], parsed: &Parsed, mac: MacAddr) -> 
     let dst_mac =
         if probe { MacAddr::of_ipv6_multicast(ALL_NODES) } else { nd.link_layer.unwrap_or(parsed.src_mac) };
     let link = Link { dst: dst_mac, src: mac, vlan: parsed.vlan };
-    let message = Message { kind: 136, flags: flags | ROUTER, target: nd.target, option: (2, mac) };
+    let message = Message { kind: 136, flags: flags | ROUTER, target: nd.target, option: Some((2, mac)) };
     message.write(out, link, nd.target, dst)
 }
 
@@ -39,11 +39,12 @@ pub fn unsolicited_advertisement(
     vlan: Option<VlanTag>,
 ) -> Option<usize> {
     let link = Link { dst: MacAddr::of_ipv6_multicast(ALL_NODES), src: mac, vlan };
-    let message = Message { kind: 136, flags: ROUTER | OVERRIDE, target: address, option: (2, mac) };
+    let message = Message { kind: 136, flags: ROUTER | OVERRIDE, target: address, option: Some((2, mac)) };
     message.write(out, link, address, ALL_NODES)
 }
 
-/// Asks the group of `target` who has it.
+/// Asks the group of `target` who has it. With the unspecified address as the sender it is the probe for duplicates
+/// (RFC 4862 §5.4.2), which names no link-layer address and is answered to all nodes.
 pub fn neighbor_solicitation(
     out: &mut [u8],
     (sender_mac, sender_ip): (MacAddr, Ipv6Addr),
@@ -52,30 +53,32 @@ pub fn neighbor_solicitation(
 ) -> Option<usize> {
     let group = ndp::solicited_node(target);
     let link = Link { dst: MacAddr::of_ipv6_multicast(group), src: sender_mac, vlan };
-    let message = Message { kind: 135, flags: 0, target, option: (1, sender_mac) };
+    let option = (!sender_ip.is_unspecified()).then_some((1, sender_mac));
+    let message = Message { kind: 135, flags: 0, target, option };
     message.write(out, link, sender_ip, group)
 }
 
-/// A solicitation or advertisement with one link-layer address option.
+/// A solicitation or advertisement with at most one link-layer address option.
 struct Message {
     kind: u8,
     flags: u8,
     target: Ipv6Addr,
-    option: (u8, MacAddr),
+    option: Option<(u8, MacAddr)>,
 }
 
 impl Message {
-    const LEN: u16 = 32;
-
     fn write(&self, out: &mut [u8], link: Link, src: Ipv6Addr, dst: Ipv6Addr) -> Option<usize> {
+        let length: u16 = if self.option.is_some() { 32 } else { 24 };
         let mut writer = Writer::frame(out, link, ether::IPV6)?;
-        writer.ipv6(src, dst, (ICMPV6, HOP_LIMIT), Self::LEN.into())?;
+        writer.ipv6(src, dst, (ICMPV6, HOP_LIMIT), length.into())?;
         let at = writer.len;
         writer.put(&[self.kind, 0, 0, 0, self.flags, 0, 0, 0])?;
         writer.put(&self.target.octets())?;
-        writer.put(&[self.option.0, 1])?;
-        writer.put(&self.option.1.0)?;
-        let mut sum = Sum::pseudo(AnyAddrs::V6 { src, dst }, ICMPV6, Self::LEN);
+        if let Some((kind, mac)) = self.option {
+            writer.put(&[kind, 1])?;
+            writer.put(&mac.0)?;
+        }
+        let mut sum = Sum::pseudo(AnyAddrs::V6 { src, dst }, ICMPV6, length);
         sum.add(writer.since(at));
         writer.patch(at + 2, sum.checksum())?;
         writer.finish()

@@ -80,6 +80,22 @@ fn a_solicitation_is_answered_to_its_sender_and_a_probe_to_all_nodes() {
 }
 
 #[test]
+fn probes_for_a_duplicate_name_no_sender() {
+    let mut out = [0xee; LEN_MAX];
+    let target: Ipv6Addr = "2001:db8:1::10".parse().unwrap();
+    let len = reply::neighbor_solicitation(&mut out, (OURS, Ipv6Addr::UNSPECIFIED), target, None);
+    let (_, asked) = written(&out, len);
+    let Body::Nd(nd) = asked.body else { panic!("the parser takes it for no solicitation: {asked:?}") };
+    assert_eq!((nd.kind, nd.target, nd.link_layer), (NdKind::NeighborSolicitation, target, None));
+    assert!(nd.src.is_unspecified() && asked.src_mac == OURS);
+    let vip = Ipv4Addr::new(192, 0, 2, 10);
+    let len = reply::arp_request(&mut out, (OURS, Ipv4Addr::UNSPECIFIED), vip, None);
+    let Body::Arp(arp) = written(&out, len).1.body else { panic!("not ARP") };
+    let (sender, target) = ((arp.sender_mac, arp.sender_ip), (arp.target_mac, arp.target_ip));
+    assert_eq!((sender, target), ((OURS, Ipv4Addr::UNSPECIFIED), (MacAddr::ZERO, vip)), "RFC 5227 §2.1.1");
+}
+
+#[test]
 fn a_ping_becomes_its_reply() {
     for (src, dst) in [("192.0.2.7", "192.0.2.10"), ("2001:db8::7", "2001:db8::10")] {
         let (src, dst): (IpAddr, IpAddr) = (src.parse().unwrap(), dst.parse().unwrap());
