@@ -5,6 +5,7 @@
 mod addresses;
 mod allocation;
 mod annotations;
+mod backends;
 mod claims;
 mod cluster;
 mod doubt;

@@ -11,7 +11,7 @@ use super::annotations::Weights;
 use super::cluster::{Cluster, Place};
 use super::frontends::unusable;
 use super::pools::Weighted;
-use crate::model::{Endpoint, EndpointSlice, ServicePort, TrafficPolicy};
+use crate::model::{Endpoint, EndpointSlice, ServicePort, SlicePort, TrafficPolicy};
 
 /// An endpoint of one Service port.
 #[derive(Clone, Copy, Debug)]
@@ -55,11 +55,22 @@ impl Candidate<'_> {
     }
 }
 
+/// Most endpoints of one Service port: a Maglev slot names its backend by a u16.
+pub(super) const OF_A_PORT_MAX: usize = 65_535;
+/// Most endpoints of one Service over all its ports, each looked at counting once: no object can take the tables from others,
+/// nor much of the compiler's time.
+pub(super) const OF_A_SERVICE_MAX: usize = 1 << 17;
+/// Refused endpoints of a port that are named; the others are counted.
+const REFUSED_NAMED: usize = 8;
+
 /// The endpoints of a Service port in one family, each address and port once, in their order.
 #[derive(Debug)]
 pub(super) struct Candidates<'a> {
     list: Vec<Candidate<'a>>,
     refused: BTreeMap<IpAddr, &'static str>,
+    refused_more: usize,
+    /// Whether some were not looked at.
+    cut: bool,
     hints_nodes: bool,
     hints_zones: bool,
 }
@@ -68,31 +79,33 @@ pub(super) struct Candidates<'a> {
 pub(super) type Set = Vec<u32>;
 
 impl<'a> Candidates<'a> {
-    /// Collects the endpoints whose slice port has this port's name and protocol.
+    /// Collects the endpoints whose slice port has this port's name and protocol; `room` is how many more of this Service
+    /// are looked at, and is less afterwards.
     pub(super) fn collect(
-        slices: impl Iterator<Item = &'a Arc<EndpointSlice>>,
+        slices: &'a [Arc<EndpointSlice>],
         port: &ServicePort,
         family: Family,
+        room: &mut usize,
     ) -> Self {
         let mut by_address: BTreeMap<SocketAddr, &Endpoint> = BTreeMap::new();
-        let mut refused = BTreeMap::new();
-        for slice in slices.filter(|slice| slice.family == family) {
-            let matching =
-                |at: &&crate::model::SlicePort| at.name == port.name && at.protocol == port.protocol;
-            for slice_port in slice.ports.iter().filter(matching) {
-                for endpoint in
-                    slice.endpoints.iter().filter(|endpoint| Family::of(endpoint.address) == family)
-                {
-                    if let Some(reason) = unusable(endpoint.address) {
-                        refused.insert(endpoint.address, reason);
-                        continue;
-                    }
-                    let at = SocketAddr::new(endpoint.address, slice_port.port);
-                    let known = by_address.entry(at).or_insert(endpoint);
-                    if preference(endpoint) > preference(known) {
-                        *known = endpoint;
-                    }
+        let (mut refused, mut refused_more, mut cut) = (BTreeMap::new(), 0, false);
+        for (endpoint, number) in matching(slices, port, family) {
+            if *room == 0 || by_address.len() == OF_A_PORT_MAX {
+                cut = true;
+                break;
+            }
+            *room -= 1;
+            if let Some(reason) = unusable(endpoint.address) {
+                if refused.len() < REFUSED_NAMED {
+                    refused.insert(endpoint.address, reason);
+                } else {
+                    refused_more += usize::from(!refused.contains_key(&endpoint.address));
                 }
+                continue;
+            }
+            let known = by_address.entry(SocketAddr::new(endpoint.address, number)).or_insert(endpoint);
+            if preference(endpoint) > preference(known) {
+                *known = endpoint;
             }
         }
         let of = |(at, endpoint)| Candidate { at, endpoint, weight: 1, failing: false };
@@ -103,7 +116,7 @@ impl<'a> Candidates<'a> {
         };
         let hints_nodes = every_ready(|endpoint| !endpoint.hint_nodes.is_empty());
         let hints_zones = every_ready(|endpoint| !endpoint.hint_zones.is_empty());
-        Self { list, refused, hints_nodes, hints_zones }
+        Self { list, refused, refused_more, cut, hints_nodes, hints_zones }
     }
 
     /// Gives every endpoint its weight.
@@ -117,7 +130,8 @@ impl<'a> Candidates<'a> {
         let of = |endpoint| Candidate { at: at(endpoint), endpoint, weight: 1, failing: false };
         let mut list: Vec<_> = nodes.iter().map(of).collect();
         list.sort_unstable_by_key(|candidate| candidate.at);
-        Self { list, refused: BTreeMap::new(), hints_nodes: false, hints_zones: false }
+        let refused = BTreeMap::new();
+        Self { list, refused, refused_more: 0, cut: false, hints_nodes: false, hints_zones: false }
     }
 
     /// The Nodes behind whose nodePort these endpoints are served: all of them, or with externalTrafficPolicy Local those
@@ -168,9 +182,14 @@ impl<'a> Candidates<'a> {
         all
     }
 
-    /// Addresses that no endpoint may have, with the reason.
-    pub(super) fn refused(&self) -> &BTreeMap<IpAddr, &'static str> {
-        &self.refused
+    /// What is wrong with endpoints that were left out, a sentence each; few, however many they are.
+    pub(super) fn problems(&self) -> impl Iterator<Item = String> {
+        let named = self.refused.iter().map(|(at, reason)| format!("endpoint {at} refused: {reason}"));
+        let more = (self.refused_more > 0).then(|| format!("{} more endpoints refused", self.refused_more));
+        let cut = self.cut.then(|| {
+            format!("over {OF_A_PORT_MAX} endpoints of a port, or {OF_A_SERVICE_MAX} of all ports: the rest are left out; split the Service")
+        });
+        named.chain(more).chain(cut)
     }
 
     /// Whether hints say where to go from some zones.
@@ -227,6 +246,21 @@ impl<'a> Candidates<'a> {
             .map(|(position, _)| position)
             .collect()
     }
+}
+
+/// Endpoints of a family with the number of each slice port that is this port's.
+fn matching<'a>(
+    slices: &'a [Arc<EndpointSlice>],
+    port: &ServicePort,
+    family: Family,
+) -> impl Iterator<Item = (&'a Endpoint, u16)> {
+    let of_family = slices.iter().filter(move |slice| slice.family == family);
+    of_family.flat_map(move |slice| {
+        let same = |at: &&SlicePort| at.name == port.name && at.protocol == port.protocol;
+        let ports: Vec<_> = slice.ports.iter().filter(same).map(|at| at.port).collect();
+        let all = ports.into_iter().flat_map(|number| slice.endpoints.iter().map(move |at| (at, number)));
+        all.filter(move |(endpoint, _)| Family::of(endpoint.address) == family)
+    })
 }
 
 /// Of two entries for one address and port (pod address reuse) the higher one counts; equal ones: the first slice by name.

@@ -12,6 +12,11 @@ use super::doubt::Doubts;
 use crate::model::{IpMode, Model, Service, ServiceType};
 use crate::network::{Network, RouteHop};
 
+/// Most addresses times ports of one Service and family.
+const FRONTENDS_MAX: usize = 1 << 16;
+/// Most externalIPs of one Service and family that are looked at.
+const EXTERNAL_IPS_MAX: usize = 1_024;
+
 /// Addresses that no Service may have, each with whose it is.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Reserved(BTreeMap<IpAddr, String>);
@@ -113,7 +118,8 @@ pub(super) fn wanted(
     for address in status.chain(pooled.iter().copied()).filter(|address| Family::of(*address) == family) {
         wanted.ask("load balancer address", address, FrontendKind::LoadBalancer, grounds);
     }
-    for address in service.external_ips.iter().filter(|address| Family::of(**address) == family) {
+    let mut external_ips = service.external_ips.iter().filter(|address| Family::of(**address) == family);
+    for address in external_ips.by_ref().take(EXTERNAL_IPS_MAX) {
         if grounds.settings.external_ip_allow.iter().any(|net| net.contains(address)) {
             wanted.ask("externalIP", *address, FrontendKind::ExternalIp, grounds);
         } else {
@@ -123,10 +129,26 @@ pub(super) fn wanted(
             wanted.problems.push(problem);
         }
     }
+    if external_ips.next().is_some() {
+        wanted.problems.push(format!("over {EXTERNAL_IPS_MAX} externalIPs: the rest are left out"));
+    }
+    wanted.bound(service.ports.len());
     wanted
 }
 
 impl Wanted {
+    /// Leaves out the addresses by which the Service would have more than [`FRONTENDS_MAX`] frontends; its own come first.
+    fn bound(&mut self, ports: usize) {
+        let most = (FRONTENDS_MAX / ports.max(1)).max(1);
+        if self.granted.len() > most {
+            let over = self.granted.len() - most;
+            self.granted.truncate(most);
+            self.problems.push(format!(
+                "{over} addresses refused: with {ports} ports each the Service would have more than {FRONTENDS_MAX} frontends; split it"
+            ));
+        }
+    }
+
     fn ask(&mut self, what: &str, address: IpAddr, kind: FrontendKind, grounds: &mut Grounds<'_>) {
         if self.granted.iter().any(|(known, _)| *known == address) || self.doubted.contains(&address) {
             return;

@@ -1,5 +1,6 @@
 //! What people may ask about Services: their addresses, backends and problems, as they are in force.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use packet::{Family, Protocol};
@@ -61,32 +62,34 @@ impl Compiler {
     /// Every port of every Service, by namespace and name. Services that are not served at all have their problems only.
     #[must_use]
     pub fn services(&self) -> Vec<ServiceReport> {
-        let services = self.model.services().values();
-        services
-            .flat_map(|service| service.ports.iter().map(move |port| self.report(service, port)))
-            .collect()
+        self.model.services().values().flat_map(|service| self.reports(service)).collect()
     }
 
-    fn report(&self, service: &Service, port: &ServicePort) -> ServiceReport {
-        let compiled = self.compiled.get(&service.key);
-        let mut report = empty(service, port);
-        if let Some(compiled) = compiled {
-            let Compiled { assigned, problems, .. } = compiled;
-            report.problems =
-                assigned.lacks.iter().chain(&assigned.warnings).chain(problems).cloned().collect();
+    /// A row for each port of a Service.
+    fn reports(&self, service: &Service) -> Vec<ServiceReport> {
+        let mut reports: Vec<_> = service.ports.iter().map(|port| empty(service, port)).collect();
+        let Some(compiled) = self.compiled.get(&service.key) else { return reports };
+        let Compiled { assigned, problems, .. } = compiled;
+        let of_all: Vec<_> =
+            assigned.lacks.iter().chain(&assigned.warnings).chain(problems).cloned().collect();
+        reports.iter_mut().for_each(|report| report.problems.clone_from(&of_all));
+        let named = |(row, port): (usize, &ServicePort)| ((port.protocol, port.name.clone()), row);
+        let rows: HashMap<_, _> = service.ports.iter().enumerate().map(named).collect();
+        for port in &compiled.ports {
+            if let Some(row) = rows.get(&(port.protocol, port.name.clone())) {
+                self.add(&mut reports[*row], port);
+            }
         }
-        let same = |at: &&CompiledPort| at.name == port.name && at.protocol == port.protocol;
-        for at in compiled.iter().flat_map(|compiled| &compiled.ports).filter(same) {
-            self.add(&mut report, at);
-        }
-        report
+        reports
     }
 
     /// Claims of a Service that others have, a sentence each.
     pub(super) fn lost_claims(&self, compiled: &Compiled) -> Vec<String> {
         let claims =
             compiled.ports.iter().flat_map(|port| port.claims.iter().map(move |claim| (port, *claim)));
-        claims.filter_map(|(port, claim)| self.lost_claim(port, claim)).collect()
+        let mut lost = claims.filter_map(|(port, claim)| self.lost_claim(port, claim)).collect();
+        name_some(&mut lost);
+        lost
     }
 
     fn lost_claim(&self, port: &CompiledPort, claim: Claim) -> Option<String> {
@@ -134,6 +137,18 @@ impl Compiler {
                     .and_then(|probe| self.probes.health(probe)),
             }
         }));
+    }
+}
+
+/// Problems of one Service that are told by name; the others are counted, or an object could be all that is ever told.
+const NAMED_MAX: usize = 32;
+
+/// Leaves the first few of many sentences, and says how many more there are.
+pub(super) fn name_some(problems: &mut Vec<String>) {
+    if problems.len() > NAMED_MAX {
+        let more = problems.len() - NAMED_MAX;
+        problems.truncate(NAMED_MAX);
+        problems.push(format!("and {more} problems more"));
     }
 }
 

@@ -1,24 +1,22 @@
 //! One Service: its ports in each family with their backends, rules, pools and frontends, put into the tables in place
 //! of what it had there before. Ports and backends that stay keep their slots.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use packet::{Family, Protocol};
-use tables::{
-    AddressKind, Backend, BackendId, BackendState, FrontendKind, NatMode, Pool, ServiceId, ServiceInfo,
-    ServicePort,
-};
+use tables::{AddressKind, BackendId, FrontendKind, NatMode, Pool, ServiceId, ServiceInfo, ServicePort};
 
 use super::Compiler;
 use super::annotations::{self, Weights};
 use super::claims::{Claim, Rank};
-use super::endpoints::Candidates;
+use super::endpoints::{Candidates, OF_A_SERVICE_MAX};
 use super::frontends::{self, Grounds, Wanted};
 use super::pools::MaglevCache;
 use super::ramp::Ramps;
+use super::report::name_some;
 use super::rules::{self, Policy, Rules};
 use crate::config::{Mode, Target};
 use crate::ipam::Assigned;
@@ -41,6 +39,8 @@ pub(super) struct Compiled {
     pub(super) needs_places: bool,
     /// Where its ready endpoints are that policy Local may choose here.
     ready_here: BTreeSet<IpAddr>,
+    /// How many more of its endpoints are looked at.
+    room: usize,
 }
 
 /// What a Service port of one family has in the tables.
@@ -77,33 +77,22 @@ impl Compiler {
             self.release_probes(key, &probed, &[]);
             return;
         };
-        let mut compiled = Compiled { problems: service.notes.clone(), ..Compiled::default() };
+        let (problems, room) = (service.notes.clone(), OF_A_SERVICE_MAX);
+        let mut compiled = Compiled { problems, room, ..Compiled::default() };
         compiled.assigned = self.assign(&service);
         let policy = self.policy(&service, &mut compiled.problems);
         let target = annotations::target(&service, self.settings.target, &mut compiled.problems);
         let weights = Weights::of(&service, &mut compiled.problems);
         let check = annotations::check(&service, &self.settings.check, &mut compiled.problems);
         let slow_start = annotations::slow_start(&service, self.settings.slow_start, &mut compiled.problems);
-        let mut kept = old.ports;
+        let mut kept = by_name(old.ports);
         if frontends::is_served(&service) {
             let slices: Vec<_> = self.model.slices_of(key).cloned().collect();
             for (family, cluster_ip) in frontends::cluster_ips(&service) {
-                let pooled = &compiled.assigned.addresses;
-                let mut grounds = Grounds {
-                    settings: &self.settings,
-                    reserved: &self.reserved,
-                    doubts: &mut self.doubts,
-                    ports: self.tables.ports(),
-                };
-                let wanted = frontends::wanted(&service, cluster_ip, pooled, &mut grounds);
-                let balanced = wanted.granted.iter().filter(|(_, kind)| *kind == FrontendKind::LoadBalancer);
-                compiled.balanced.extend(balanced.map(|(address, _)| *address));
-                compiled.balanced.extend(&wanted.doubted);
+                let wanted = self.wanted(&service, cluster_ip, &mut compiled);
                 for (position, port) in service.ports.iter().enumerate() {
-                    let same = |at: &CompiledPort| {
-                        at.family == family && at.protocol == port.protocol && at.name == port.name
-                    };
-                    let before = kept.iter().position(same).map(|index| kept.swap_remove(index));
+                    let same = kept.get_mut(&(family, port.protocol, port.name.clone()));
+                    let before = same.and_then(Vec::pop);
                     let work = Work {
                         service: &service,
                         slices: &slices,
@@ -122,8 +111,6 @@ impl Compiler {
                     };
                     self.compile_port(&work, before, &mut compiled);
                 }
-                compiled.asked.extend(&wanted.asked);
-                compiled.problems.extend(wanted.problems);
             }
         } else if service.cluster_ips.is_empty()
             && !service.headless
@@ -133,12 +120,30 @@ impl Compiler {
                 .problems
                 .push("not served: spec.clusterIP is empty; give it an address of the service CIDR".into());
         }
-        kept.into_iter().for_each(|port| self.retire(port));
+        kept.into_values().flatten().for_each(|port| self.retire(port));
         self.release_probes(key, &probed, &compiled.ports);
         self.settle_health(key, Some(&service), compiled.ready_here.len());
         compiled.problems.sort_unstable();
         compiled.problems.dedup();
+        name_some(&mut compiled.problems);
         self.compiled.insert(key.clone(), compiled);
+    }
+
+    /// The addresses of one family, noted in `compiled`.
+    fn wanted(&mut self, service: &Service, cluster_ip: IpAddr, compiled: &mut Compiled) -> Wanted {
+        let mut grounds = Grounds {
+            settings: &self.settings,
+            reserved: &self.reserved,
+            doubts: &mut self.doubts,
+            ports: self.tables.ports(),
+        };
+        let mut wanted = frontends::wanted(service, cluster_ip, &compiled.assigned.addresses, &mut grounds);
+        let balanced = wanted.granted.iter().filter(|(_, kind)| *kind == FrontendKind::LoadBalancer);
+        compiled.balanced.extend(balanced.map(|(address, _)| *address));
+        compiled.balanced.extend(&wanted.doubted);
+        compiled.asked.extend(&wanted.asked);
+        compiled.problems.append(&mut wanted.problems);
+        wanted
     }
 
     /// Annotations and configuration together; a bad annotation is told and left out.
@@ -170,7 +175,7 @@ impl Compiler {
     }
 
     fn compile_port(&mut self, work: &Work<'_>, before: Option<CompiledPort>, compiled: &mut Compiled) {
-        let pods = Candidates::collect(work.slices.iter(), work.port, work.family);
+        let pods = Candidates::collect(work.slices, work.port, work.family, &mut compiled.room);
         let nodes;
         let node_port = work.node_port_target(&mut compiled.problems);
         let mut candidates = match node_port {
@@ -195,11 +200,6 @@ impl Compiler {
         let rules = rules::decide(&candidates, work.policy, &self.cluster);
         let local = work.policy.internal == model::TrafficPolicy::Local;
         compiled.needs_places |= local || candidates.hints_zones() || candidates.hints_nodes();
-        if candidates.list().len() > usize::from(u16::MAX) {
-            let problem =
-                format!("over {} endpoints: the rest take no new flows; split the Service", u16::MAX);
-            compiled.problems.push(problem);
-        }
         let backends = self.place_backends(&candidates, known, &mut compiled.problems);
         let usable = candidates.any();
         compiled.ready_here.extend(candidates.ready_on(self.settings.node_name.as_deref()));
@@ -251,45 +251,6 @@ impl Compiler {
         self.dirty.claims.insert(claim);
     }
 
-    /// Gives every endpoint a slot: those that stay keep theirs. A bad address is told and left out.
-    fn place_backends(
-        &mut self,
-        candidates: &Candidates<'_>,
-        mut known: BTreeMap<SocketAddr, BackendId>,
-        problems: &mut Vec<String>,
-    ) -> BTreeMap<SocketAddr, BackendId> {
-        let refused = candidates.refused().iter();
-        problems.extend(refused.map(|(address, reason)| format!("endpoint {address} refused: {reason}")));
-        let mut placed = BTreeMap::new();
-        for candidate in candidates.list() {
-            let Some(id) = known.remove(&candidate.at).or_else(|| self.backend_slots.allocate()) else {
-                problems.push("some endpoints are left out: too many backends; remove some Services".into());
-                continue;
-            };
-            let endpoint = candidate.endpoint;
-            let state = if candidate.ready() {
-                BackendState::Active
-            } else if endpoint.ready {
-                // It fails its health check: nothing may be there any more.
-                BackendState::Down
-            } else if endpoint.serving {
-                BackendState::Draining
-            } else {
-                BackendState::Down
-            };
-            let node = endpoint.node.as_deref().map(|name| self.node_ids.of(name));
-            let (address, port) = (candidate.at.ip(), candidate.at.port());
-            let weight = candidate.weight;
-            self.tables.backends.insert(Backend { id, address, port, weight, state, node });
-            placed.insert(candidate.at, id);
-        }
-        for id in known.into_values() {
-            self.tables.backends.remove(id);
-            self.backend_slots.retire(id, self.tables.generation);
-        }
-        placed
-    }
-
     fn service_port(
         &mut self,
         work: &Work<'_>,
@@ -302,8 +263,7 @@ impl Compiler {
             // Ascending by address and port, as the table's cache wants it.
             let at = |position: &u32| candidates.list()[*position as usize].weighted();
             let placed = set.iter().map(at).filter(|(at, _)| backends.contains_key(at));
-            // A Maglev slot names its backend by a u16.
-            let members = MaglevCache::with_weight(placed.take(usize::from(u16::MAX)).collect());
+            let members = MaglevCache::with_weight(placed.collect());
             let ids = members.iter().map(|(at, _)| backends[at]).collect();
             Pool { maglev: self.maglevs.table(&members), backends: ids }
         });
@@ -346,16 +306,18 @@ impl Compiler {
             }
         }
     }
+}
 
-    /// Gives a port's slots back.
-    fn retire(&mut self, port: CompiledPort) {
-        for id in port.backends.into_values() {
-            self.tables.backends.remove(id);
-            self.backend_slots.retire(id, self.tables.generation);
-        }
-        self.tables.services.remove(port.id);
-        self.service_slots.retire(port.id, self.tables.generation);
+/// What a port of a Service is known by from one compilation to the next.
+type Name = (Family, Protocol, String);
+
+/// Ports by their names; only a faulty object has a name twice.
+fn by_name(ports: Vec<CompiledPort>) -> HashMap<Name, Vec<CompiledPort>> {
+    let mut named = HashMap::<_, Vec<_>>::new();
+    for port in ports {
+        named.entry((port.family, port.protocol, port.name.clone())).or_default().push(port);
     }
+    named
 }
 
 /// One Service port of one family on its way into the tables.

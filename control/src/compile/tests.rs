@@ -5,6 +5,7 @@ mod endpoints;
 mod frontends;
 mod health;
 mod history;
+mod hostile;
 mod policies;
 mod probes;
 mod ramp;
