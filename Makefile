@@ -14,7 +14,7 @@ PERF_DIR := $(or $(FAIRLEAD_PERF_DIR),target/perf)
 DPDK_CRATES := -p dpdk-sys -p dpdk
 SETUP := deploy/setup.sh
 
-.PHONY: help build demo demo-kubernetes demo-down test setup-test unit instructions dpdk-test e2e test-long bench bench-kubernetes bench-wire lint layers doc fuzz clean setup setup-build systemd-test cluster kube-proxy e2e-kubernetes
+.PHONY: help build demo demo-kubernetes demo-down test setup-test unit instructions dpdk-test e2e test-long bench bench-kubernetes bench-wire lint layers doc fuzz clean setup setup-build systemd-test container-test cluster kube-proxy e2e-kubernetes
 
 help: ## This list.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -41,7 +41,7 @@ demo-down: ## End demos that were kept.
 	@$(LAB) down demo
 	@$(LAB) down kubedemo
 
-test: setup setup-test lint unit instructions dpdk-test layers doc e2e e2e-kubernetes systemd-test kube-proxy ## Every test there is.
+test: setup setup-test lint unit instructions dpdk-test layers doc e2e e2e-kubernetes systemd-test container-test kube-proxy ## Every test there is.
 	@echo "make test: all green"
 
 setup-test: ## deploy/setup.sh where Rust is missing, too old, or cannot be had.
@@ -66,6 +66,10 @@ e2e-kubernetes: setup ## The same with Kubernetes itself: a real control plane, 
 systemd-test: setup ## The systemd unit as shipped, under a systemd in namespaces of its own (root).
 	$(CARGO) build --release --features dpdk
 	@FAIRLEAD_BIN=$(abspath $(FAIRLEAD)) tests/systemd.sh
+
+container-test: setup-build ## What can be known of deploy/Containerfile without a container engine: its files, packages, libraries, drivers.
+	$(CARGO) build --release --features dpdk
+	@FAIRLEAD_BIN=$(abspath $(FAIRLEAD)) tests/container.sh
 
 cluster: ## Kubernetes' control plane and an ingress controller for tests and demo, built from source and kept (Go 1.26). Minutes, once.
 	@tests/cluster/build.sh

@@ -7,6 +7,7 @@
 
 mod adversity;
 mod agreement;
+mod deployed;
 mod harness;
 mod in_cluster;
 mod ingress;
@@ -35,6 +36,7 @@ const GROUPS: [Group<World>; 3] = [
             services::CHECKS,
             ingress::CHECKS,
             in_cluster::CHECKS,
+            deployed::CHECKS,
             refusals::CHECKS,
             adversity::CHECKS,
             stale::CHECKS,
