@@ -51,6 +51,7 @@ use frontends::Reserved;
 use pools::MaglevCache;
 use probes::Probes;
 use ramp::Step;
+use ranges::AccessCache;
 use routes::Routing;
 use service::Compiled;
 
@@ -80,6 +81,7 @@ pub struct Compiler {
     claims: Claims,
     maglevs: MaglevCache,
     ranges: HashMap<Box<[Prefix]>, Weak<Lpm<()>>>,
+    lists: AccessCache,
     compiled: BTreeMap<ObjectKey, Compiled>,
     /// What each Service port wants to be known by at an address.
     vips: HashMap<IpAddr, BTreeMap<ServiceId, (AddressKind, bool)>>,
@@ -133,6 +135,7 @@ impl Compiler {
             claims: Claims::default(),
             maglevs: MaglevCache::default(),
             ranges: HashMap::new(),
+            lists: AccessCache::default(),
             compiled: BTreeMap::new(),
             vips: HashMap::new(),
             own: BTreeMap::new(),

@@ -154,6 +154,10 @@ pub struct Service {
     pub health_check_node_port: Option<u16>,
     /// `spec.loadBalancerClass`.
     pub load_balancer_class: Option<String>,
+    /// Networks of the annotation `fairlead.dev/allow`; with it, nobody else may use the Service.
+    pub allow: Option<Vec<IpNet>>,
+    /// Networks of the annotation `fairlead.dev/deny`.
+    pub deny: Vec<IpNet>,
     /// `spec.loadBalancerSourceRanges` that parse.
     pub source_ranges: Vec<IpNet>,
     /// `status.loadBalancer.ingress` entries that have an address.

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod capture;
 mod changes;
 mod fabric;
@@ -38,6 +39,7 @@ const GROUPS: [Group<World>; 4] = [
             paths::CHECKS,
             changes::CHECKS,
             health::CHECKS,
+            access::CHECKS,
             capture::CHECKS,
             load::CHECKS,
             numbers::CHECKS,

@@ -120,6 +120,7 @@ mod tests {
                 udp_idle: tables::IdleTimeout::NONE,
                 flows_per_second: None,
                 source_ranges: None,
+                access: None,
                 info: Arc::new(info),
             }));
         }

@@ -1,15 +1,42 @@
-//! Who may use a Service's load balancer addresses: `loadBalancerSourceRanges`. Equal ranges share one table.
+//! Who may use a Service: its load balancer addresses by `loadBalancerSourceRanges`, all of it by the lists of its annotations.
+//! Equal ranges and lists share one table.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use packet::Family;
-use tables::{FrontendKind, Lpm, Prefix};
+use tables::{Access, FrontendKind, Lpm, Prefix};
 
 use super::Compiler;
 use super::cluster::{prefix, set_of};
 use super::service::Work;
+use crate::model::Service;
+
+/// Lists in use, by what they say: prefixes with whether they are let in, and whether all others are.
+pub(super) type AccessCache = HashMap<(Box<[(Prefix, bool)]>, bool), Weak<Access>>;
 
 impl Compiler {
+    /// Who may use the Service, by its lists; none when everybody.
+    pub(super) fn access(&mut self, service: &Service) -> Option<Arc<Access>> {
+        let others = service.allow.is_none();
+        if others && service.deny.is_empty() {
+            return None;
+        }
+        let allowed = service.allow.iter().flatten().map(|net| (prefix(*net), true));
+        let mut lists: Vec<_> = allowed.chain(service.deny.iter().map(|net| (prefix(*net), false))).collect();
+        // Denied comes first of what is in both, and is kept.
+        lists.sort_unstable();
+        lists.dedup_by_key(|(prefix, _)| *prefix);
+        let key = (lists.into_boxed_slice(), others);
+        if let Some(shared) = self.lists.get(&key).and_then(Weak::upgrade) {
+            return Some(shared);
+        }
+        self.lists.retain(|_, access| access.strong_count() > 0);
+        let access = Arc::new(Access { lists: key.0.iter().copied().collect(), others });
+        self.lists.insert(key, Arc::downgrade(&access));
+        Some(access)
+    }
+
     /// Who may use the load balancer addresses of one family; none when everybody (J6, S7).
     pub(super) fn source_ranges(&mut self, work: &Work<'_>) -> Option<Arc<Lpm<()>>> {
         let of_family = |net: &&ipnet::IpNet| Family::of(net.addr()) == work.family;

@@ -287,6 +287,7 @@ impl Compiler {
             udp_idle: work.policy.udp_idle,
             flows_per_second: work.policy.flows_per_second,
             source_ranges: self.source_ranges(work),
+            access: self.access(work.service),
             info: Arc::new(info),
         }
     }

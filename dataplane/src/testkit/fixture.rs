@@ -201,6 +201,7 @@ impl Fixture {
             udp_idle: IdleTimeout::NONE,
             flows_per_second: None,
             source_ranges: None,
+            access: None,
             info: Arc::new(info),
         });
         id

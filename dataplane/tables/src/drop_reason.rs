@@ -64,6 +64,7 @@ drop_reasons! {
     SourceLimit: "the source began more flows in a second than protection.newFlows.perSource allows; raise it, or look at that client",
     ServiceLimit: "the Service had more new flows in a second than it may have (protection.newFlows.perService, fairlead.dev/new-flows-per-second); raise it, or look for a flood",
     SourceRange: "source is not in loadBalancerSourceRanges of the Service; add the client's range if it should be served",
+    SourceListed: "source is kept out by fairlead.dev/allow or fairlead.dev/deny of the Service; change the list if it should be served",
     VipPortUnknown: "the clusterIP has no such port or protocol; check the client's port against the Service",
     ServiceCidrUnallocated: "address in a service CIDR that belongs to no served Service; the client uses a stale or wrong address",
     BackendIsService: "the endpoint's address is itself a clusterIP or lies in a service CIDR; correct the EndpointSlice",

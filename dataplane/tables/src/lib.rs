@@ -54,7 +54,7 @@ pub use lpm::Lpm;
 pub use port::{PortAddress, PortInfo, Serves};
 pub use prefix::{BadPrefix, Prefix};
 pub use service::{
-    Action, Choice, NatMode, NodeRule, Pool, Rule, ServiceInfo, ServicePort, Services, Source,
+    Access, Action, Choice, NatMode, NodeRule, Pool, Rule, ServiceInfo, ServicePort, Services, Source,
 };
 pub use slots::SlotAllocator;
 pub use snapshot::{SnatConfig, SnatRange, Tables};

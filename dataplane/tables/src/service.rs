@@ -33,8 +33,27 @@ pub struct ServicePort {
     pub flows_per_second: Option<u32>,
     /// Who may use the load-balancer addresses; `None` = everyone. No other frontend is guarded.
     pub source_ranges: Option<Arc<Lpm<()>>>,
+    /// Who may use it, whatever the frontend; `None` = everyone.
+    pub access: Option<Arc<Access>>,
     /// For people; no packet needs it.
     pub info: Arc<ServiceInfo>,
+}
+
+/// Who may use a Service: the longest prefix that holds a client's address decides.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// Whether the clients of a prefix are let in.
+    pub lists: Lpm<bool>,
+    /// Whether clients that no prefix holds are let in.
+    pub others: bool,
+}
+
+impl Access {
+    /// Whether a client is let in.
+    #[must_use]
+    pub fn admits(&self, client: IpAddr) -> bool {
+        self.lists.lookup(client).unwrap_or(self.others)
+    }
 }
 
 /// The cold part of a [`ServicePort`]: what `trace` and `show` print.
@@ -181,14 +200,19 @@ impl ServicePort {
         }
     }
 
-    /// What a new flow of this client gets, source ranges included.
+    /// What a new flow of this client gets, source ranges and lists included.
     #[must_use]
     pub fn choose(&self, kind: FrontendKind, client: IpAddr, source: Source) -> Choice {
         let choice = self.rule(kind).choose(source);
-        if self.admits(kind, client) {
-            return choice;
+        if !self.admits(kind, client) {
+            return Choice { action: Action::Drop(DropReason::SourceRange), ..choice };
         }
-        Choice { action: Action::Drop(DropReason::SourceRange), ..choice }
+        match &self.access {
+            Some(access) if !access.admits(client) => {
+                Choice { action: Action::Drop(DropReason::SourceListed), ..choice }
+            }
+            _ => choice,
+        }
     }
 
     /// The pool of this position.
@@ -278,6 +302,7 @@ mod tests {
             udp_idle: IdleTimeout::NONE,
             flows_per_second: None,
             source_ranges: Some(Arc::new(Lpm::build([("203.0.113.0/24".parse().unwrap(), ())]))),
+            access: None,
             info: Arc::new(info),
         })
     }
@@ -313,6 +338,38 @@ mod tests {
         assert_eq!(choose(FrontendKind::LoadBalancer, outside), Action::Drop(DropReason::SourceRange));
         assert_eq!(choose(FrontendKind::NodePort, outside), Action::Balance(1));
         assert_eq!(choose(FrontendKind::ClusterIp, outside), Action::Balance(0));
+    }
+
+    #[test]
+    fn lists_guard_every_frontend_and_the_longest_prefix_decides() {
+        let prefix = |text: &str, admitted| (text.parse().unwrap(), admitted);
+        let lists = [
+            prefix("198.51.0.0/16", false),
+            prefix("198.51.100.0/24", true),
+            prefix("198.51.100.7/32", false),
+        ];
+        for others in [true, false] {
+            let access = Some(Arc::new(Access { lists: lists.into_iter().collect(), others }));
+            let service = ServicePort { access, source_ranges: None, ..(*service(0, 0)).clone() };
+            for (client, admitted) in [
+                ("198.51.1.1", false),
+                ("198.51.100.1", true),
+                ("198.51.100.7", false),
+                ("192.0.2.1", others),
+                ("2001:db8::1", others),
+            ] {
+                for kind in [
+                    FrontendKind::ClusterIp,
+                    FrontendKind::ExternalIp,
+                    FrontendKind::LoadBalancer,
+                    FrontendKind::NodePort,
+                ] {
+                    let action = service.choose(kind, client.parse().unwrap(), Source::Outside).action;
+                    let denied = action == Action::Drop(DropReason::SourceListed);
+                    assert_eq!(denied, !admitted, "{client} {kind:?} {others}");
+                }
+            }
+        }
     }
 
     #[test]

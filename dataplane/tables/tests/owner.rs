@@ -35,6 +35,7 @@ fn service(slot: u32, mode: NatMode, affinity_timeout_s: Option<u32>) -> Service
         udp_idle: tables::IdleTimeout::NONE,
         flows_per_second: None,
         source_ranges: None,
+        access: None,
         info: Arc::new(ServiceInfo { namespace, name, port_name, port: 80, protocol: Protocol::Tcp, mode }),
     }
 }

@@ -66,6 +66,7 @@ fn service(n: u32, serves: impl Fn(u32) -> bool) -> ServicePort {
         udp_idle: tables::IdleTimeout::NONE,
         flows_per_second: None,
         source_ranges: None,
+        access: None,
         info: Arc::new(info),
     }
 }

@@ -202,3 +202,31 @@ fn affinity_keeps_a_client_at_its_backend() {
     fixture.put_service(tables::ServicePort { affinity_timeout_s: Some(10_800), ..fixture.get_service(id) });
     assert_eq!(spread(&mut rig(&mut fixture)), 1);
 }
+
+#[test]
+fn lists_keep_new_flows_out_and_let_those_that_are_there_go_on() {
+    for world in &WORLDS {
+        let mut fixture = served(world);
+        let id = fixture.tables().frontend(ip(world.lb), Protocol::Tcp, 80).expect("it is served").service;
+        let mut rig = rig(&mut fixture);
+        let (client, vip) = ((OUTSIDE, at(world.client, 40_000)), at(world.lb, 80));
+        round_trip(&mut rig, client, vip, Protocol::Tcp, "before");
+        let lists = [(tables::Prefix::host(ip(world.client)), false)].into_iter().collect();
+        let access = Some(std::sync::Arc::new(tables::Access { lists, others: true }));
+        let service = tables::ServicePort { access, ..fixture.get_service(id) };
+        fixture.put_service(service);
+        rig.publish(fixture.tables());
+        rig.all_sent();
+        let refused = key(Protocol::Tcp, at(world.client, 40_001), vip);
+        expect_drop(
+            &mut rig,
+            OUTSIDE,
+            &arriving(OUTSIDE, first(refused)),
+            DropReason::SourceListed,
+            "a new one",
+        );
+        let established = key(Protocol::Tcp, client.1, vip);
+        let packet = PacketBuilder::flow(established).numbers(2, 1).payload(b"more");
+        one(rig.exchange(OUTSIDE, &arriving(OUTSIDE, packet)), "the one that is there");
+    }
+}

@@ -285,3 +285,46 @@ fn udp_flows_get_the_next_longer_idle_timeout() {
         assert_eq!(world.problems("web").contains("is not usable"), want.is_none());
     }
 }
+
+/// A load balancer with annotations.
+fn listed(annotations: &str) -> World {
+    let annotated = format!("{{name: web, annotations: {{{annotations}}}}}");
+    let web = balancer("web", 1, "").replacen("{name: web}", &annotated, 1);
+    World::off_node(&[web, slice("web", &BOTH)])
+}
+
+#[test]
+fn lists_decide_at_every_frontend_and_the_longest_prefix_of_both_counts() {
+    let deny = "fairlead.dev/deny: \"203.0.113.0/24 198.51.100.7\"";
+    let allow = "fairlead.dev/allow: \"203.0.113.250, 198.51.100.0/24\"";
+    for (annotations, client, admitted) in [
+        (deny.to_owned(), CLIENT, false),
+        (deny.to_owned(), "198.51.100.8", true),
+        (allow.to_owned(), CLIENT, true),
+        (allow.to_owned(), "203.0.113.1", false),
+        (allow.to_owned(), POD_1, false),
+        (format!("{allow}, {deny}"), CLIENT, true),
+        (format!("{allow}, {deny}"), "203.0.113.1", false),
+        (format!("{allow}, {deny}"), "198.51.100.7", false),
+        ("fairlead.dev/allow: \"\"".to_owned(), CLIENT, false),
+        ("fairlead.dev/deny: \"\"".to_owned(), CLIENT, true),
+        ("fairlead.dev/allow: 192.0.2.1, fairlead.dev/deny: 192.0.2.1".to_owned(), "192.0.2.1", false),
+    ] {
+        let world = listed(&annotations);
+        for dst in [VIP, CLUSTER, "192.0.2.1:30001"] {
+            let said = world.tcp(client, dst);
+            assert_eq!(
+                !said.contains("drop SourceListed"),
+                admitted,
+                "{annotations}: {client} > {dst}: {said}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_bad_entry_of_a_list_is_told_and_lets_nobody_in() {
+    let world = listed("fairlead.dev/allow: \"203.0.113.0/33\"");
+    assert!(world.problems("web").contains("annotation fairlead.dev/allow: `203.0.113.0/33` is not valid"));
+    assert!(world.tcp(CLIENT, VIP).contains("drop SourceListed"));
+}

@@ -1,7 +1,9 @@
 //! A Service with the API server's defaults. Source: k8s.io/api core/v1.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use packet::Family;
 
 use super::value::{address, ip, list, network};
@@ -12,6 +14,10 @@ use crate::model::{
 use crate::pool;
 use crate::yaml::{At, Errors};
 
+/// Networks of a Service's list.
+const ACCESS_MAX: usize = 16_384;
+/// Bad entries of its lists that are told one by one.
+const NOTES_MAX: usize = 16;
 /// Seconds of `sessionAffinity: ClientIP` when none are given (3 hours), and at most.
 const AFFINITY_DEFAULT_S: u32 = 10_800;
 const AFFINITY_MAX_S: u32 = 86_400;
@@ -37,6 +43,8 @@ pub(super) fn service(at: &At<'_>, errors: &Errors) -> Option<Service> {
         new_flows: meta(at, "annotations", "fairlead.dev/new-flows-per-second"),
         ..Service::default()
     };
+    service.allow = access(at, "fairlead.dev/allow", &mut service.notes);
+    service.deny = access(at, "fairlead.dev/deny", &mut service.notes).unwrap_or_default();
     match at.field("spec") {
         Some(spec) => service_spec(&mut service, &spec, errors),
         None => errors.add(at, "`spec` is missing", "a Service has one"),
@@ -46,6 +54,29 @@ pub(super) fn service(at: &At<'_>, errors: &Errors) -> Option<Service> {
     let balancer = status.as_ref().and_then(|status| status.field("loadBalancer"));
     service.ingress = balancer.map(|at| list(&at, "ingress", errors, ingress)).unwrap_or_default();
     Some(service)
+}
+
+/// Networks and addresses, separated by commas or blanks. What cannot be read is told and left out, so that a list that says
+/// who is allowed lets nobody in by mistake.
+fn access(at: &At<'_>, annotation: &str, notes: &mut Vec<String>) -> Option<Vec<IpNet>> {
+    let text = meta(at, "annotations", annotation)?;
+    let entries = text.split([',', ' ', '\n', '\t']).filter(|entry| !entry.is_empty());
+    let mut networks = Vec::new();
+    for entry in entries {
+        if networks.len() == ACCESS_MAX {
+            notes.push(format!("annotation {annotation}: over {ACCESS_MAX} networks; the rest is left out"));
+            break;
+        }
+        let network = entry.parse::<IpNet>().or_else(|_| entry.parse::<IpAddr>().map(IpNet::from));
+        match network {
+            Ok(network) => networks.push(network.trunc()),
+            Err(_) if notes.len() < NOTES_MAX => notes.push(format!(
+                "annotation {annotation}: `{entry}` is not valid; a network such as 192.0.2.0/24 or an address is expected"
+            )),
+            Err(_) => {}
+        }
+    }
+    Some(networks)
 }
 
 /// What whoever writes to the API server must know; objects come with it from there.
