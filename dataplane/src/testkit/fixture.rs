@@ -229,11 +229,17 @@ impl Fixture {
     pub fn pool_of(&self, ids: &[BackendId]) -> Pool {
         let member = |id: &BackendId| {
             let backend = self.tables.backend(*id).expect("a backend of this fixture");
-            Member { name: name_of(backend.address, backend.port), weight: 1 }
+            Member { name: name_of(backend.address, backend.port), weight: backend.weight }
         };
         let members: Vec<Member> = ids.iter().map(member).collect();
         let maglev = (ids.len() > 1).then(|| Arc::new(Maglev::build(&members).expect("members with weight")));
         Pool { maglev, backends: ids.into() }
+    }
+
+    /// Gives a backend another weight; pools made from now on have it.
+    pub fn weigh(&mut self, id: BackendId, weight: u16) {
+        let backend = *self.tables.backend(id).expect("a backend of this fixture");
+        self.tables.backends.insert(Backend { weight, ..backend });
     }
 
     /// Adds a backend at `address:port`.

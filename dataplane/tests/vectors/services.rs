@@ -1,6 +1,6 @@
 //! What Services do with the first packets of flows.
 
-use dataplane::testkit::{Fixture, INSIDE, OUTSIDE, Rig};
+use dataplane::testkit::{Fixture, INSIDE, OUTSIDE, Rig, RigConfig};
 use packet::{
     Family, Protocol,
     testkit::{PacketBuilder, flow_of},
@@ -228,5 +228,49 @@ fn lists_keep_new_flows_out_and_let_those_that_are_there_go_on() {
         let established = key(Protocol::Tcp, client.1, vip);
         let packet = PacketBuilder::flow(established).numbers(2, 1).payload(b"more");
         one(rig.exchange(OUTSIDE, &arriving(OUTSIDE, packet)), "the one that is there");
+    }
+}
+
+/// How many of 600 clients that were not seen before each backend of a pool of two gets.
+fn shares(rig: &mut Rig, world: &World, first_port: u16) -> [usize; 2] {
+    let mut shares = [0; 2];
+    for sport in first_port..first_port + 600 {
+        let to_service = key(Protocol::Udp, at(world.client, sport), at(world.lb, 70));
+        let (_, frame) = one(rig.exchange(OUTSIDE, &arriving(OUTSIDE, first(to_service))), "a new flow");
+        let to = flow_of(&frame).dst();
+        shares[world.pods.iter().position(|pod| ip(pod) == to).expect("one of both")] += 1;
+    }
+    shares
+}
+
+#[test]
+fn new_flows_follow_the_weights_and_flows_that_are_there_stay() {
+    for world in &WORLDS {
+        let mut fixture = Fixture::data_centre();
+        let backends = world.pods.map(|pod| fixture.backend(&at(pod, 8080).to_string()));
+        fixture.weigh(backends[0], 3);
+        let pool = fixture.pool_of(&backends);
+        let rule = Rule::same(Choice { action: Action::Balance(0), mode: NatMode::Dnat });
+        let id = fixture.custom_service("heavy", Protocol::Udp, (rule.clone(), rule), vec![pool]);
+        fixture.vip(FrontendKind::LoadBalancer, &at(world.lb, 70).to_string(), id);
+        let config = RigConfig { flows: 4096, ..RigConfig::default() };
+        let mut rig = rig_of(&config, fixture.tables());
+        let [heavy, light] = shares(&mut rig, world, 10_000);
+        assert!(heavy.abs_diff(450) < 45, "{heavy} of 600 for three quarters");
+        assert_eq!(heavy + light, 600);
+
+        // A step of a slow start, say, turns the weights round: flows that are there go on where they are.
+        fixture.weigh(backends[0], 1);
+        fixture.weigh(backends[1], 9);
+        let service =
+            tables::ServicePort { pools: [fixture.pool_of(&backends)].into(), ..fixture.get_service(id) };
+        fixture.put_service(service);
+        rig.publish(fixture.tables());
+        assert_eq!(shares(&mut rig, world, 10_000), [heavy, light], "the same flows");
+        let [now_light, now_heavy] = shares(&mut rig, world, 20_000);
+        assert!(
+            now_light.abs_diff(60) < 30 && now_heavy + now_light == 600,
+            "{now_light} of 600 for a tenth"
+        );
     }
 }
