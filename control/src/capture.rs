@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use hyper::body::Bytes;
 use tables::capture::{CAPTURED_LEN_MAX, CaptureCounts, CaptureReceiver, CaptureSpec, Captured};
 use tables::punt::FRAME_LEN_MAX;
+use tokio::sync::futures::Notified;
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -162,9 +163,11 @@ impl Session {
             while ring.receive(&mut buffer).is_some() {}
         }
         let before = self.counts();
+        // From here on no request to stop is missed.
+        let stopped = stop.notified();
         let armed = self.workers.capture(Some(self.share())).await;
         if begun.send(armed.map_err(CaptureError::from)).is_ok() && armed.is_ok() {
-            self.follow(&mut buffer, &stop).await;
+            self.follow(&mut buffer, stopped).await;
         }
         if let Err(error) = self.workers.capture(None).await {
             tracing::warn!(%error, "a worker may go on capturing packets for nobody, until the next capture ends");
@@ -183,10 +186,9 @@ impl Session {
         CaptureSpec { per_second: per_second.div_ceil(workers), ..self.order.spec }
     }
 
-    async fn follow(&mut self, buffer: &mut [u8; CAPTURED_LEN_MAX], stop: &Notify) {
+    async fn follow(&mut self, buffer: &mut [u8; CAPTURED_LEN_MAX], stopped: Notified<'_>) {
         let until = self.order.duration.map(|duration| Instant::now() + duration);
         let mut piece = pcapng::beginning(&self.names, self.order.spec.snap_len);
-        let stopped = stop.notified();
         tokio::pin!(stopped);
         loop {
             self.read(buffer, &mut piece, PIECE_LEN);
