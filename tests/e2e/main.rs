@@ -16,6 +16,7 @@ mod lifecycle;
 mod load;
 mod numbers;
 mod paths;
+mod quic;
 mod variants;
 mod world;
 
@@ -40,6 +41,7 @@ const GROUPS: [Group<World>; 4] = [
             changes::CHECKS,
             health::CHECKS,
             access::CHECKS,
+            quic::CHECKS,
             capture::CHECKS,
             load::CHECKS,
             numbers::CHECKS,
