@@ -4,6 +4,7 @@
 mod checks;
 mod cross;
 pub(crate) mod duration;
+mod port;
 mod protection;
 mod read;
 #[cfg(test)]
@@ -19,10 +20,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use packet::MacAddr;
-use tables::{Limits, Serves};
+use tables::Limits;
 
 pub(crate) use self::checks::SLOW_START;
 pub use self::duration::parse_argument as parse_duration;
+pub use self::port::{Carrier, PortConfig};
 
 use crate::pool::Pool;
 use crate::probe::Check;
@@ -34,7 +36,7 @@ pub const DEFAULT_PATH: &str = "/etc/fairlead/config.yaml";
 /// The whole document, `apiVersion: fairlead.dev/v1alpha1`, `kind: GatewayConfig`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct GatewayConfig {
-    /// At least one; their order gives the port numbers.
+    /// At least one; their order gives the port numbers. Those with a device come first.
     pub ports: Vec<PortConfig>,
     /// How many workers, where, and what they do when idle.
     pub workers: Workers,
@@ -60,25 +62,6 @@ pub struct GatewayConfig {
     pub metrics: MetricsConfig,
     /// Folder for what must survive a restart; one process at a time.
     pub state_dir: PathBuf,
-}
-
-/// One DPDK port.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct PortConfig {
-    /// Name of the port and of its kernel mirror: a valid netdev name of at most 15 bytes.
-    pub name: String,
-    /// PCI address or vdev string, as DPDK takes it.
-    pub device: String,
-    /// Addresses with the prefix length of their subnet, host bits kept.
-    pub addresses: Vec<IpNet>,
-    /// Largest IP packet in bytes, 576 to 9,600 (at least 1,280 when the port has an IPv6 address).
-    pub mtu: u16,
-    /// Largest segment that TCP over IPv4 may be offered through the port; none: what the ends offer.
-    pub mss_clamp: Option<u16>,
-    /// Which frontends traffic that comes in here may begin flows at.
-    pub serves: Serves,
-    /// Whether a TAP mirror hands the port's own traffic to the kernel.
-    pub tap: bool,
 }
 
 /// Where workers run.
@@ -429,10 +412,11 @@ fn read_document(text: &str) -> Result<GatewayConfig, Vec<Problem>> {
     };
     let errors = Errors::default();
     let root = At::root(document);
-    let config = read::document(&root, &errors);
+    let mut config = read::document(&root, &errors);
     let between = cross::check(&root, &config, &errors);
     problems.extend(errors.into_problems());
     problems.extend(between.into_problems());
     problems.sort_by_key(|problem| problem.line);
+    config.ports.sort_by_key(|port| port.device().is_none());
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }

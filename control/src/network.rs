@@ -20,8 +20,10 @@ pub struct Network {
 /// One port as it is now.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct NetworkPort {
-    /// Number, the place in the configuration's list.
+    /// Number, the place in the configuration's list; ports with a device come first.
     pub index: u16,
+    /// For a sub-port, whose and which.
+    pub vlan: Option<tables::Vlan>,
     /// Name.
     pub name: String,
     /// Ethernet address.

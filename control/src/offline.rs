@@ -49,6 +49,7 @@ fn remembered(config: &GatewayConfig) -> Assignments {
 fn network(config: &GatewayConfig) -> Network {
     let port = |(index, port): (u16, &crate::config::PortConfig)| NetworkPort {
         index,
+        vlan: config.vlan_of(port),
         name: port.name.clone(),
         mac: MacAddr::ZERO,
         mtu: port.mtu,

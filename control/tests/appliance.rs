@@ -64,6 +64,7 @@ struct Appliance {
 fn network() -> Network {
     let port = NetworkPort {
         index: 0,
+        vlan: None,
         name: "outside".into(),
         mac: MacAddr([2, 0, 0, 0, 0, 1]),
         mtu: 1500,

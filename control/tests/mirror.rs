@@ -57,6 +57,7 @@ async fn follow(link: Link) -> (Resolver, watch::Receiver<Arc<Network>>) {
     let port = port();
     let ports = vec![NetworkPort {
         index: 0,
+        vlan: None,
         name: port.name,
         mac: port.mac,
         mtu: port.mtu,

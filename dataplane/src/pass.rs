@@ -87,9 +87,10 @@ impl Scratch {
         }
     }
 
-    /// The facts of a sound frame of which nothing was seen in the flow table, and the hash of its flow if it has one.
+    /// The facts of a sound frame of which nothing was seen in the flow table, and the hash of its flow if it has one; not of
+    /// one for a sub-port.
     pub(crate) fn arrived(&self, slot: usize) -> Option<(&Parsed, FlowHash)> {
-        let arrived = self.refused[slot].is_none() && self.is_unseen(slot);
+        let arrived = self.refused[slot].is_none() && self.is_unseen(slot) && !is_tagged(&self.parsed[slot]);
         arrived.then(|| (&self.parsed[slot], self.hashes[slot]))
     }
 
@@ -237,9 +238,8 @@ impl<'a, P: PortIo> Pass<'a, P> {
             return self.drop(buf, error.into());
         }
         let parsed = &scratch.parsed[slot];
-        // Ports are untagged; tag 0 carries a priority only.
-        if parsed.vlan.is_some_and(|tag| tag.id() != 0) {
-            return self.drop(buf, DropReason::BadVlan);
+        if is_tagged(parsed) {
+            return self.finish_tagged(buf, (scratch, slot));
         }
         if parsed.dst_mac != mac {
             return match parsed.dst_mac.class() {
@@ -270,6 +270,21 @@ impl<'a, P: PortIo> Pass<'a, P> {
             }
             _ => self.other(buf, parsed),
         }
+    }
+
+    /// The same for a frame of a sub-port.
+    #[cold]
+    #[inline(never)]
+    fn finish_tagged(&mut self, mut buf: P::Buf, (scratch, slot): (&mut Scratch, usize)) {
+        let parent = self.port;
+        let tag = scratch.parsed[slot].vlan;
+        let Some(mac) = tag.and_then(|tag| self.enter_vlan(&mut buf, tag)) else {
+            return self.drop(buf, DropReason::BadVlan);
+        };
+        let parsed = &mut scratch.parsed[slot];
+        scratch.refused[slot] = packet::parse_into(buf.head(), buf.total_len(), parsed).err();
+        self.finish(buf, mac, (scratch, slot), None);
+        self.port = parent;
     }
 
     /// The other worker that has, or will have, the packet's flow.
@@ -324,7 +339,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
 
     /// Sends a frame made here out of a port; `write` fills the buffer and says how long the frame is.
     pub(crate) fn originate(&mut self, port: PortId, write: impl FnOnce(&mut [u8]) -> Option<usize>) {
-        let Some(lane) = self.lanes.get_mut(port.index()) else { return };
+        let Some(lane) = self.lane_mut(port) else { return };
         let Some(mut buf) = lane.io.alloc() else { return };
         let Some(room) = buf.append(packet::reply::LEN_MAX) else { return };
         let Some(len) = write(room) else { return };
@@ -340,10 +355,16 @@ impl<'a, P: PortIo> Pass<'a, P> {
             self.show(&buf, Event::Left, port);
         }
         let Some(lane) = self.lanes.get_mut(port.index()) else {
-            return self.drop(buf, DropReason::BadDevice);
+            return self.gather_tagged(buf, port, bytes);
         };
         if let Err(buf) = lane.send(buf, bytes) {
             self.drop(buf, DropReason::TxFull);
         }
     }
+}
+
+/// The frame is of a VLAN; tag 0 carries a priority only.
+#[inline]
+fn is_tagged(parsed: &Parsed) -> bool {
+    parsed.vlan.is_some_and(|tag| tag.id() != 0)
 }

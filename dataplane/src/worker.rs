@@ -91,7 +91,7 @@ pub struct Worker<P: PortIo> {
 }
 
 impl<P: PortIo> Worker<P> {
-    /// A worker with one queue pair of every port, in the order of [`PortId`]. All its memory is reserved now.
+    /// A worker with one queue pair of every port that has a device, in the order of [`PortId`]. All its memory is reserved now.
     ///
     /// # Errors
     /// When there is no memory for the flow table.
@@ -100,7 +100,7 @@ impl<P: PortIo> Worker<P> {
             worker: config.id,
             flows: FlowTable::new(&config.flows)?,
             affinity: Affinity::new(config.affinity_clients, config.flows.secret),
-            counts: Counts::new(ports.len()),
+            counts: Counts::new(links.counters.ports()),
             hold: Hold::new(),
             bypasses: Bypasses::new(Millis(0)),
             fragments: Fragments::new(),
@@ -264,7 +264,7 @@ impl<P: PortIo> Pass<'_, P> {
     fn send_injected(&mut self, port: PortId, frame: &[u8]) {
         self.state.counts.packets.injected += 1;
         self.port = port;
-        let made = match self.lanes.get_mut(port.index()) {
+        let made = match self.lane_mut(port) {
             None => Err(DropReason::BadDevice),
             Some(lane) => lane.copy_of(frame),
         };

@@ -187,6 +187,7 @@ fn worker(id: WorkerId, links: WorkerLinks, stop: &Arc<AtomicBool>) -> JoinHandl
 fn network() -> Network {
     let port = NetworkPort {
         index: 0,
+        vlan: None,
         name: "outside".into(),
         mac: MacAddr([2, 0, 0, 0, 0, 1]),
         mtu: 1500,

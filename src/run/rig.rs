@@ -19,7 +19,7 @@ use tables::counters::WorkerCounters;
 use tables::flow::FlowTableConfig;
 use tables::publish::{Publisher, mailboxes};
 use tables::punt::frame_ring;
-use tables::{Generation, PortId, PortSet, Tables, WorkerId};
+use tables::{Generation, PortId, PortSet, Tables, Vlan, WorkerId};
 use tokio::sync::{mpsc, watch};
 
 use super::cores;
@@ -122,10 +122,7 @@ type Mirror = (Option<Devices>, Option<Resolver>, watch::Receiver<Arc<Network>>)
 
 /// The TAPs and what the kernel knows; without any TAP the network is what the configuration says, for good.
 async fn mirror(config: &GatewayConfig, macs: &[MacAddr]) -> Result<Mirror> {
-    let ports: Vec<_> = (0..)
-        .zip(config.ports.iter().zip(macs))
-        .map(|(index, (port, mac))| network_port(index, port, *mac))
-        .collect();
+    let ports = network_ports(config, macs);
     let tapped = config.ports.iter().zip(&ports).filter(|(config, _)| config.tap);
     let mirrors: Vec<_> = tapped.map(|(_, port)| mirror_port(port)).collect();
     if mirrors.is_empty() {
@@ -140,9 +137,20 @@ async fn mirror(config: &GatewayConfig, macs: &[MacAddr]) -> Result<Mirror> {
     Ok((Some(devices), Some(resolver), network))
 }
 
-fn network_port(index: u16, port: &PortConfig, mac: MacAddr) -> NetworkPort {
+/// The ports as the tables will have them; a sub-port has the Ethernet address of its parent, one of `macs`.
+fn network_ports(config: &GatewayConfig, macs: &[MacAddr]) -> Vec<NetworkPort> {
+    let port = |(index, port): (u16, &PortConfig)| {
+        let vlan = config.vlan_of(port);
+        let device = vlan.map_or(PortId(index), |vlan| vlan.parent);
+        network_port(index, port, (vlan, macs.get(device.index()).copied().unwrap_or(MacAddr::ZERO)))
+    };
+    (0..).zip(&config.ports).map(port).collect()
+}
+
+fn network_port(index: u16, port: &PortConfig, (vlan, mac): (Option<Vlan>, MacAddr)) -> NetworkPort {
     NetworkPort {
         index,
+        vlan,
         name: port.name.clone(),
         mac,
         mtu: port.mtu,

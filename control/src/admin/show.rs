@@ -11,7 +11,7 @@ use tables::{AdjacencyState, BackendState, NatMode, NodeId, Prefix, Tables};
 use super::view;
 use crate::apply::Look;
 use crate::compile::{Origin, ServiceReport, Way};
-use crate::config::GatewayConfig;
+use crate::config::{Carrier, GatewayConfig};
 use crate::model::ObjectKey;
 use crate::workers::ListedFlow;
 
@@ -244,7 +244,10 @@ pub(super) fn ports(config: &GatewayConfig, tables: &Tables, counts: &[Counts]) 
         let addresses = info.map(|info| &info.addresses[..]).unwrap_or_default();
         view::Port {
             name: port.name.clone(),
-            device: port.device.clone(),
+            device: match &port.carrier {
+                Carrier::Device(device) => device.clone(),
+                Carrier::Vlan { parent, id } => format!("{parent} vlan {id}"),
+            },
             mac: info.map(|info| mac(info.mac)).unwrap_or_default(),
             mtu: port.mtu,
             addresses: addresses.iter().map(|at| format!("{}/{}", at.address, at.network.length())).collect(),

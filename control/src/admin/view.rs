@@ -116,7 +116,7 @@ pub struct Flow {
 pub struct Port {
     /// The port's name.
     pub name: String,
-    /// The DPDK device behind it.
+    /// The DPDK device behind it; of a sub-port its parent and VLAN, as in `wan vlan 100`.
     pub device: String,
     /// Its MAC address.
     pub mac: String,

@@ -111,6 +111,7 @@ fn precedence(kind: AddressKind) -> u8 {
 pub(super) fn ports(network: &Network) -> Vec<PortInfo> {
     let address = |net: &ipnet::IpNet| PortAddress { address: net.addr(), network: prefix(*net) };
     let port = |port: &crate::network::NetworkPort| PortInfo {
+        vlan: port.vlan,
         id: PortId(port.index),
         name: port.name.clone(),
         mac: port.mac,

@@ -93,6 +93,7 @@ pub(super) fn settings() -> Settings {
 pub(super) fn network() -> Network {
     let port = |index: u16, name: &str, addresses: &[&str]| NetworkPort {
         index,
+        vlan: None,
         name: name.into(),
         mac: packet::MacAddr([2, 0, 0, 0, 0, u8::try_from(index).expect("few")]),
         mtu: 1500,

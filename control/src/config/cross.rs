@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use super::{GatewayConfig, Source};
+use super::{GatewayConfig, Source, port};
 use crate::yaml::{At, Errors};
 
 /// The last port below those that SNAT may use.
@@ -15,7 +15,7 @@ const SNAT_PORTS_MIN: usize = 1024;
 /// Every fault between keys; `single` are those of single keys.
 pub(super) fn check(at: &At<'_>, config: &GatewayConfig, single: &Errors) -> Errors {
     let notes = Notes { single, found: Errors::default() };
-    ports(at, config, &notes);
+    port::check(at, config, &notes);
     pools(at, config, &notes);
     routes(at, config, &notes);
     neighbors(at, config, &notes);
@@ -25,11 +25,12 @@ pub(super) fn check(at: &At<'_>, config: &GatewayConfig, single: &Errors) -> Err
     notes.found
 }
 
-struct Notes<'a> {
+/// Where faults are noted.
+pub(super) struct Notes<'a> {
     /// Faults of single keys.
     single: &'a Errors,
     /// Those found here, which do not make a key one to be left out.
-    found: Errors,
+    pub(super) found: Errors,
 }
 
 /// Who writes manifests for the appliance leaves out what is not for it; only an API server is asked with a selector.
@@ -44,7 +45,7 @@ fn proxy_name(at: &At<'_>, config: &GatewayConfig, notes: &Notes<'_>) {
 }
 
 /// Runs `note` at every item of a list of the root.
-fn each(at: &At<'_>, key: &str, notes: &Notes<'_>, mut note: impl FnMut(usize, &At<'_>)) {
+pub(super) fn each(at: &At<'_>, key: &str, notes: &Notes<'_>, mut note: impl FnMut(usize, &At<'_>)) {
     let Some(list) = at.field(key).filter(At::is_list) else { return };
     for (index, item) in list.items(&notes.found).enumerate() {
         note(index, &item);
@@ -52,7 +53,7 @@ fn each(at: &At<'_>, key: &str, notes: &Notes<'_>, mut note: impl FnMut(usize, &
 }
 
 /// Whether a key is there and good.
-fn has(item: &At<'_>, key: &str, notes: &Notes<'_>) -> bool {
+pub(super) fn has(item: &At<'_>, key: &str, notes: &Notes<'_>) -> bool {
     item.field(key).is_some_and(|field| !notes.single.are_within(&field))
 }
 
@@ -65,40 +66,8 @@ fn ports_have(at: &At<'_>, key: &str, optional: bool, notes: &Notes<'_>) -> bool
     all
 }
 
-fn ports(at: &At<'_>, config: &GatewayConfig, notes: &Notes<'_>) {
-    if let Some(list) = at.field("ports").filter(|list| list.is_list() && config.ports.is_empty()) {
-        notes.found.add(&list, "no port", "at least one port is expected");
-    }
-    let (mut names, mut devices, mut addresses) = (HashMap::new(), HashMap::new(), HashMap::new());
-    each(at, "ports", notes, |index, item| {
-        let port = &config.ports[index];
-        if has(item, "name", notes)
-            && let Some(first) = names.insert(port.name.as_str(), index)
-        {
-            note(
-                item,
-                "name",
-                notes,
-                format!("`{}` is the name of ports[{first}] too", port.name),
-                "a unique name",
-            );
-        }
-        if has(item, "device", notes)
-            && let Some(first) = devices.insert(port.device.as_str(), index)
-        {
-            note(item, "device", notes, format!("ports[{first}] has this device too"), "one port a device");
-        }
-        for net in &port.addresses {
-            if let Some(first) = addresses.insert(net.addr(), index) {
-                let what = format!("{} is an address of ports[{first}] too", net.addr());
-                note(item, "addresses", notes, what, "every address once");
-            }
-        }
-    });
-}
-
 /// A fault at a key of an item.
-fn note(item: &At<'_>, key: &str, notes: &Notes<'_>, what: String, expected: &str) {
+pub(super) fn note(item: &At<'_>, key: &str, notes: &Notes<'_>, what: String, expected: &str) {
     let expected = format!("{expected} is expected");
     match item.field(key) {
         Some(field) => notes.found.add(&field, what, expected),

@@ -6,30 +6,26 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::IpNet;
-use packet::{Family, MacAddr};
-use tables::{Serves, Spread};
+use packet::MacAddr;
+use tables::Spread;
 
 use super::checks::{health_checks, slow_start};
-use super::protection::{protection, serves};
+use super::port::ports;
+use super::protection::protection;
 use super::value::{
-    absolute, address, interface_address, label_value, netdev_name, network, node_port_range, nonempty,
-    object_name, port_range, station, timeout,
+    absolute, address, label_value, network, node_port_range, nonempty, object_name, port_range, station,
+    timeout,
 };
 use super::{
     AdminConfig, DpdkConfig, ForwardingConfig, GatewayConfig, Hugepages, Idle, KubernetesConfig, LeaseConfig,
-    MetricsConfig, Mode, NODE_PORT_RANGE, NeighborConfig, Placement, PortConfig, RouteConfig, Source, Target,
-    Timeouts, Workers,
+    MetricsConfig, Mode, NODE_PORT_RANGE, NeighborConfig, Placement, RouteConfig, Source, Target, Timeouts,
+    Workers,
 };
 use crate::pool::{self, Pool};
 use crate::yaml::{At, Errors};
 
 const API_VERSION: &str = "fairlead.dev/v1alpha1";
 const KIND: &str = "GatewayConfig";
-const MTU_MIN: u16 = 576;
-const MTU_MAX: u16 = 9600;
-/// What every host takes (RFC 9293 §3.7.1).
-const MSS_MIN: u16 = 536;
 const WORKERS_MAX: u16 = 64;
 const FLOWS_MIN: u32 = 1024;
 const AFFINITY_CLIENTS_MIN: u32 = 1024;
@@ -60,13 +56,10 @@ pub(super) fn document(at: &At<'_>, errors: &Errors) -> GatewayConfig {
     at.only(&known, errors);
     constant(at, "apiVersion", API_VERSION, errors);
     constant(at, "kind", KIND, errors);
-    if at.field("ports").is_none() {
-        errors.add(at, "`ports` is missing", "a list of at least one port is expected");
-    }
     let path = |text: String| PathBuf::from(text);
     let state_dir = at.field("stateDir").and_then(|at| absolute(&at, errors)).map(path);
     GatewayConfig {
-        ports: list(at, "ports", errors, port),
+        ports: ports(at, errors),
         workers: at.field("workers").map(|at| workers(&at, errors)).unwrap_or_default(),
         dpdk: at.field("dpdk").map(|at| dpdk(&at, errors)).unwrap_or_default(),
         kubernetes: kubernetes(at, errors),
@@ -93,13 +86,23 @@ fn constant(at: &At<'_>, key: &str, want: &str, errors: &Errors) {
     }
 }
 
-fn list<T>(at: &At<'_>, key: &str, errors: &Errors, read: fn(&At<'_>, &Errors) -> Option<T>) -> Vec<T> {
+pub(super) fn list<T>(
+    at: &At<'_>,
+    key: &str,
+    errors: &Errors,
+    read: fn(&At<'_>, &Errors) -> Option<T>,
+) -> Vec<T> {
     let Some(field) = at.field(key) else { return Vec::new() };
     field.items(errors).filter_map(|item| read(&item, errors)).collect()
 }
 
 /// A key that must be there.
-fn required<T>(at: &At<'_>, key: &str, errors: &Errors, read: impl Fn(&At<'_>) -> Option<T>) -> Option<T> {
+pub(super) fn required<T>(
+    at: &At<'_>,
+    key: &str,
+    errors: &Errors,
+    read: impl Fn(&At<'_>) -> Option<T>,
+) -> Option<T> {
     match at.field(key) {
         Some(field) => read(&field),
         None => {
@@ -107,25 +110,6 @@ fn required<T>(at: &At<'_>, key: &str, errors: &Errors, read: impl Fn(&At<'_>) -
             None
         }
     }
-}
-
-fn port(at: &At<'_>, errors: &Errors) -> Option<PortConfig> {
-    at.only(&["name", "device", "addresses", "mtu", "mssClamp", "serves", "tap"], errors);
-    let name = required(at, "name", errors, |at| netdev_name(at, errors));
-    let device = required(at, "device", errors, |at| nonempty(at, errors));
-    let addresses = list(at, "addresses", errors, interface_address);
-    let mtu = at.field("mtu").and_then(|at| mtu(&at, &addresses, errors)).unwrap_or(1500);
-    let tap = at.field("tap").and_then(|at| at.boolean(errors)).unwrap_or(true);
-    let mss_clamp = at.field("mssClamp").and_then(|at| at.number(MSS_MIN..=MTU_MAX, errors));
-    let serves = at.field("serves").map_or(Serves::ALL, |at| serves(&at, errors));
-    let (name, device) = (name.unwrap_or_default(), device.unwrap_or_default());
-    Some(PortConfig { name, device, addresses, mtu, mss_clamp, serves, tap })
-}
-
-fn mtu(at: &At<'_>, addresses: &[IpNet], errors: &Errors) -> Option<u16> {
-    // RFC 8200, section 5: every IPv6 link carries 1280 bytes.
-    let has_v6 = addresses.iter().any(|net| Family::of(net.addr()) == Family::V6);
-    at.number(if has_v6 { 1280 } else { MTU_MIN }..=MTU_MAX, errors)
 }
 
 fn workers(at: &At<'_>, errors: &Errors) -> Workers {

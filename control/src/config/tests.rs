@@ -1,5 +1,7 @@
 //! The contract's example, and one row a kind of fault: exact line, path and words.
 
+use tables::{PortId, Serves, Vlan};
+
 use super::*;
 use crate::probe::Question;
 
@@ -148,7 +150,7 @@ stateDir: lib
         "f.yaml:6: ports[0].addresses[0]: 192.0.2.0/24 is the subnet's own or broadcast address; a host's address is expected",
         "f.yaml:6: ports[0].addresses[1]: `300.1.1.1/8` is not valid; an address with its prefix length such as 192.0.2.1/24 is expected",
         "f.yaml:7: ports[0].mtu: `100` is not valid; a number from 576 to 9600 is expected",
-        "f.yaml:8: ports[0].colour: unknown key; one of name, device, addresses, mtu, mssClamp, serves, tap is expected",
+        "f.yaml:8: ports[0].colour: unknown key; one of name, device, parent, vlan, addresses, mtu, mssClamp, serves, tap is expected",
         "f.yaml:9: workers.count: `0` is not valid; a number from 1 to 64 is expected",
         "f.yaml:9: workers.idle: `nap` is not known; one of poll, sleep is expected",
         "f.yaml:12: kubernetes.podCIDRs[0]: 10.1.2.3/16 has host bits; 10.1.0.0/16 is expected",
@@ -262,6 +264,75 @@ neighbors:
         "f.yaml:15: routes[2].via: 10.0.0.1 is in no subnet of a port; a neighbour of the appliance is expected",
     ];
     assert_eq!(got, want, "a port without a name may be `b`, so neighbors[0] is not judged");
+}
+
+#[test]
+fn a_vlan_is_a_port_of_its_own_behind_those_with_a_device() {
+    let text = "\
+apiVersion: fairlead.dev/v1alpha1
+kind: GatewayConfig
+ports:
+- {name: wan.100, parent: wan, vlan: 100, addresses: [\"2001:db8::1/64\"]}
+- {name: wan, device: net_null0, mtu: 9000}
+- {name: lan.100, parent: lan, vlan: 100, mtu: 1400, serves: [ClusterIP], tap: false}
+- {name: lan, device: net_null1}
+kubernetes: {manifests: /m}
+";
+    let config = GatewayConfig::parse("f.yaml", text).unwrap_or_else(|refused| panic!("{refused}"));
+    let ports: Vec<_> =
+        config.ports.iter().map(|port| (port.name.as_str(), port.mtu, config.vlan_of(port))).collect();
+    let vlan = |parent| Some(Vlan { parent: PortId(parent), id: 100 });
+    let want =
+        [("wan", 9000, None), ("lan", 1500, None), ("wan.100", 9000, vlan(0)), ("lan.100", 1400, vlan(1))];
+    assert_eq!(ports, want);
+    let devices: Vec<_> = config.devices().map(|(port, device)| (port.name.as_str(), device)).collect();
+    assert_eq!(devices, [("wan", "net_null0"), ("lan", "net_null1")]);
+    assert!(!config.ports[3].tap && !config.ports[3].serves.vip && config.ports[2].serves.vip);
+}
+
+#[test]
+fn a_vlan_has_a_parent_with_a_device_that_takes_its_packets() {
+    let text = "\
+apiVersion: fairlead.dev/v1alpha1
+kind: GatewayConfig
+ports:
+- {name: wan, device: net_null0, mtu: 1000}
+- {name: a, parent: wan, vlan: 0}
+- {name: b, parent: wan}
+- {name: c, vlan: 7, device: net_null1}
+- {name: d, parent: wan, vlan: 7, device: net_null2}
+- {name: e, parent: d, vlan: 8}
+- {name: f, parent: wan, vlan: 7}
+- {name: g, parent: wan, vlan: 9, mtu: 1500}
+- {name: h, parent: wan, vlan: 10, addresses: [\"2001:db8::1/64\"]}
+- {name: i}
+kubernetes: {manifests: /m}
+";
+    let want = [
+        "f.yaml:5: ports[1].vlan: `0` is not valid; a number from 1 to 4094 is expected",
+        "f.yaml:6: ports[2]: `vlan` is missing; a value is expected",
+        "f.yaml:7: ports[3].vlan: `vlan` without `parent`; the name of the port that carries it is expected",
+        "f.yaml:8: ports[4].device: `device` and `parent` together; one of them is expected",
+        "f.yaml:9: ports[5].parent: `d` is no such port; one of wan, c, i, a port with a device, is expected",
+        "f.yaml:10: ports[6].vlan: ports[4] has this VLAN of wan too; one port a VLAN is expected",
+        "f.yaml:11: ports[7].mtu: 1500 is more than wan has, which carries it; at most 1000 is expected",
+        "f.yaml:12: ports[8].addresses: the 1000 bytes of wan are too few for IPv6; an mtu of at least 1280 there is expected",
+        "f.yaml:13: ports[9]: `device` is missing; a value is expected",
+    ];
+    assert_eq!(faults(text), want);
+}
+
+#[test]
+fn there_are_at_most_64_ports() {
+    let with = |vlans: u16| {
+        let vlan = |id| format!("- {{name: v{id}, parent: wan, vlan: {id}}}\n");
+        let vlans: String = (1..=vlans).map(vlan).collect();
+        let text =
+            "apiVersion: fairlead.dev/v1alpha1\nkind: GatewayConfig\nkubernetes: {manifests: /m}\nports:\n";
+        format!("{text}- {{name: wan, device: net_null0}}\n{vlans}")
+    };
+    assert_eq!(GatewayConfig::parse("f.yaml", &with(63)).expect("good").ports.len(), 64);
+    assert_eq!(faults(&with(64)), ["f.yaml:4: ports: 65 ports; at most 64 are expected"]);
 }
 
 #[test]

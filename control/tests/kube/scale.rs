@@ -150,6 +150,7 @@ fn start(folder: &std::path::Path, url: &str) -> Taker {
     let metrics = Metrics::new(workers.counters(), vec!["outside".into()], None);
     let port = NetworkPort {
         index: 0,
+        vlan: None,
         name: "outside".into(),
         mac: MacAddr([2, 0, 0, 0, 0, 1]),
         mtu: 1500,

@@ -7,7 +7,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use packet::reply;
-use tables::{AddressInfo, AddressKind, Generation, PortId, Tables};
+use tables::{AddressInfo, AddressKind, Generation, PortInfo, Tables};
 
 use crate::{io::PortIo, pass::Pass};
 
@@ -76,9 +76,9 @@ impl<P: PortIo> Pass<'_, P> {
         if matches!(info.kind, AddressKind::Own(_)) {
             return;
         }
-        for port in (0..PortId::LIMIT).map(PortId).take(self.lanes.len()) {
+        for PortInfo { id: port, mac, .. } in self.tables.ports() {
+            let (port, mac) = (*port, *mac);
             let known = heard.is_some_and(|heard| heard.answer_arp.contains(port));
-            let Some(mac) = self.tables.port(port).map(|port| port.mac) else { continue };
             if info.answer_arp.contains(port) && !known {
                 self.originate(port, |out| match address {
                     IpAddr::V4(address) => reply::gratuitous_arp(out, mac, address, None),

@@ -55,7 +55,7 @@ impl<P: PortIo> Pass<'_, P> {
             Egress::Kernel | Egress::Lost(_) => return self.emit(buf, parsed, dst, egress),
         };
         for part in cut.parts() {
-            let made = self.lanes.get_mut(lane.index()).and_then(|lane| {
+            let made = self.lane_mut(lane).and_then(|lane| {
                 let mut made = lane.io.alloc()?;
                 write_part(&buf, &mut made, parsed, (cut, part))?;
                 Some(made)

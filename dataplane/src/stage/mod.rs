@@ -28,3 +28,4 @@ pub(crate) mod rewrite;
 pub(crate) mod route;
 pub(crate) mod translate;
 pub(crate) mod usual;
+pub(crate) mod vlan;

@@ -7,7 +7,7 @@ use tables::{
     Action, AddressInfo, AddressKind, Adjacency, AdjacencyState, Backend, BackendId, BackendState, Choice,
     DropReason, Frontend, FrontendKey, FrontendKind, Generation, IdleTimeout, Lpm, NatMode, NextHopId, Pool,
     PortAddress, PortId, PortInfo, PortSet, Prefix, Route, Rule, Serves, ServiceId, ServiceInfo, ServicePort,
-    Source, Spread, Tables,
+    Source, Spread, Tables, Vlan,
     maglev::{Maglev, Member, name_of},
 };
 
@@ -92,6 +92,7 @@ impl Fixture {
         }
         let info = PortInfo {
             id,
+            vlan: None,
             name: name.into(),
             mac: Self::port_mac(id),
             mtu: 1500,
@@ -100,6 +101,15 @@ impl Fixture {
             addresses,
         };
         let ports: Vec<_> = self.tables.ports().iter().cloned().chain([info]).collect();
+        self.tables.set_ports(ports);
+    }
+
+    /// Adds a sub-port of another port, which comes before it, with its addresses and connected networks.
+    pub fn sub_port(&mut self, id: PortId, (vlan, name): (Vlan, &str), addresses: &[(&str, u8)]) {
+        self.port(id, name, addresses);
+        let mut ports = self.tables.ports().to_vec();
+        let mac = ports[vlan.parent.index()].mac;
+        ports[id.index()] = PortInfo { vlan: Some(vlan), mac, ..ports[id.index()].clone() };
         self.tables.set_ports(ports);
     }
 

@@ -71,10 +71,11 @@ pub struct Rig<P: PortIo = MemPort> {
 }
 
 impl Rig {
-    /// A worker that has `tables` and as many ports as these.
+    /// A worker that has `tables` and ports for these.
     #[must_use]
     pub fn new(config: &RigConfig, tables: Tables) -> Self {
-        let lanes = tables.ports().iter().map(|_| MemPort::new(config.capabilities)).collect();
+        let devices = tables.ports().iter().filter(|port| port.vlan.is_none());
+        let lanes = devices.map(|_| MemPort::new(config.capabilities)).collect();
         Self::with_ports(config, tables, lanes)
     }
 
@@ -110,19 +111,21 @@ impl Rig {
 
     /// Frames sent since the last call, by port.
     pub fn all_sent(&mut self) -> Vec<(PortId, Vec<u8>)> {
-        let ports = u16::try_from(self.counts().ports().len()).expect("few ports");
-        (0..ports)
+        (0..PortId::LIMIT)
             .map(PortId)
+            .take_while(|&port| self.worker.port_mut(port).is_some())
+            .collect::<Vec<_>>()
+            .into_iter()
             .flat_map(|port| self.sent(port).into_iter().map(move |frame| (port, frame)))
             .collect()
     }
 }
 
 impl<P: PortIo> Rig<P> {
-    /// A worker that has `tables` and these ports.
+    /// A worker that has `tables`, and these for the ports with a device.
     #[must_use]
     pub fn with_ports(config: &RigConfig, tables: Tables, lanes: Vec<P>) -> Self {
-        let ports = lanes.len();
+        let ports = tables.ports().len();
         let (publisher, mut subscribers) = mailboxes(1, tables);
         let counters = Arc::new(WorkerCounters::new(ports));
         let (punt, kernel) = frame_ring(config.ring_bytes);

@@ -154,6 +154,7 @@ mod tests {
         let (mut table, id) = (Adjacencies::default(), NextHopId(200));
         let port = |mtu| PortInfo {
             id: PortId(0),
+            vlan: None,
             name: "inside".into(),
             mac: MacAddr([2, 0, 0, 0, 0, 1]),
             mtu,

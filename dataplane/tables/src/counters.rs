@@ -252,6 +252,22 @@ impl Counts {
         }
     }
 
+    /// Counts a packet of a sub-port, which its parent counts too, and alone in the total.
+    pub fn receive_tagged(&mut self, port: PortId, bytes: u64) {
+        if let Some(port) = self.ports.get_mut(port.index()) {
+            port.rx_packets += 1;
+            port.rx_bytes += bytes;
+        }
+    }
+
+    /// Counts a packet that a sub-port gave to its parent.
+    pub fn transmit_tagged(&mut self, port: PortId, bytes: u64) {
+        if let Some(port) = self.ports.get_mut(port.index()) {
+            port.tx_packets += 1;
+            port.tx_bytes += bytes;
+        }
+    }
+
     /// Packets dropped for a reason.
     #[must_use]
     pub const fn dropped_for(&self, reason: DropReason) -> u64 {
@@ -316,6 +332,12 @@ impl WorkerCounters {
             dropped: zeros(),
             ports: (0..ports).map(|_| zeros()).collect(),
         }
+    }
+
+    /// Ports that are counted.
+    #[must_use]
+    pub const fn ports(&self) -> usize {
+        self.ports.len()
     }
 
     /// Shows the worker's totals to control; for its one writer, once a burst: plain stores, and the many reasons only

@@ -50,7 +50,7 @@ drop_reasons! {
     BadChecksum: "transport checksum that the NIC found wrong; look for a failing link or device before us",
 
     // Who the frame is for.
-    BadVlan: "VLAN tag that this port does not carry; check the switch port's VLAN list",
+    BadVlan: "VLAN tag that this port does not carry; add a sub-port (ports[].parent, ports[].vlan), or check the switch port's VLAN list",
     NotForUs: "unicast frame for another station; normal in small numbers while a switch learns, else check for promiscuous mode",
     UnsupportedEtherType: "neither IPv4, IPv6 nor ARP; no action needed unless that protocol matters here",
     MartianSource: "source address that no sender may have (own, loopback, multicast, broadcast, unspecified); look for spoofing or a loop",

@@ -51,7 +51,7 @@ pub use ids::{
 pub use index::{Frontend, FrontendKey, FrontendKind, Index};
 pub use limits::{KernelRates, Limits};
 pub use lpm::Lpm;
-pub use port::{PortAddress, PortInfo, Serves};
+pub use port::{PortAddress, PortInfo, Serves, Vlan};
 pub use prefix::{BadPrefix, Prefix};
 pub use service::{
     Access, Action, Choice, NatMode, NodeRule, Pool, Rule, ServiceInfo, ServicePort, Services, Source,

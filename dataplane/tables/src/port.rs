@@ -50,11 +50,22 @@ impl Serves {
     }
 }
 
+/// What a port without a device of its own has of another one.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Vlan {
+    /// The port whose device it shares.
+    pub parent: PortId,
+    /// The VLAN (802.1Q) of its frames there, 1 to 4094.
+    pub id: u16,
+}
+
 /// A port.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PortInfo {
-    /// Its position in the configuration.
+    /// Its number: ports with a device first, each in the order of the configuration.
     pub id: PortId,
+    /// For a sub-port, whose and which.
+    pub vlan: Option<Vlan>,
     /// Its name, also that of its kernel mirror.
     pub name: String,
     /// Its own link-layer address.
@@ -117,6 +128,7 @@ mod tests {
         let at = |text, length| PortAddress::new(ip(text), length).unwrap();
         let port = PortInfo {
             id: PortId(0),
+            vlan: None,
             name: "inside".into(),
             mac: MacAddr([2, 0, 0, 0, 0, 1]),
             mtu: 1500,

@@ -10,7 +10,7 @@ use packet::{Family, Protocol};
 use crate::{
     Action, AddressKind, Addresses, Adjacencies, Adjacency, Backend, BackendId, Backends, DropReason, Fib,
     Frontend, Generation, Index, Limits, Lpm, NextHopId, NodeId, PortId, PortInfo, ServiceId, ServicePort,
-    Services, Source, publish::Published,
+    Services, Source, Vlan, publish::Published,
 };
 
 /// A version of the tables. Control keeps one to edit and publishes clones: a clone shares every chunk, an edit copies
@@ -38,6 +38,8 @@ pub struct Tables {
     /// Own addresses and VIPs.
     pub addresses: Addresses,
     ports: Arc<[PortInfo]>,
+    /// The sub-ports, sorted.
+    vlans: Arc<[(Vlan, PortId)]>,
     /// The addresses of everybody in the ports' networks.
     broadcasts: Arc<[Ipv4Addr]>,
     /// A port has a limit of its own for segments.
@@ -72,6 +74,7 @@ impl Tables {
             adjacencies: Adjacencies::default(),
             addresses: Addresses::default(),
             ports: Arc::new([]),
+            vlans: Arc::new([]),
             broadcasts: Arc::new([]),
             clamps: false,
             snat: Arc::default(),
@@ -135,6 +138,10 @@ impl Tables {
     /// Replaces the ports.
     pub fn set_ports(&mut self, ports: impl Into<Arc<[PortInfo]>>) {
         self.ports = ports.into();
+        let vlans = self.ports.iter().filter_map(|port| port.vlan.map(|vlan| (vlan, port.id)));
+        let mut vlans: Vec<_> = vlans.collect();
+        vlans.sort_unstable();
+        self.vlans = vlans.into();
         self.broadcasts = self.ports.iter().flat_map(PortInfo::broadcasts).collect();
         self.clamps = self.ports.iter().any(|port| port.mss.is_some());
         self.adjacencies.relink(&self.ports);
@@ -169,6 +176,13 @@ impl Tables {
     /// Takes a next hop out; gives it back.
     pub fn remove_adjacency(&mut self, id: NextHopId) -> Option<Adjacency> {
         self.adjacencies.remove(id)
+    }
+
+    /// The sub-port with the frames of a VLAN at a port.
+    #[must_use]
+    pub fn sub_port(&self, vlan: Vlan) -> Option<&PortInfo> {
+        let at = self.vlans.binary_search_by_key(&vlan, |(vlan, _)| *vlan).ok()?;
+        self.port(self.vlans[at].1)
     }
 
     /// The port of this number.

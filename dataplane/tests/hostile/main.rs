@@ -26,6 +26,7 @@ const INSIDE_MTU: u16 = 1_400;
 
 /// Sends so many frames, made from this seed.
 fn hostile(seed: u64, frames_total: usize) {
+    println!("seed {seed}");
     let mut fixture = world();
     let mut ports = fixture.tables.ports().to_vec();
     ports[INSIDE.index()].mtu = INSIDE_MTU;

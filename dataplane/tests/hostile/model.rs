@@ -10,7 +10,7 @@ use dataplane::testkit::{Fixture, INSIDE, OUTSIDE};
 use packet::{AnyAddrs, AnyKey, Body, Fragment, Icmp, MacAddr, Parsed, Protocol, TcpFlags, checksum, parse};
 use tables::PortId;
 
-use crate::frames::with_ports;
+use crate::{INSIDE_MTU, frames::with_ports};
 
 /// A frame that parses, and its facts.
 struct Seen {
@@ -50,7 +50,7 @@ type Pairs = HashSet<(IpAddr, IpAddr)>;
 pub(crate) struct Model {
     /// Of each packet that went to a backend, as the backend sees it: as its client may have sent it.
     clients: HashMap<AnyKey, Vec<AnyKey>>,
-    /// What errors that were sent are about: a flow may have begun with it, though nothing went to a backend.
+    /// What was too long for the way to a backend: a flow may have begun with it, though nothing went there.
     begun: HashSet<AnyKey>,
     pairs: Pairs,
     arrived: Vec<Seen>,
@@ -64,6 +64,9 @@ impl Model {
         if let Some(seen) = Seen::new(port, frame.to_vec()) {
             if let Some(addrs) = seen.parsed.addrs() {
                 self.pairs.insert((addrs.src(), addrs.dst()));
+            }
+            if let Some((_, key)) = seen.flow.filter(|_| seen.parsed.ip_len > INSIDE_MTU) {
+                self.begun.insert(key);
             }
             self.arrived.push(seen);
         }
@@ -84,9 +87,6 @@ impl Model {
                 )
             };
             *self.sent.entry(kind).or_default() += 1;
-            if let Body::Icmp(Icmp { inner: Some(inner), .. }) = seen.parsed.body {
-                self.begun.insert(inner.key);
-            }
         }
         self.arrived.clear();
         // Mutated addresses are many.
@@ -171,9 +171,13 @@ impl Model {
     /// The packet answers one that went to a backend, and would go to its client as this.
     fn is_to_client(&self, from: &Seen, to: AnyKey) -> bool {
         let Some((_, from)) = from.flow else { return false };
-        let (answered, client) = (from.reversed(), to.reversed());
-        self.clients.get(&answered).is_some_and(|clients| clients.contains(&client))
-            || self.begun.contains(&client) && is_served(client, answered, INSIDE)
+        self.is_known(to.reversed(), from.reversed())
+    }
+
+    /// This client's flow is, or may be, the one that has this key at its backend.
+    fn is_known(&self, client: AnyKey, at_backend: AnyKey) -> bool {
+        self.clients.get(&at_backend).is_some_and(|clients| clients.contains(&client))
+            || self.begun.contains(&client) && is_served(client, at_backend, INSIDE)
     }
 
     /// An error that came becomes this one: about the same packet, as its sender knows it.
@@ -182,9 +186,8 @@ impl Model {
         if (came.kind, came.code) != (told.kind, told.code) || told.addrs.dst() != about.key.src() {
             return false;
         }
-        let clients = |key: AnyKey| self.clients.get(&key).into_iter().flatten();
-        let to_client = clients(came_about.key).any(|client| *client == about.key);
-        to_client || clients(about.key.reversed()).any(|client| client.reversed() == came_about.key)
+        let (came_about, about) = (came_about.key, about.key);
+        self.is_known(about, came_about) || self.is_known(came_about.reversed(), about.reversed())
     }
 }
 
@@ -236,9 +239,10 @@ fn may_become(from: &[u8], to: &[u8], (key, cut): (AnyKey, bool)) -> bool {
     }
 }
 
-/// A whole packet left in parts, and this is the first.
+/// A packet, or a first part, left in parts, and this is the first.
 fn is_cut(from: &Seen, to: &Seen) -> bool {
-    from.parsed.fragment == Fragment::Whole && matches!(to.parsed.fragment, Fragment::First { .. })
+    let whole = !matches!(from.parsed.fragment, Fragment::Later { .. });
+    whole && matches!(to.parsed.fragment, Fragment::First { .. }) && from.parsed.ip_len > to.parsed.ip_len
 }
 
 /// The same packet one hop further, or its first part.

@@ -15,4 +15,5 @@ mod routing;
 mod sctp;
 mod services;
 mod tcp;
+mod vlan;
 mod world;

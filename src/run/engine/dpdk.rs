@@ -97,7 +97,7 @@ impl Engine {
         }
     }
 
-    /// The ports' Ethernet addresses.
+    /// The Ethernet addresses of the ports with a device, in their order.
     pub(crate) fn macs(&self) -> &[MacAddr] {
         &self.macs
     }
@@ -165,10 +165,10 @@ fn live(
         );
     }
     let (ports, queues) = open_ports(&eal, config)?;
-    let mac = |(port, named): (&StartedPort, &PortNamed)| {
+    let mac = |(port, (named, _)): (&StartedPort, (&PortNamed, &str))| {
         port.mac().map(MacAddr).map_err(|errno| anyhow!("port {}: no MAC address: {errno}", named.name))
     };
-    let macs = ports.iter().zip(&config.ports).map(mac).collect::<Result<Vec<_>>>()?;
+    let macs = ports.iter().zip(config.devices()).map(mac).collect::<Result<Vec<_>>>()?;
     // Nobody waits for it any more, or nobody starts workers: the process ends.
     let (Ok(()), Ok((workers, answer))) = (opened.send(macs), starts.recv()) else { return Ok(()) };
     let launched = launch(&eal, workers, queues, stop);
@@ -187,7 +187,7 @@ fn live(
     result
 }
 
-/// By worker, the queue pairs of every port in their order.
+/// By worker, the queue pairs of every port with a device, in their order.
 type Queues = Vec<Vec<QueuePair>>;
 
 /// Every port started, and its queue pairs by worker.
@@ -196,14 +196,14 @@ fn open_ports(eal: &Eal, config: &GatewayConfig) -> Result<(Vec<StartedPort>, Qu
     let pool = pool(eal, config)?;
     let mut queues: Queues = (0..workers).map(|_| Vec::new()).collect();
     let mut started = Vec::new();
-    for port in &config.ports {
+    for (port, device) in config.devices() {
         let settings = PortConfig {
             queues: workers,
             rx_descriptors: DESCRIPTORS,
             tx_descriptors: DESCRIPTORS,
             mtu: port.mtu,
         };
-        let opened = Port::open(eal, &port.device).and_then(|opened| opened.start(pool, &settings));
+        let opened = Port::open(eal, device).and_then(|opened| opened.start(pool, &settings));
         let (opened, pairs) = opened.with_context(|| format!("port {}", port.name))?;
         queues.iter_mut().zip(pairs).for_each(|(worker, pair)| worker.push(pair));
         started.push(opened);
@@ -214,8 +214,9 @@ fn open_ports(eal: &Eal, config: &GatewayConfig) -> Result<(Vec<StartedPort>, Qu
 
 /// One pool, large enough for all queues of all workers to be full at once.
 fn pool(eal: &Eal, config: &GatewayConfig) -> Result<Mempool> {
-    let queues =
-        u32::try_from(config.ports.len()).unwrap_or(u32::MAX).saturating_mul(2 * u32::from(DESCRIPTORS));
+    let queues = u32::try_from(config.devices().count())
+        .unwrap_or(u32::MAX)
+        .saturating_mul(2 * u32::from(DESCRIPTORS));
     let mbufs = u32::from(config.workers.count()).saturating_mul(queues.saturating_add(BUFFERS_SPARE));
     let mtu = config.ports.iter().map(|port| port.mtu).max().unwrap_or_default();
     let data_room = mtu.saturating_add(FRAME_OVERHEAD).max(DATA_MIN).saturating_add(HEADROOM);
@@ -225,13 +226,13 @@ fn pool(eal: &Eal, config: &GatewayConfig) -> Result<Mempool> {
 /// Every link up; devices that know no link state count as up.
 fn wait_for_links(config: &GatewayConfig, ports: &[StartedPort]) -> Result<()> {
     let deadline = Instant::now() + LINK_WAIT;
-    for (named, port) in config.ports.iter().zip(ports) {
+    for ((named, device), port) in config.devices().zip(ports) {
         while port.link().is_ok_and(|link| !link.up) {
             if Instant::now() >= deadline {
                 return Err(anyhow!(
                     "port {}: {} has no link after {} s; check the cable, the switch port or the peer device",
                     named.name,
-                    named.device,
+                    device,
                     LINK_WAIT.as_secs()
                 ));
             }
