@@ -94,7 +94,7 @@ bench: setup-build ## Benches of the packet path, a table each, put together in 
 	$(CARGO) bench -p perf
 	$(CARGO) run -q -p perf --bin report
 
-bench-wire: ## Over memif against testpmd in the same run.
+bench-wire: ## Over memif against testpmd in the same run; its generator is perf/src/bin/pktgen.rs.
 	@$(SETUP) wire
 	$(CARGO) build --release --features dpdk
 	FAIRLEAD_BIN=$(abspath $(FAIRLEAD)) $(CARGO) bench -p perf --features dpdk --bench wire
@@ -109,7 +109,7 @@ bench-kubernetes: setup ## What changes of a real cluster cost at a client, thro
 lint: setup-build ## Format, clippy, dependency policy.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --all-targets -q -- -D warnings
-	$(CARGO) clippy $(DPDK_CRATES) -p fairlead --features fairlead/dpdk --all-targets -q -- -D warnings
+	$(CARGO) clippy $(DPDK_CRATES) -p fairlead -p perf --features fairlead/dpdk,perf/dpdk --all-targets -q -- -D warnings
 	@if command -v gofmt >/dev/null; then test -z "$$(gofmt -l tests/cluster | tee /dev/stderr)"; fi
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny -L error check bans licenses sources; \
 	 else echo "lint: cargo-deny is not installed; licences and sources were not checked (cargo install cargo-deny)"; fi

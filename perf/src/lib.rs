@@ -21,4 +21,4 @@ pub use options::Options;
 pub use report::{Report, Row, Unit, results_folder};
 pub use sampler::{Laps, Meter, Sampler};
 pub use shuffle::{Random, shuffle};
-pub use template::Template;
+pub use template::{FRAME_LEN, Template};

@@ -32,7 +32,8 @@ use crate::{Laps, Meter, template::Template, wire::WirePort};
 pub const ROUND: usize = 8192;
 /// One frame in as many is checked.
 const SAMPLE: usize = 64;
-const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+/// Where the clients go to, at port 80.
+pub const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 
 /// A flow as both sides see it.
 #[derive(Clone, Copy, Debug)]
@@ -241,6 +242,12 @@ pub fn client(n: u32) -> FlowKey<Ipv4Addr> {
     let [_, _, c, d] = n.to_be_bytes();
     let sport = 1024 + u16::try_from(n >> 16).unwrap_or(u16::MAX);
     FlowKey { src: Ipv4Addr::new(198, 18, c, d), dst: VIP, sport, dport: 80, protocol: Protocol::Tcp }
+}
+
+/// True for an address of such a client.
+#[must_use]
+pub fn is_client(address: Ipv4Addr) -> bool {
+    address.octets()[..2] == [198, 18]
 }
 
 /// A data centre with the VIP 203.0.113.10:80 and its 256 backends.

@@ -4,6 +4,9 @@ use std::net::Ipv4Addr;
 
 use packet::{AnyKey, FlowKey, MacAddr, Parsed, TcpFlags, nat::Rewrite, parse, testkit::PacketBuilder};
 
+/// Bytes of a 64-byte frame without the check sequence.
+pub const FRAME_LEN: usize = 60;
+
 /// A TCP frame to be copied.
 #[derive(Clone, Debug)]
 pub struct Template {
@@ -19,7 +22,7 @@ impl Template {
         // Every ACK acknowledges every SYN-ACK.
         let seq = u32::from(!(flags.syn() && flags.ack()));
         let builder = PacketBuilder::tcp("198.18.0.1:1024", "203.0.113.10:80").flags(flags).numbers(seq, 1);
-        let builder = builder.pad_to(60);
+        let builder = builder.pad_to(FRAME_LEN);
         let frame = builder.macs(dst, src).build();
         let parsed = parse(&frame, frame.len()).expect("a valid frame");
         let Some(AnyKey::V4(key)) = parsed.key() else { unreachable!("an IPv4 flow was built") };

@@ -42,4 +42,11 @@ fn flows_are_opened_and_traffic_returns() {
     assert!(traffic.returned > 1000 && traffic.checked > 0, "{traffic:?}");
     assert!(traffic.returned <= traffic.sent && traffic.returned + 2048 >= traffic.sent, "{traffic:?}");
     assert_eq!(rig.counts().flows.created, 300);
+    let opened =
+        generator.run_new(300, time, |wires| carry(&mut rig, wires)).expect("backends get every SYN");
+    assert!(
+        opened.returned > 1000 && opened.checked > 0 && opened.returned <= opened.sent + 2048,
+        "{opened:?}"
+    );
+    assert!(rig.counts().flows.created >= 300 + opened.returned);
 }

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{PATIENCE, Result, traffic::METRICS};
+use crate::{Result, bench::PATIENCE, traffic::METRICS};
 
 /// A process that is ended with its owner.
 pub(crate) struct Running(Child);
@@ -25,6 +25,23 @@ impl Running {
     /// A line for its standard input, which stays open: testpmd ends when it does.
     pub(crate) fn say(&mut self, line: &str) -> Result<()> {
         Ok(writeln!(self.0.stdin.as_mut().ok_or("no input")?, "{line}")?)
+    }
+
+    /// The line of JSON that the process writes to its log, once it does.
+    pub(crate) fn answer(&self, log: &Path, patience: Duration) -> Result<String> {
+        let start = Instant::now();
+        loop {
+            let text = fs::read_to_string(log)?;
+            if let Some(line) = text.lines().find(|line| line.starts_with('{') && line.ends_with('}')) {
+                return Ok(line.to_owned());
+            }
+            let is_running = Path::new(&format!("/proc/{}/task/{0}", self.0.id())).exists();
+            if !is_running || start.elapsed() > patience {
+                let last = text.lines().last().unwrap_or_default();
+                return Err(format!("the generator gives no answer: {last}").into());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Seconds that its threads were ready to run and had no core (the second field of `/proc/PID/task/TID/schedstat`).
@@ -71,14 +88,14 @@ pub(crate) fn scrape(page: &str) -> Result<String> {
     Ok(answer)
 }
 
-/// The appliance has every flow of the generator and no other, and lost nothing but to a full link.
-pub(crate) fn verify(metrics: &str) -> Result<()> {
+/// The appliance has so many flows, at least and nearly at most, and lost nothing but to a full link.
+pub(crate) fn verify(metrics: &str, expected: f64) -> Result<()> {
     let of = |name| sum(metrics, name, "");
     let (received, sent) = (of("fairlead_rx_packets_total"), of("fairlead_tx_packets_total"));
     let (flows, dropped) = (of("fairlead_flows_used"), of("fairlead_dropped_packets_total"));
     let full = sum(metrics, "fairlead_dropped_packets_total", "TxFull");
-    if sent < received / 2.0 || received < 1e5 || dropped > full || flows != f64::from(crate::traffic::FLOWS)
-    {
+    let known = expected <= flows && flows <= expected * 1.2;
+    if sent < received / 2.0 || received < 1e5 || dropped > full || !known {
         let name = "fairlead_dropped_packets_total";
         let reasons = metrics.lines().filter(|line| line.starts_with(name) && !line.ends_with(" 0"));
         let reasons: Vec<_> = reasons.map(|line| line.trim_start_matches(name)).collect();

@@ -12,11 +12,12 @@ use crate::Result;
 /// Flows of the generator: 10.254.0.0:1000 to 10.253.0.n:1001 (constants of testpmd).
 pub(crate) const FLOWS: u32 = 1024;
 pub(crate) const METRICS: &str = "127.0.0.1:19472";
-/// Where flowgen sends to (a constant of testpmd).
-pub(crate) const GATEWAY_MAC: &str = "00:01:02:03:04:01";
-/// The generator's own address, which is the backends' neighbour.
-pub(crate) const PEER_MAC: &str = "02:00:00:00:00:02";
-pub(crate) const BACKENDS: u8 = 64;
+/// The gateway's addresses by link; flowgen sends to the first (a constant of testpmd).
+pub(crate) const GATEWAY_MACS: [&str; 2] = ["00:01:02:03:04:01", "00:01:02:03:04:02"];
+/// The generator's own addresses, which are the neighbours'.
+pub(crate) const PEER_MACS: [&str; 2] = ["02:00:00:00:00:02", "02:00:00:00:00:03"];
+/// Enough for four million flows from one address.
+pub(crate) const BACKENDS: u8 = 128;
 
 /// Where flow `n` of the generator goes to.
 pub(crate) fn vip(n: u32) -> Ipv4Addr {
@@ -30,7 +31,7 @@ pub(crate) fn capture_of_flows() -> Vec<u8> {
     let mut bytes: Vec<u8> = header.into_iter().flat_map(u32::to_le_bytes).collect();
     for n in 0..FLOWS {
         let builder = PacketBuilder::udp("10.254.0.0:1000", &format!("{}:1001", vip(n)));
-        let frame = builder.macs(mac(GATEWAY_MAC), mac(PEER_MAC)).ttl(64).payload(&[0; 18]).build();
+        let frame = builder.macs(mac(GATEWAY_MACS[0]), mac(PEER_MACS[0])).ttl(64).payload(&[0; 18]).build();
         let len = u32::try_from(frame.len()).expect("a short frame");
         bytes.extend([0, 0, len, len].into_iter().flat_map(u32::to_le_bytes));
         bytes.extend(frame);
@@ -52,7 +53,7 @@ pub(crate) fn check(frames: &[&[u8]]) -> Result<usize> {
         assert_valid_checksums(frame);
         let [a, b, c, d] = key.dst.octets();
         let to_backend = [a, b, c] == [10, 244, 0] && (1..=BACKENDS).contains(&d) && key.dport == 8080;
-        let ends = [mac(PEER_MAC).0, mac(GATEWAY_MAC).0].concat();
+        let ends = [mac(PEER_MACS[0]).0, mac(GATEWAY_MACS[0]).0].concat();
         if key.src != Ipv4Addr::new(10, 0, 0, 1) || !to_backend || parsed.ttl != 63 || frame[..12] != ends {
             return Err(format!("a frame that is not translated: {key:?}, TTL {}", parsed.ttl).into());
         }
@@ -65,53 +66,77 @@ pub(crate) fn check(frames: &[&[u8]]) -> Result<usize> {
     Ok(count)
 }
 
-pub(crate) fn config(folder: &Path) -> String {
+/// The appliance on one link, where clients and backends are one neighbour, or on two.
+pub(crate) fn config(folder: &Path, links: usize) -> String {
     let folder = folder.display();
-    format!(
+    let port = |link: usize, name, address| {
+        let mac = GATEWAY_MACS[link];
+        format!(
+            "- name: {name}
+  device: net_memif{link},role=server,id=0,socket={folder}/wire{link}.sock,socket-abstract=no,mac={mac}
+  addresses: [{address}]
+  tap: false
+"
+        )
+    };
+    let inside = links - 1;
+    let mut ports = port(inside, "inside", "10.0.0.1/24");
+    if links == 2 {
+        ports.insert_str(0, &port(0, "outside", "192.0.2.1/24"));
+    }
+    let mut text = format!(
         "apiVersion: fairlead.dev/v1alpha1
 kind: GatewayConfig
 ports:
-- name: wire
-  device: net_memif0,role=server,id=0,socket={folder}/wire.sock,socket-abstract=no,mac={GATEWAY_MAC}
-  addresses: [10.0.0.1/24]
-  tap: false
-workers: {{cores: [1], idle: poll}}
+{ports}workers: {{cores: [1], idle: poll}}
 dpdk: {{memoryMiB: 256}}
 kubernetes:
   manifests: {folder}/manifests
-  externalIPAllow: [10.253.0.0/16]
-forwarding: {{mode: snat, flowsPerWorker: 65536}}
-routes:
-- {{to: 10.244.0.0/16, via: 10.0.0.11}}
-neighbors:
-- {{address: 10.0.0.11, mac: \"{PEER_MAC}\", port: wire}}
+  externalIPAllow: [10.253.0.0/16, 203.0.113.0/24]
+forwarding: {{mode: snat, flowsPerWorker: {flows}}}
 admin: {{socket: {folder}/admin.sock}}
 metrics: {{listen: \"{METRICS}\"}}
 stateDir: {folder}/state
-"
-    )
+routes:
+- {{to: 10.244.0.0/16, via: 10.0.0.11}}
+",
+        // Four million without recycling, or what flowgen has and more.
+        flows = if links == 2 { 4_500_000 } else { 65_536 }
+    );
+    let mut neighbors =
+        format!("neighbors:\n- {{address: 10.0.0.11, mac: \"{}\", port: inside}}\n", PEER_MACS[inside]);
+    if links == 2 {
+        text += "- {to: 198.18.0.0/15, via: 192.0.2.254}\n";
+        neighbors += &format!("- {{address: 192.0.2.254, mac: \"{}\", port: outside}}\n", PEER_MACS[0]);
+    }
+    text + &neighbors
 }
 
-/// One Service on every address the generator sends to.
+/// A Service on every address that flowgen sends to, and one on that of our own generator.
 pub(crate) fn manifests() -> String {
-    let addresses: Vec<_> = (0..FLOWS).map(|n| vip(n).to_string()).collect();
+    let flowgens: Vec<_> = (0..FLOWS).map(|n| vip(n).to_string()).collect();
+    service("dgram", "10.96.0.10", &flowgens, ("UDP", 1001))
+        + &service("stream", "10.96.0.11", &["203.0.113.10".to_owned()], ("TCP", 80))
+}
+
+fn service(name: &str, cluster_ip: &str, addresses: &[String], (protocol, port): (&str, u16)) -> String {
     let mut text = format!(
         "apiVersion: v1
 kind: Service
-metadata: {{name: web, namespace: default}}
+metadata: {{name: {name}, namespace: default}}
 spec:
   type: ClusterIP
-  clusterIP: 10.96.0.10
-  clusterIPs: [10.96.0.10]
+  clusterIP: {cluster_ip}
+  clusterIPs: [{cluster_ip}]
   ipFamilies: [IPv4]
   externalIPs: [{}]
-  ports: [{{name: dgram, port: 1001, protocol: UDP, targetPort: 8080}}]
+  ports: [{{name: main, port: {port}, protocol: {protocol}, targetPort: 8080}}]
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
-metadata: {{name: web-1, namespace: default, labels: {{kubernetes.io/service-name: web}}}}
+metadata: {{name: {name}-1, namespace: default, labels: {{kubernetes.io/service-name: {name}}}}}
 addressType: IPv4
-ports: [{{name: dgram, port: 8080, protocol: UDP}}]
+ports: [{{name: main, port: 8080, protocol: {protocol}}}]
 endpoints:
 ",
         addresses.join(", ")
@@ -120,5 +145,5 @@ endpoints:
         writeln!(text, "- {{addresses: [10.244.0.{n}], conditions: {{ready: true}}}}")
             .expect("text takes text");
     }
-    text
+    text + "---\n"
 }

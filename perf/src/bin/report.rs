@@ -14,13 +14,15 @@ const BENCHES: [(&str, &str); 8] = [
     ),
     (
         "wire",
-        "`fairlead run`, one worker, full NAT of 1,024 established UDP flows of 60-byte frames (64 with the check sequence) \
-         in one direction, against `dpdk-testpmd --forward-mode=macswap` on the same memif link in interleaved rounds. The \
-         aims are a ratio of 0.70, then 0.80. The host of a virtual machine moves its cores \
+        "`fairlead run`, one worker, full NAT of 60-byte frames (64 with the check sequence), against \
+         `dpdk-testpmd --forward-mode=macswap` on the same memif links in interleaved rounds. One way: UDP of testpmd's \
+         `flowgen` over one link, which nobody answers, as published figures have it. Both ways: established TCP flows of \
+         `pktgen` over two links; each returned frame counts. New flows: every packet a SYN of a new client, from an empty \
+         table; what reaches backends counts. The aims are a ratio of 0.70, then 0.80. The host of a virtual machine moves its cores \
          between neighbours below one cache (near) and places without one in common (far), which changes both rows by a factor of \
          three: the distance is measured before and after each run, and like is compared with like. The table says NO COMPARISON \
-         where the cores did not belong to the bench. What bounds the appliance: its own work, \
-         some 500 instructions a packet, beside a driver that copies each frame twice.",
+         where the cores did not belong to the bench. What bounds both: a driver that copies each \
+         frame twice and waits for lines of the other core.",
     ),
     ("flow", "The flow table alone, in bursts of 32 with the worker's prefetches."),
     ("parse", "Frame to 5-tuple; 2,048 frames in random order."),

@@ -1,0 +1,262 @@
+//! A round: the device and the generator as processes on one or two links, and what came back.
+
+use std::{
+    env,
+    fmt::{self, Display},
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use dataplane::io::pcap;
+
+use crate::{
+    Result,
+    process::{Running, scrape, verify},
+    traffic::{FLOWS, GATEWAY_MACS, PEER_MACS, capture_of_flows, check, config, manifests},
+};
+
+/// What the checked capture must reach before it ends: each flow many times.
+const CAPTURE_BYTES: u64 = 4 << 20;
+/// How long a process has to come up or to end.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// A frame leaves by the port it came from.
+const LOOP: &str = "--port-topology=loop";
+
+/// What goes over the wire.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(crate) enum Case {
+    /// Datagrams from clients that nobody answers.
+    OneWay,
+    /// Packets of so many established flows.
+    BothWays(u32),
+    /// Each packet the first of a flow.
+    New,
+}
+
+impl Case {
+    /// Who forwards it.
+    pub(crate) const fn devices(self) -> &'static [Device] {
+        match self {
+            Self::OneWay | Self::BothWays(_) => &[Device::Appliance, Device::Macswap],
+            Self::New => &[Device::Appliance],
+        }
+    }
+
+    const fn links(self) -> usize {
+        if matches!(self, Self::OneWay) { 1 } else { 2 }
+    }
+}
+
+impl Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OneWay => write!(f, "one way, {FLOWS} flows"),
+            Self::BothWays(flows) => write!(f, "both ways, {flows} flows"),
+            Self::New => f.write_str("new flows"),
+        }
+    }
+}
+
+/// What forwards.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(crate) enum Device {
+    Appliance,
+    Macswap,
+}
+
+impl Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Appliance => "appliance, full NAT",
+            Self::Macswap => "testpmd macswap",
+        })
+    }
+}
+
+pub(crate) struct Bench {
+    folder: PathBuf,
+    fairlead: PathBuf,
+    seconds: u64,
+}
+
+impl Bench {
+    pub(crate) fn new(seconds: u64) -> Result<Self> {
+        let folder = env::temp_dir().join(format!("fairlead-wire-{}", std::process::id()));
+        fs::create_dir_all(folder.join("manifests"))?;
+        fs::write(folder.join("manifests/web.yaml"), manifests())?;
+        let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/fairlead");
+        let fairlead = env::var_os("FAIRLEAD_BIN").map_or_else(built, PathBuf::from);
+        let bench = Self { folder, fairlead, seconds };
+        for links in [1, 2] {
+            fs::write(bench.config_of(links), config(&bench.folder, links))?;
+            if !bench.command_of_appliance("check", links).status()?.success() {
+                return Err("the appliance refuses the bench's configuration".into());
+            }
+        }
+        Ok(bench)
+    }
+
+    /// Plays one frame of each of flowgen's flows through the appliance, over and over, and checks all that comes back;
+    /// their count.
+    pub(crate) fn check_frames(&self) -> Result<usize> {
+        let (played, returned) = (self.folder.join("played.pcap"), self.folder.join("returned.pcap"));
+        fs::write(&played, capture_of_flows())?;
+        let capture =
+            format!("net_pcap0,rx_pcap={},tx_pcap={},infinite_rx=1", played.display(), returned.display());
+        let device = self.start(Device::Appliance, 1)?;
+        let mut command = self.testpmd("gen", "1", &[self.link("client", 0), capture]);
+        command.args(["--forward-mode=io", "--port-topology=paired"]);
+        let player = Running::start(command, &self.folder.join("generator.log"))?;
+        let start = Instant::now();
+        while fs::metadata(&returned).map_or(0, |file| file.len()) < CAPTURE_BYTES {
+            if start.elapsed() > PATIENCE {
+                return Err("the appliance forwards nothing".into());
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        player.stop()?;
+        device.stop()?;
+        let returned = fs::read(returned)?;
+        check(&pcap::frames(&returned).map_err(|error| format!("capture: {error}"))?)
+    }
+
+    /// Frames that came back in a round, in millions a second, and the share of time that was spent waiting for a core.
+    pub(crate) fn round(&self, device: Device, case: Case) -> Result<(f64, f64)> {
+        let running = self.start(device, case.links())?;
+        let result = match case {
+            Case::OneWay => self.flowgen(device, &running)?,
+            Case::BothWays(_) | Case::New => self.pktgen(device, &running, case)?,
+        };
+        running.stop()?;
+        Ok(result)
+    }
+
+    /// Starts a device and waits for its end of the links. The appliance is ready once they are up.
+    fn start(&self, device: Device, links: usize) -> Result<Running> {
+        // Links are made anew each round: the driver's server does not always outlive its peer.
+        (0..links).for_each(|link| drop(fs::remove_file(self.socket(link))));
+        let command = match device {
+            Device::Appliance => self.command_of_appliance("run", links),
+            Device::Macswap => {
+                let ends: Vec<_> = (0..links).map(|link| self.link("server", link)).collect();
+                let mut command = self.testpmd("dut", "0", &ends);
+                command.args(["--forward-mode=macswap", LOOP]);
+                command
+            }
+        };
+        let running = Running::start(command, &self.folder.join("device.log"))?;
+        let start = Instant::now();
+        while !(0..links).all(|link| self.socket(link).exists()) {
+            if start.elapsed() > PATIENCE {
+                return Err("the device does not come up".into());
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(running)
+    }
+
+    /// The median of flowgen's own reports, those left out that came before the link was busy.
+    fn flowgen(&self, device: Device, forwarder: &Running) -> Result<(f64, f64)> {
+        let log = self.folder.join("generator.log");
+        let mut command = self.testpmd("gen", "1", &[self.link("client", 0)]);
+        command.args(["--forward-mode=flowgen", &format!("--flowgen-flows={FLOWS}")]);
+        command.args([LOOP, "-i", "--auto-start"]);
+        let (mut running, start, before) =
+            (Running::start(command, &log)?, Instant::now(), forwarder.waited()?);
+        for _ in 0..self.seconds + 3 {
+            thread::sleep(Duration::from_secs(1));
+            running.say("show port stats 0")?;
+        }
+        let waited = (forwarder.waited()? - before + running.waited()?) / start.elapsed().as_secs_f64();
+        // While the link is there: without it the appliance is not asked anything.
+        let metrics = matches!(device, Device::Appliance).then(|| scrape("/metrics")).transpose()?;
+        running.stop()?;
+        if let Some(metrics) = metrics {
+            verify(&metrics, f64::from(FLOWS))?;
+        }
+        let log = fs::read_to_string(log)?;
+        let rates = log.lines().filter_map(|line| line.trim().strip_prefix("Rx-pps:"));
+        let rates = rates.filter_map(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
+        // The second that the link came up in is part of a second.
+        let mut rates: Vec<_> = rates.skip_while(|pps| *pps == 0.0).skip(1).map(|pps| pps / 1e6).collect();
+        if rates.is_empty() {
+            let last = log.lines().last().unwrap_or_default();
+            return Err(format!("no report of the generator: {last}").into());
+        }
+        Ok((crate::median(&mut rates), waited))
+    }
+
+    /// What our own generator says.
+    fn pktgen(&self, device: Device, forwarder: &Running, case: Case) -> Result<(f64, f64)> {
+        let log = self.folder.join("generator.log");
+        let (traffic, flows) = match (case, device) {
+            (Case::BothWays(flows), Device::Appliance) => ("established", flows),
+            (Case::BothWays(flows), Device::Macswap) => ("frames", flows),
+            (Case::OneWay | Case::New, _) => ("new", 1),
+        };
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pktgen"));
+        command.args(["--outside", &self.link("client", 0), "--inside", &self.link("client", 1)]);
+        let [outside, inside] = GATEWAY_MACS;
+        command.args(["--gateway-outside", outside, "--gateway-inside", inside]);
+        command.args(["--traffic", traffic, "--hold"]);
+        command.args(["--flows", &flows.to_string(), "--seconds", &self.seconds.to_string()]);
+        let (running, start, before) = (Running::start(command, &log)?, Instant::now(), forwarder.waited()?);
+        let line = running.answer(&log, PATIENCE + 10 * Duration::from_secs(self.seconds))?;
+        let waited = (forwarder.waited()? - before + running.waited()?) / start.elapsed().as_secs_f64();
+        let said: serde_json::Value = serde_json::from_str(&line)?;
+        if matches!(device, Device::Appliance) {
+            let created = said["returned"].as_f64().unwrap_or_default();
+            // Of new flows as many as there is room for without recycling.
+            verify(&scrape("/metrics")?, if traffic == "new" { created.min(4e6) } else { flows.into() })?;
+        }
+        running.stop()?;
+        if said["checked"].as_u64().is_none_or(|checked| checked == 0) {
+            return Err(format!("the generator has checked nothing: {line}").into());
+        }
+        Ok((said["mpps"].as_f64().ok_or("no rate")?, waited))
+    }
+
+    /// testpmd on these devices. Two cores: `main` idles on one, the other forwards. No statistics period: in it `main`
+    /// spins, on the core where the other process works.
+    fn testpmd(&self, prefix: &str, main: &str, devices: &[String]) -> Command {
+        let mut command = Command::new("dpdk-testpmd");
+        command.args(["-l", "0,1", "--main-lcore", main, "--in-memory", "--no-telemetry", "--no-pci"]);
+        command.args(["-m", "256", "--file-prefix", prefix]);
+        command.args(devices.iter().flat_map(|device| ["--vdev", device]));
+        command.args(["--", "--nb-cores=1", "--no-lsc-interrupt"]);
+        command
+    }
+
+    /// One end of a link as a device of DPDK.
+    fn link(&self, role: &str, link: usize) -> String {
+        let mac = if role == "server" { GATEWAY_MACS[link] } else { PEER_MACS[link] };
+        let socket = self.socket(link);
+        format!("net_memif{link},role={role},id=0,socket={},socket-abstract=no,mac={mac}", socket.display())
+    }
+
+    fn socket(&self, link: usize) -> PathBuf {
+        self.folder.join(format!("wire{link}.sock"))
+    }
+
+    fn config_of(&self, links: usize) -> PathBuf {
+        self.folder.join(format!("config{links}.yaml"))
+    }
+
+    fn command_of_appliance(&self, verb: &str, links: usize) -> Command {
+        let mut command = Command::new(&self.fairlead);
+        command.arg(verb).arg("--config").arg(self.config_of(links));
+        command
+    }
+
+    /// An error that says where the logs are.
+    pub(crate) fn kept(&self, error: &dyn Display) -> String {
+        format!("{error} (logs are kept in {})", self.folder.display())
+    }
+
+    pub(crate) fn clean(&self) {
+        fs::remove_dir_all(&self.folder).ok();
+    }
+}
