@@ -13,6 +13,7 @@ mod insert;
 mod numbers;
 mod record;
 mod slab;
+mod state;
 mod sweep;
 mod touch;
 mod usual;
@@ -23,8 +24,8 @@ use std::io;
 use packet::{Address, FlowKey, plain::Plain};
 
 use self::index::{Index, Place};
-use self::record::Expiry;
 use self::slab::{Queue, Slab};
+use self::state::Expiry;
 use crate::Millis;
 use crate::hash::{FlowHash, FlowHasher};
 use crate::tcp_state::Timeouts;

@@ -5,8 +5,9 @@ use std::fmt;
 use packet::{Address, Family, FlowKey};
 
 use super::index::Place;
-use super::record::{self, State};
+use super::record;
 use super::slab::Queue;
+use super::state::State;
 use super::{Candidate, Direction, FlowRef, FlowTable};
 use crate::hash::FlowHash;
 use crate::{BackendId, Millis, NatMode, ServiceId};

@@ -7,7 +7,8 @@
 //! Source: in the spirit of RFC 5961 §3, whose exact match is the endpoints' to make.
 
 use super::Direction;
-use super::record::{DELTAS, LINKS, Line, State, join, upper};
+use super::record::{DELTAS, LINKS, Line, join, upper};
+use super::state::State;
 use crate::hash::lower;
 
 /// How far a side's numbering moves at most between two segments that are looked at: a millisecond at 100 Gbit/s is

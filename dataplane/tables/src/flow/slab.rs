@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use cpu::HugeSlice;
 
-use super::record::{LINKS, Line, STATE, State, join, upper};
+use super::record::{LINKS, Line, STATE, join, upper};
+use super::state::State;
 use crate::hash::lower;
 
 /// No slot.

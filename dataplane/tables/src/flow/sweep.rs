@@ -2,7 +2,8 @@
 
 use packet::Protocol;
 
-use super::record::{STATE, State};
+use super::record::STATE;
+use super::state::State;
 use super::{FlowRef, FlowTable, FlowView, record};
 use crate::{BackendId, BackendState, Millis, ServiceId, Tables};
 

@@ -2,7 +2,8 @@
 
 use packet::{Protocol, TcpFlags};
 
-use super::record::{STATE, State};
+use super::record::STATE;
+use super::state::State;
 use super::{Direction, FlowRef, FlowTable, Numbers};
 use crate::Millis;
 use crate::tcp_state::Phase;

@@ -7,7 +7,8 @@ use packet::checksum::Delta;
 use packet::nat::PlainRewrite;
 use packet::plain::{Ends, Plain};
 
-use super::record::{DELTAS, HOPS, Line, NO_HOP, PORTS, REPLY_ADDRESSES, STATE, State, upper};
+use super::record::{DELTAS, HOPS, Line, NO_HOP, PORTS, REPLY_ADDRESSES, STATE, upper};
+use super::state::State;
 use super::{Candidate, Direction, FlowRef, FlowTable, Numbers, record};
 use crate::hash::lower;
 use crate::{BackendId, Millis, NextHopId};

@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use packet::nat::Rewrite;
 use packet::{Address, AnyKey, Family, FlowKey};
 
-use super::record::{STATE, State};
+use super::record::STATE;
+use super::state::State;
 use super::{Direction, FlowRef, FlowTable, record};
 use crate::tcp_state::Phase;
 use crate::{BackendId, IdleTimeout, Millis, NatMode, NextHopId, ServiceId};
