@@ -17,6 +17,7 @@ mod load;
 mod numbers;
 mod paths;
 mod quic;
+mod trunk;
 mod variants;
 mod world;
 
@@ -49,7 +50,7 @@ const GROUPS: [Group<World>; 4] = [
         ],
     },
     Group { name: "offload", make: World::offload, checks: &[variants::OFFLOAD] },
-    Group { name: "static", make: World::tapless, checks: &[variants::STATIC] },
+    Group { name: "static", make: World::tapless, checks: &[variants::STATIC, trunk::CHECKS] },
 ];
 
 const PROGRAM: Program<World> =

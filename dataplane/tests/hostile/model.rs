@@ -52,6 +52,8 @@ pub(crate) struct Model {
     clients: HashMap<AnyKey, Vec<AnyKey>>,
     /// What was too long for the way to a backend: a flow may have begun with it, though nothing went there.
     begun: HashSet<AnyKey>,
+    /// Clients that had their backend's key when the burst at hand began, and another one has now.
+    before: Vec<(AnyKey, AnyKey)>,
     pairs: Pairs,
     arrived: Vec<Seen>,
     /// Frames sent, by what they were.
@@ -89,6 +91,7 @@ impl Model {
             *self.sent.entry(kind).or_default() += 1;
         }
         self.arrived.clear();
+        self.before.clear();
         // Mutated addresses are many.
         if self.pairs.len() > 100_000 {
             self.pairs.clear();
@@ -124,7 +127,9 @@ impl Model {
             self.pairs.insert((key.src(), key.dst()));
             self.pairs.insert((client.dst(), client.src()));
         }
-        self.clients.insert(key, from);
+        if let Some(old) = self.clients.insert(key, from) {
+            self.before.extend(old.into_iter().map(|client| (client, key)));
+        }
         *self.sent.entry("to a backend").or_default() += 1;
         is_sent_on(seen)
     }
@@ -177,6 +182,7 @@ impl Model {
     /// This client's flow is, or may be, the one that has this key at its backend.
     fn is_known(&self, client: AnyKey, at_backend: AnyKey) -> bool {
         self.clients.get(&at_backend).is_some_and(|clients| clients.contains(&client))
+            || self.before.contains(&(client, at_backend))
             || self.begun.contains(&client) && is_served(client, at_backend, INSIDE)
     }
 

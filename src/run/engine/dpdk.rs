@@ -26,8 +26,10 @@ const DESCRIPTORS: u16 = 1024;
 const BUFFERS_SPARE: u32 = 4096;
 /// Bytes of a frame around its IP packet: Ethernet and two VLAN tags.
 const FRAME_OVERHEAD: u16 = 22;
-/// Bytes of data in a buffer at the least: drivers round down, and an ordinary frame is to be one segment.
+/// Bytes of data in a buffer at the least: an ordinary frame is to be one segment.
 const DATA_MIN: u16 = 2048;
+/// What some NICs round a buffer's data down to: a frame of the largest MTU is to be one segment all the same.
+const DATA_STEP: u16 = 1024;
 /// Bytes in front of the data, `RTE_PKTMBUF_HEADROOM`.
 const HEADROOM: u16 = 128;
 /// Lets DPDK choose the memory node.
@@ -219,7 +221,8 @@ fn pool(eal: &Eal, config: &GatewayConfig) -> Result<Mempool> {
         .saturating_mul(2 * u32::from(DESCRIPTORS));
     let mbufs = u32::from(config.workers.count()).saturating_mul(queues.saturating_add(BUFFERS_SPARE));
     let mtu = config.ports.iter().map(|port| port.mtu).max().unwrap_or_default();
-    let data_room = mtu.saturating_add(FRAME_OVERHEAD).max(DATA_MIN).saturating_add(HEADROOM);
+    let data = mtu.saturating_add(FRAME_OVERHEAD).max(DATA_MIN).next_multiple_of(DATA_STEP);
+    let data_room = data.saturating_add(HEADROOM);
     Mempool::new(eal, "packets", mbufs, data_room, ANY_NODE).context("packet buffers (dpdk.memoryMiB)")
 }
 
