@@ -2,7 +2,7 @@
 //! `client` reaches the server, `contact` knows whether it answers, `reflect` follows one kind by lists and watches
 //! (`request`, `pause`), `source` joins the kinds and keeps the last state in a file (`saved`). Objects are read by the
 //! same code as manifests. `lease` and `leader` choose the appliance that decides about addresses, `writer` tells the
-//! cluster what was decided (`steps`, `notify`, `ask`). No Kubernetes type leaves this module.
+//! cluster what was decided (`write`, `steps`, `notify`, `ask`). No Kubernetes type leaves this module.
 
 mod ask;
 mod client;
@@ -22,6 +22,7 @@ mod source;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod write;
 mod writer;
 
 use std::fmt;

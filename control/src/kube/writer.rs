@@ -2,7 +2,7 @@
 //!
 //! Each object has one write at a time, decided on its newest outcome; a write that fails is tried again, later each time,
 //! on the outcome that is newest then, and told meanwhile. Whoever hands outcomes over never waits for a write. Not here:
-//! what is written (`steps`, `notify`), who leads (`leader`).
+//! what is written (`steps`, `notify`), the requests (`write`), who leads (`leader`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,19 +10,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::ApiServer;
 use super::ask::{Ask, ask};
-use super::fault::{Fault, FaultKind};
+use super::fault::Fault;
 use super::leader::stamp;
 use super::notify::{self, Budget, Notice, Sender, Told};
 use super::steps::{self, Step};
+use super::write::{Done, Target, Wanted, write};
 use crate::metrics::WriterMetrics;
 use crate::model::ObjectKey;
-use crate::outcome::{Batch, Outcome, Outcomes, PoolOutcome};
+use crate::outcome::{Batch, Outcome, Outcomes};
 
 /// Writes on their way at once.
 const WRITES_MAX: usize = 16;
@@ -36,13 +36,6 @@ const ECHO: Duration = Duration::from_secs(1);
 /// As often as this within so long, and somebody else undoes what we write; then it is left to them for as long.
 const ECHOES_MAX: u32 = 5;
 const CONTEST: Duration = Duration::from_secs(60);
-
-/// What a write is about.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-enum Target {
-    Pool(String),
-    Service(ObjectKey),
-}
 
 /// What is known about a Service or pool that is to be written.
 #[derive(Debug, Default)]
@@ -69,19 +62,6 @@ struct Last {
 
 /// A step on an object, with the addresses it says.
 type What = (Step, String, Vec<IpAddr>);
-
-#[derive(Clone, Debug)]
-enum Wanted {
-    Pool(PoolOutcome),
-    Service(Outcome),
-}
-
-/// How a write went.
-struct Done {
-    target: Target,
-    step: Option<Step>,
-    result: Result<Option<Notice>, Fault>,
-}
 
 /// The writer.
 pub(super) struct Writer {
@@ -333,65 +313,9 @@ fn what(step: Step, outcome: &Outcome) -> What {
     (step, uid.unwrap_or_default(), outcome.addresses.clone())
 }
 
-/// One write, to its end.
-async fn write(server: Arc<ApiServer>, target: Target, step: Option<Step>, wanted: Wanted) -> Done {
-    let result = match (&target, &wanted) {
-        (Target::Service(key), Wanted::Service(outcome)) => {
-            write_service(&server, key, step.expect("a Service has steps"), outcome).await
-        }
-        (Target::Pool(name), Wanted::Pool(outcome)) => {
-            write_pool(&server, name, outcome).await.map(|()| None)
-        }
-        _ => Ok(None),
-    };
-    Done { target, step, result }
-}
-
-async fn write_service(
-    server: &ApiServer,
-    key: &ObjectKey,
-    step: Step,
-    outcome: &Outcome,
-) -> Result<Option<Notice>, Fault> {
-    let path = format!("/api/v1/namespaces/{}/services/{}", key.namespace, key.name);
-    if step == Step::Tell {
-        let patch = Ask::Strategic(steps::status(outcome, &stamp()));
-        let wrote = ask(server, &format!("{path}/status"), &patch).await;
-        return Ok(unless_gone(wrote)?.and_then(|_| notify::of_status(outcome)));
-    }
-    let Some(object) = unless_gone(ask(server, &path, &Ask::Get).await)? else { return Ok(None) };
-    let uid = outcome.service.as_ref().map(|service| service.upkeep.uid.as_str());
-    if object["metadata"]["uid"].as_str() != uid {
-        // Another object by now; its own outcome comes.
-        return Ok(None);
-    }
-    if let Some(patch) = steps::finalizers(&object, step == Step::Hold) {
-        unless_gone(ask(server, &path, &Ask::Merge(patch)).await)?;
-    }
-    Ok(None)
-}
-
-async fn write_pool(server: &ApiServer, name: &str, outcome: &PoolOutcome) -> Result<(), Fault> {
-    let path = format!("/apis/fairlead.dev/v1alpha1/addresspools/{name}/status");
-    let Some(object) = unless_gone(ask(server, &path, &Ask::Get).await)? else { return Ok(()) };
-    if let Some(patch) = steps::pool_status(outcome, &object, &stamp()) {
-        unless_gone(ask(server, &path, &Ask::Merge(patch)).await)?;
-    }
-    Ok(())
-}
-
 /// Nanoseconds since 1970: more than any event of ours before.
 fn number() -> u64 {
     u64::try_from(k8s_openapi::jiff::Timestamp::now().as_nanosecond()).unwrap_or_default()
-}
-
-/// What is gone needs no write.
-fn unless_gone(answer: Result<Value, Fault>) -> Result<Option<Value>, Fault> {
-    match answer {
-        Ok(value) => Ok(Some(value)),
-        Err(fault) if fault.kind == FaultKind::NotServed => Ok(None),
-        Err(fault) => Err(fault),
-    }
 }
 
 #[cfg(test)]
