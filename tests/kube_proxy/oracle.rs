@@ -165,7 +165,9 @@ impl Oracle {
             None => (*all).to_owned(),
         };
         let said = self.server.api.create(&path, object)?;
-        if said.status == 422 || said.status == 400 {
+        // A healthCheckNodePort that is another Service's already is no invalid value to it, but an error of its own.
+        let taken = said.status == 500 && said.why().contains("already allocated");
+        if said.status == 422 || said.status == 400 || taken {
             return Ok(Some(said.why().to_owned()));
         }
         said.ok()?;

@@ -75,3 +75,32 @@ fn full_load_and_single_changes() {
     println!("one change: median {:?}, p99 {:?}, worst {:?}", times[500], times[990], times[999]);
     assert_eq!(kept.services.len(), 10_000);
 }
+
+#[test]
+#[ignore = "a measurement: needs --release and a quiet machine"]
+fn one_change_of_a_large_service() {
+    for endpoints in [100, 1_000, 2_000, 5_000] {
+        let mut compiler = Compiler::new(settings(), Assignments::default());
+        compiler.set_network(network());
+        compiler.apply(service_of(0));
+        compiler.apply(slice_of(0, endpoints));
+        let mut kept = compiler.compile();
+        let mut times: Vec<_> = (0..100u32)
+            .map(|round| {
+                compiler.apply(slice_of(0, endpoints - 1 - round % 2));
+                let start = Instant::now();
+                let tables = compiler.compile();
+                let took = start.elapsed();
+                compiler.swept(tables.generation);
+                kept = tables;
+                took
+            })
+            .collect();
+        times.sort_unstable();
+        println!(
+            "one change of {endpoints} endpoints: best {:?}, median {:?}, p90 {:?}",
+            times[0], times[50], times[90]
+        );
+        assert_eq!(kept.services.len(), 1);
+    }
+}
