@@ -41,10 +41,15 @@ impl Follower {
     }
 
     pub(crate) fn with(url: &str, proxy_name: Option<&str>, folder: tempfile::TempDir) -> Self {
+        Self::of(&format!("server: '{url}'"), proxy_name, folder)
+    }
+
+    /// `cluster` is what the kubeconfig says of it.
+    pub(crate) fn of(cluster: &str, proxy_name: Option<&str>, folder: tempfile::TempDir) -> Self {
         let kubeconfig = folder.path().join("kubeconfig");
         let text = format!(
             "current-context: c\ncontexts: [{{name: c, context: {{cluster: k, user: u}}}}]\n\
-             clusters: [{{name: k, cluster: {{server: '{url}'}}}}]\nusers: [{{name: u, user: {{tokenFile: token}}}}]\n"
+             clusters: [{{name: k, cluster: {{{cluster}}}}}]\nusers: [{{name: u, user: {{tokenFile: token}}}}]\n"
         );
         std::fs::write(&kubeconfig, text).expect("written");
         std::fs::write(folder.path().join("token"), "first").expect("written");

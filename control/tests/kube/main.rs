@@ -7,9 +7,14 @@ mod follower;
 mod scale;
 mod server;
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use follower::{Follower, node, service, slice, small_world};
 use server::{CIDRS, Instead, NAMESPACES, NODES, POOLS, SERVICES, SLICES};
@@ -119,4 +124,47 @@ async fn namespaces_and_pools_are_followed_and_a_bad_pool_says_why() {
     assert!(follower.seen.contains_key("namespace shop") && follower.seen.contains_key("pool good"));
     follower.until("told", |it| it.row("AddressPool").error.contains("203.0.113.0/33")).await;
     assert_eq!(follower.row("AddressPool").state, "Ok");
+}
+
+/// A proxy on loopback that tunnels (CONNECT), or passes requests on as they are; counts those who come.
+async fn proxy(server: SocketAddr, came: Arc<AtomicUsize>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            came.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let Ok(byte) = client.read_u8().await else { return };
+                    head.push(byte);
+                }
+                let mut upstream = TcpStream::connect(server).await.unwrap();
+                if head.starts_with(b"CONNECT ") {
+                    client.write_all(b"HTTP/1.1 200 tunnel\r\n\r\n").await.unwrap();
+                } else {
+                    upstream.write_all(&head).await.unwrap();
+                }
+                // Whichever side ends first ends both.
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut upstream).await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_server_behind_a_proxy_is_followed_through_it() {
+    let server = small_world().await;
+    let came = Arc::new(AtomicUsize::new(0));
+    let address = server.url().trim_start_matches("http://").parse().unwrap();
+    let by = proxy(address, Arc::clone(&came)).await;
+    // Nobody is at the address that the kubeconfig names but by way of the proxy.
+    let cluster = format!("server: 'http://127.0.0.1:1', proxy-url: 'http://{by}'");
+    let mut follower = Follower::of(&cluster, None, tempfile::tempdir().expect("folder"));
+    follower.until_synced().await;
+    server.put(SERVICES, service("after", 80));
+    follower.until_seen("svc shop/after").await;
+    assert!(came.load(Ordering::Relaxed) > 0);
 }
