@@ -121,7 +121,7 @@ fn inserts(sampler: &mut Sampler) -> std::io::Result<()> {
         let mut numbers = *next..;
         let flows = [(); BURST].map(|()| flow(numbers.next().expect("an endless range")));
         let keys = flows.iter().flat_map(|flow| [flow.original, flow.reply]);
-        keys.for_each(|key| table.prefetch_buckets(table.hash(&key)));
+        keys.for_each(|key| table.prefetch_bucket(table.hash(&key)));
         for flow in &flows {
             table.insert(flow, Millis(0)).expect("room, and keys of their own");
         }

@@ -179,7 +179,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
     ) -> Option<ReplyKey> {
         let reply = likely_reply(self.state, self.tables, course, (key, hash), passed)?;
         let hash = self.state.flows.hash(&reply);
-        self.state.flows.prefetch_buckets(hash);
+        self.state.flows.prefetch_bucket(hash);
         Some((A::any(reply), hash))
     }
 

@@ -191,17 +191,10 @@ impl FlowTable {
         self.index.is_absent(hash)
     }
 
-    /// For a key that may be entered: asks for both lines of the index where it could be.
-    #[inline]
-    pub fn prefetch_buckets(&self, hash: FlowHash) {
-        self.index.prefetch_first(hash);
-        self.index.prefetch_second(hash);
-    }
-
     /// All steps at once, for a single key.
     pub fn lookup<A: Address>(&mut self, key: &FlowKey<A>, now: Millis) -> Option<(FlowRef, Direction)> {
         let hash = self.hash(key);
-        self.prefetch_buckets(hash);
+        self.prefetch_bucket(hash);
         self.find(hash, Candidate::NONE, key, now)
     }
 

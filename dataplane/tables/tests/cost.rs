@@ -162,7 +162,7 @@ fn insert_bursts(table: &mut FlowTable, flows: std::ops::Range<u32>) {
     for start in flows.clone().step_by(BURST) {
         let burst = (start..flows.end).take(BURST);
         for flow in burst.clone().map(flow::<Ipv4Addr>) {
-            [flow.original, flow.reply].iter().for_each(|key| table.prefetch_buckets(table.hash(key)));
+            [flow.original, flow.reply].iter().for_each(|key| table.prefetch_bucket(table.hash(key)));
         }
         for flow in burst.map(flow::<Ipv4Addr>) {
             black_box(table.insert(&flow, Millis(0)).expect("embryonic flows make room"));
@@ -224,7 +224,7 @@ fn snat_flows() {
             for request in requests.clone() {
                 let hash = table.hash(&request.original);
                 let likely = ports.likely((&request, hash), SNAT_ADDRESS, 0).expect("the range is not empty");
-                [request.original, likely].iter().for_each(|key| table.prefetch_buckets(table.hash(key)));
+                [request.original, likely].iter().for_each(|key| table.prefetch_bucket(table.hash(key)));
             }
             for request in requests {
                 match ports.choose(&mut table, &request, [SNAT_ADDRESS], Millis(0)) {

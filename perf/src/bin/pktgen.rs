@@ -13,10 +13,12 @@ use std::{
 };
 
 use clap::{Parser, ValueEnum};
-use dataplane::io::dpdk::{Eal, EalConfig, HugePages, Mempool, Port, PortConfig, QueuePair, StartedPort};
+use dataplane::io::dpdk as device;
 use packet::MacAddr;
 use perf::generator::{Ends, Generator, GeneratorError, Traffic};
 use serde::Serialize;
+
+use device::{Eal, EalConfig, HugePages, Mempool, Port, PortConfig, QueuePair, StartedPort};
 
 /// Descriptors of a queue.
 const DESCRIPTORS: u16 = 1024;

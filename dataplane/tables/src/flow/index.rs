@@ -1,6 +1,7 @@
-//! Index of a flow table: 64-byte buckets of eight entries, each a 31-bit tag, and direction and slot. A key may live
+//! Index of a flow table: 64-byte buckets of seven entries, each a 31-bit tag, and direction and slot. A key may live
 //! in two buckets, the second computable from the first and the tag alone, so that entries can be moved without their
-//! key. The first is preferred; at the load of one half that capacity gives, 2 % of the entries are in their second.
+//! key. The first is preferred; at the load that capacity gives, 4 of 7, few entries are in their second. Each bucket
+//! counts the keys that are in their second while this is their first: with none, one line says that a key is absent.
 //! Source: Pagh and Rodler's cuckoo hashing with buckets, kept to a single step of displacement.
 
 use cpu::{HugeSlice, equal_lanes};
@@ -9,14 +10,20 @@ use super::Direction;
 use super::record::upper;
 use crate::hash::{FlowHash, lower, scale};
 
-/// Entries of a bucket: what a cache line holds.
+/// Places of a cache line for an entry. A tag is compared with all at once.
 const WIDTH: usize = 8;
-/// The tags of its entries, then where those were entered: a tag is compared with eight neighbours at once.
+/// The last has no entry: its tag stays 0, and in the other half is the count of keys that are in their second bucket.
+const AWAY: usize = WIDTH - 1;
+/// The tags of its entries, then where those were entered.
 type Bucket = [[u32; WIDTH]; 2];
+/// One bit for each place that an entry may have.
+const ENTRIES: u32 = (1 << AWAY) - 1;
 /// Set in the tag of every used entry, so that an empty one (0) matches no tag.
 const USED: u32 = 1 << 31;
 /// Set in entries of the reply key.
 const REPLY: u32 = 1 << 31;
+/// Set in entries that are in their second bucket; not part of a [`Place`].
+const SECOND: u32 = 1 << 30;
 /// Tiny tables get this many buckets anyway: luck evens out only over some of them.
 const BUCKETS_MIN: u32 = 8;
 
@@ -58,7 +65,7 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Room for two keys of each of `flows` at a load of one half: 32 bytes a flow.
+    /// Room for two keys of each of `flows` at a load of 4 in 7: 32 bytes a flow.
     pub(super) fn new(flows: u32) -> std::io::Result<Self> {
         let buckets = flows.div_ceil(2).max(BUCKETS_MIN);
         Ok(Self { buckets: HugeSlice::zeroed(buckets as usize)? })
@@ -73,9 +80,19 @@ impl Index {
         cpu::prefetch_index(&self.buckets, self.first(hash));
     }
 
+    /// Asks for the hash's second bucket, if the first, which is read, says that a key may be there.
     #[inline]
     pub(super) fn prefetch_second(&self, hash: FlowHash) {
-        cpu::prefetch_index(&self.buckets, self.second(self.first(hash), tag(hash)));
+        let first = self.first(hash);
+        if self.away(first) > 0 {
+            cpu::prefetch_index(&self.buckets, self.second(first, tag(hash)));
+        }
+    }
+
+    /// Keys that are in their second bucket while this is their first.
+    #[inline]
+    fn away(&self, bucket: usize) -> u32 {
+        self.buckets[bucket][1][AWAY]
     }
 
     /// The first entry of the hash's first bucket that has its tag.
@@ -83,7 +100,7 @@ impl Index {
     pub(super) fn candidate(&self, hash: FlowHash) -> Option<Place> {
         let [tags, places] = &self.buckets[self.first(hash)];
         let matches = equal_lanes(tags, tag(hash));
-        (matches != 0).then(|| Place(places[first_of(matches)]))
+        (matches != 0).then(|| Place(places[first_of(matches)] & !SECOND))
     }
 
     /// True if neither bucket has an entry with the hash's tag: then no flow has the key.
@@ -91,8 +108,8 @@ impl Index {
     pub(super) fn is_absent(&self, hash: FlowHash) -> bool {
         let tag = tag(hash);
         let first = self.first(hash);
-        let found = |bucket: usize| equal_lanes(&self.buckets[bucket][0], tag);
-        found(first) | found(self.second(first, tag)) == 0
+        let found = |bucket: usize| equal_lanes(&self.buckets[bucket][0], tag) != 0;
+        !found(first) && (self.away(first) == 0 || !found(self.second(first, tag)))
     }
 
     /// The entry with the hash's tag, in either bucket, that `confirm` takes for its key's.
@@ -100,18 +117,19 @@ impl Index {
     pub(super) fn find(&self, hash: FlowHash, mut confirm: impl FnMut(Place) -> bool) -> Option<Place> {
         let tag = tag(hash);
         let first = self.first(hash);
-        for at in [first, self.second(first, tag)] {
-            let [tags, places] = &self.buckets[at];
+        let mut look = |bucket: usize| {
+            let [tags, places] = &self.buckets[bucket];
             let mut matches = equal_lanes(tags, tag);
             while matches != 0 {
-                let place = Place(places[first_of(matches)]);
+                let place = Place(places[first_of(matches)] & !SECOND);
                 if confirm(place) {
                     return Some(place);
                 }
                 matches &= matches - 1;
             }
-        }
-        None
+            None
+        };
+        look(first).or_else(|| if self.away(first) > 0 { look(self.second(first, tag)) } else { None })
     }
 
     /// Enters a key; false if there is no room even after moving one entry of either bucket on to its other one.
@@ -120,17 +138,31 @@ impl Index {
         let first = self.first(hash);
         let second = self.second(first, tag);
         let Place(place) = place;
-        self.put(first, tag, place)
-            || self.put(second, tag, place)
-            || self.displace(first, tag, place)
-            || self.displace(second, tag, place)
+        if self.put(first, tag, place) {
+            return true;
+        }
+        if self.put(second, tag, place | SECOND) {
+            self.buckets[first][1][AWAY] += 1;
+            return true;
+        }
+        if self.displace(first, tag, place) {
+            return true;
+        }
+        let entered = first != second && self.displace(second, tag, place | SECOND);
+        self.buckets[first][1][AWAY] += u32::from(entered);
+        entered
     }
 
     /// Takes a key out; false if it is not there.
     pub(super) fn remove(&mut self, hash: FlowHash, place: Place) -> bool {
         let tag = tag(hash);
         let first = self.first(hash);
-        self.take_out(first, tag, place.0) || self.take_out(self.second(first, tag), tag, place.0)
+        if self.take_out(first, tag, place.0) {
+            return true;
+        }
+        let removed = self.away(first) > 0 && self.take_out(self.second(first, tag), tag, place.0 | SECOND);
+        self.buckets[first][1][AWAY] -= u32::from(removed);
+        removed
     }
 
     /// Bucket from the lower half of the hash, tag from the upper: the two are independent.
@@ -150,7 +182,7 @@ impl Index {
     /// Into the first empty entry of a bucket, if it has one.
     fn put(&mut self, bucket: usize, tag: u32, place: u32) -> bool {
         let [tags, places] = &mut self.buckets[bucket];
-        let empty = equal_lanes(tags, 0);
+        let empty = equal_lanes(tags, 0) & ENTRIES;
         if empty == 0 {
             return false;
         }
@@ -169,12 +201,18 @@ impl Index {
         true
     }
 
+    /// Moves one entry of a full bucket to its other one, and enters this in its place; false if none can be moved.
     fn displace(&mut self, bucket: usize, tag: u32, place: u32) -> bool {
-        for at in 0..WIDTH {
+        for at in 0..AWAY {
             let [tags, places] = &self.buckets[bucket];
             let (resident, resident_place) = (tags[at], places[at]);
             let other = self.second(bucket, resident);
-            if other != bucket && self.put(other, resident, resident_place) {
+            if other != bucket && self.put(other, resident, resident_place ^ SECOND) {
+                // It goes away from its first bucket, or comes back to it.
+                match resident_place & SECOND {
+                    0 => self.buckets[bucket][1][AWAY] += 1,
+                    _ => self.buckets[other][1][AWAY] -= 1,
+                }
                 self.buckets[bucket][0][at] = tag;
                 self.buckets[bucket][1][at] = place;
                 return true;
@@ -223,12 +261,14 @@ mod tests {
     #[test]
     fn every_key_up_to_capacity_finds_room_and_is_found_and_removed() {
         for flows in [16u32, 64, 1000, 50_000] {
+            let away = |index: &Index| index.buckets.iter().map(|[_, places]| places[AWAY]).sum::<u32>();
             let mut index = Index::new(flows).unwrap();
             let place = |n: u32| Place((n / 2) | (n << 31));
             for n in 0..flows * 2 {
                 assert!(index.insert(hash(n.into()), place(n)), "key {n} of {flows} flows");
             }
             assert_eq!(index.used(), flows as usize * 2);
+            assert!(away(&index) <= flows / 5, "{} of {flows} flows have a key away", away(&index));
             for n in 0..flows * 2 {
                 assert_eq!(index.find(hash(n.into()), |found| found == place(n)), Some(place(n)));
             }
@@ -236,7 +276,7 @@ mod tests {
                 assert!(index.remove(hash(n.into()), place(n)));
                 assert!(!index.remove(hash(n.into()), place(n)));
             }
-            assert_eq!(index.used(), 0);
+            assert_eq!((index.used(), away(&index)), (0, 0));
         }
     }
 }

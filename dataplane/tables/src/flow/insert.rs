@@ -61,7 +61,7 @@ impl FlowTable {
             return Err(InsertError::Ipv6NotReserved);
         }
         let hashes = [self.hash(&flow.original), self.hash(&flow.reply)];
-        hashes.into_iter().for_each(|hash| self.prefetch_buckets(hash));
+        hashes.into_iter().for_each(|hash| self.prefetch_bucket(hash));
         let free = flow.original != flow.reply
             && self.is_free(hashes[0], &flow.original, now)
             && self.is_free(hashes[1], &flow.reply, now);
