@@ -55,7 +55,7 @@ impl Server {
         let mut ended = Ok(());
         let waited = process::until("the API server serves", READY, || {
             ended = self.daemons.iter_mut().try_for_each(Daemon::check_alive);
-            ended.is_err() || self.api.get("/api/v1/namespaces/default").is_ok()
+            ended.is_err() || self.api.get("/api/v1/namespaces/default/services/kubernetes").is_ok()
         });
         ended.and(waited)
     }

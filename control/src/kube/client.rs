@@ -342,6 +342,21 @@ users: [{name: u, user: {tokenFile: token}}]
     }
 
     #[test]
+    fn every_file_that_a_kubeconfig_names_is_looked_at() {
+        let named = "certificate-authority: ca.pem, server:";
+        let user = "{tokenFile: token, client-certificate: crt, client-key: key}";
+        let text = GOOD.replace("server:", named).replace("{tokenFile: token}", user);
+        let (folder, access) = folder(&text);
+        for file in ["ca.pem", "token", "crt", "key", "config"] {
+            let before = access.files();
+            let path = folder.path().join(file);
+            let old = fs::read_to_string(&path).unwrap_or_default();
+            fs::write(&path, old + "# another").expect("written");
+            assert_ne!(access.files(), before, "{file}");
+        }
+    }
+
+    #[test]
     fn exceptions_of_the_proxy_are_hosts_domains_and_networks() {
         for (list, host, want) in [
             ("", "10.0.0.1", false),
