@@ -16,8 +16,8 @@ pub(crate) const METRICS: &str = "127.0.0.1:19472";
 pub(crate) const GATEWAY_MACS: [&str; 2] = ["00:01:02:03:04:01", "00:01:02:03:04:02"];
 /// The generator's own addresses, which are the neighbours'.
 pub(crate) const PEER_MACS: [&str; 2] = ["02:00:00:00:00:02", "02:00:00:00:00:03"];
-/// Enough for four million flows from one address.
-pub(crate) const BACKENDS: u8 = 128;
+/// Enough for millions of flows from one address, each with a port within 32 tries.
+pub(crate) const BACKENDS: u8 = 250;
 
 /// Where flow `n` of the generator goes to.
 pub(crate) fn vip(n: u32) -> Ipv4Addr {
