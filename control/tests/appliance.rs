@@ -174,21 +174,12 @@ fn load_balancer(name: &str) -> Vec<Change> {
         ports: vec![ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: None }],
         ..Service::default()
     };
-    let endpoint = Endpoint {
-        address: "10.244.1.7".parse().unwrap(),
-        ready: true,
-        serving: true,
-        terminating: false,
-        node: None,
-        hint_nodes: Vec::new(),
-        hint_zones: Vec::new(),
-    };
     let slice = EndpointSlice {
         key: key.clone(),
         service: key.clone(),
         family: Family::V4,
         ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }],
-        endpoints: vec![endpoint],
+        endpoints: vec![Endpoint::new("10.244.1.7".parse().unwrap())],
     };
     vec![
         Change::Service(key.clone(), Some(Arc::new(service))),

@@ -219,13 +219,8 @@ fn service(number: u32) -> Change {
 
 fn slice(number: u32, endpoints: u32) -> Change {
     let endpoint = |index: u32| Endpoint {
-        address: address([11, 0, 0, 0], number * 32 + index),
-        ready: true,
-        serving: true,
-        terminating: false,
         node: Some(format!("node-{}", index % 100).into()),
-        hint_nodes: Vec::new(),
-        hint_zones: Vec::new(),
+        ..Endpoint::new(address([11, 0, 0, 0], number * 32 + index))
     };
     let slice = EndpointSlice {
         key: key(number),

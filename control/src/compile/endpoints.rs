@@ -150,13 +150,10 @@ impl<'a> Candidates<'a> {
             let address = *addresses.iter().find(|address| Family::of(**address) == family)?;
             let (ready, fallback) = serves(node);
             (ready || fallback).then(|| Endpoint {
-                address,
                 ready,
-                serving: true,
                 terminating: !ready,
                 node: Some(Arc::clone(node)),
-                hint_nodes: Vec::new(),
-                hint_zones: Vec::new(),
+                ..Endpoint::new(address)
             })
         });
         targets.collect()

@@ -9,7 +9,7 @@ use tables::{PortId, Serves, Vlan};
 use super::GatewayConfig;
 use super::cross::{Notes, each, has, note};
 use super::protection::serves;
-use super::read::{list, required};
+use super::read::required;
 use super::value::{interface_address, netdev_name, nonempty};
 use crate::yaml::{At, Errors};
 
@@ -109,7 +109,7 @@ fn port(at: &At<'_>, errors: &Errors) -> PortConfig {
     at.only(&["name", "device", "parent", "vlan", "addresses", "mtu", "mssClamp", "serves", "tap"], errors);
     let name = required(at, "name", errors, |at| netdev_name(at, errors)).unwrap_or_default();
     let carrier = carrier(at, errors);
-    let addresses = list(at, "addresses", errors, interface_address);
+    let addresses = at.list("addresses", errors, interface_address);
     let mtu = at.field("mtu").and_then(|at| at.number(mtu_min(&addresses)..=MTU_MAX, errors));
     let tap = at.field("tap").and_then(|at| at.boolean(errors)).unwrap_or(true);
     let mss_clamp = at.field("mssClamp").and_then(|at| at.number(MSS_MIN..=MTU_MAX, errors));

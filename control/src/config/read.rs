@@ -63,12 +63,12 @@ pub(super) fn document(at: &At<'_>, errors: &Errors) -> GatewayConfig {
         workers: at.field("workers").map(|at| workers(&at, errors)).unwrap_or_default(),
         dpdk: at.field("dpdk").map(|at| dpdk(&at, errors)).unwrap_or_default(),
         kubernetes: kubernetes(at, errors),
-        pools: list(at, "pools", errors, pool),
+        pools: at.list("pools", errors, pool),
         forwarding: at.field("forwarding").map(|at| forwarding(&at, errors)).unwrap_or_default(),
         protection: at.field("protection").map(|at| protection(&at, errors)).unwrap_or_default(),
         health_checks: at.field("healthChecks").map(|at| health_checks(&at, errors)).unwrap_or_default(),
-        routes: list(at, "routes", errors, route),
-        neighbors: list(at, "neighbors", errors, neighbor),
+        routes: at.list("routes", errors, route),
+        neighbors: at.list("neighbors", errors, neighbor),
         admin: at.field("admin").and_then(|at| admin(&at, errors)).unwrap_or_default(),
         metrics: at.field("metrics").and_then(|at| metrics(&at, errors)).unwrap_or_default(),
         state_dir: state_dir.unwrap_or_else(|| PathBuf::from("/var/lib/fairlead")),
@@ -84,16 +84,6 @@ fn constant(at: &At<'_>, key: &str, want: &str, errors: &Errors) {
         }
         Some(_) => {}
     }
-}
-
-pub(super) fn list<T>(
-    at: &At<'_>,
-    key: &str,
-    errors: &Errors,
-    read: fn(&At<'_>, &Errors) -> Option<T>,
-) -> Vec<T> {
-    let Some(field) = at.field(key) else { return Vec::new() };
-    field.items(errors).filter_map(|item| read(&item, errors)).collect()
 }
 
 /// A key that must be there.
@@ -150,7 +140,7 @@ fn dpdk(at: &At<'_>, errors: &Errors) -> DpdkConfig {
             .and_then(|at| at.number(64..=1_048_576, errors))
             .unwrap_or(default.memory_mib),
         hugepages: at.field("hugepages").and_then(|at| at.choice(&words, errors)).unwrap_or_default(),
-        args: list(at, "args", errors, nonempty),
+        args: at.list("args", errors, nonempty),
     }
 }
 
@@ -182,14 +172,14 @@ fn kubernetes(root: &At<'_>, errors: &Errors) -> KubernetesConfig {
     KubernetesConfig {
         source: source(&at, errors).unwrap_or(Source::InCluster),
         node_name: at.field("nodeName").and_then(|at| nonempty(&at, errors)),
-        pod_cidrs: list(&at, "podCIDRs", errors, network),
-        service_cidrs: list(&at, "serviceCIDRs", errors, network),
-        node_port_addresses: list(&at, "nodePortAddresses", errors, network),
+        pod_cidrs: at.list("podCIDRs", errors, network),
+        service_cidrs: at.list("serviceCIDRs", errors, network),
+        node_port_addresses: at.list("nodePortAddresses", errors, network),
         node_port_range: at
             .field("nodePortRange")
             .and_then(|at| node_port_range(&at, errors))
             .unwrap_or(NODE_PORT_RANGE),
-        external_ip_allow: list(&at, "externalIPAllow", errors, network),
+        external_ip_allow: at.list("externalIPAllow", errors, network),
         load_balancer_class: at
             .field("loadBalancerClass")
             .and_then(|at| at.text(errors).map(str::to_owned))
@@ -268,7 +258,7 @@ fn forwarding(at: &At<'_>, errors: &Errors) -> ForwardingConfig {
     ForwardingConfig {
         mode: at.field("mode").and_then(|at| at.choice(&modes, errors)).unwrap_or_default(),
         target: at.field("target").and_then(|at| at.choice(&targets, errors)).unwrap_or_default(),
-        snat_addresses: list(at, "snatAddresses", errors, address),
+        snat_addresses: at.list("snatAddresses", errors, address),
         snat_ports: at
             .field("snatPorts")
             .and_then(|at| port_range(&at, errors))

@@ -21,7 +21,7 @@ use crate::yaml::{self, At, Errors, Problem};
 use pool::{address_pool, namespace};
 use service::service;
 use slice::slice;
-use value::{address, list, network};
+use value::{address, network};
 
 /// Nesting of lists in lists.
 const LISTS_MAX: usize = 4;
@@ -289,7 +289,7 @@ fn node(at: &At<'_>, errors: &Errors) -> Option<Node> {
     node.excluded = meta(at, "labels", "node.kubernetes.io/exclude-from-external-load-balancers").is_some();
     if let Some(spec) = at.field("spec") {
         node.excluded |= is_being_deleted(&spec, errors);
-        node.pod_cidrs = list(&spec, "podCIDRs", errors, network);
+        node.pod_cidrs = spec.list("podCIDRs", errors, network);
         if node.pod_cidrs.is_empty() {
             node.pod_cidrs.extend(spec.field("podCIDR").and_then(|field| network(&field, errors)));
         }
@@ -335,6 +335,6 @@ fn service_cidr(at: &At<'_>, errors: &Errors) -> Option<ServiceCidr> {
     let spec = at.field("spec");
     Some(ServiceCidr {
         name,
-        cidrs: spec.map(|spec| list(&spec, "cidrs", errors, network)).unwrap_or_default(),
+        cidrs: spec.map(|spec| spec.list("cidrs", errors, network)).unwrap_or_default(),
     })
 }

@@ -212,7 +212,7 @@ mod tests {
     async fn a_web_server_is_asked_for_its_path_and_its_status_counts() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
-        let (status, mut paths) = (Arc::new(std::sync::Mutex::new("204 No Content")), Vec::new());
+        let status = Arc::new(std::sync::Mutex::new("HTTP/1.1 204 No Content"));
         let said = Arc::clone(&status);
         let (asked, mut heard) = tokio::sync::mpsc::channel(64);
         tokio::spawn(async move {
@@ -224,7 +224,6 @@ mod tests {
                 let _ = stream.write_all(format!("{status}\r\ncontent-length: 0\r\n\r\n").as_bytes()).await;
             }
         });
-        *status.lock().unwrap() = "HTTP/1.1 204 No Content";
         let watched = Watched::new();
         watched.want(at, Method::Http("/up".into()));
         assert_eq!(watched.next().await, Health::Good);
@@ -232,9 +231,7 @@ mod tests {
         assert_eq!(watched.next().await, Health::Failing(Fault::Status(503)));
         *status.lock().unwrap() = "SSH-2.0-nobody";
         assert_eq!(watched.next().await, Health::Failing(Fault::NotHttp));
-        while let Ok(request) = heard.try_recv() {
-            paths.push(request);
-        }
+        let paths: Vec<_> = std::iter::from_fn(|| heard.try_recv().ok()).collect();
         let host = format!("host: {at}");
         assert!(
             paths.iter().all(|it| it.starts_with("GET /up HTTP/1.1\r\n") && it.contains(&host)),

@@ -175,6 +175,12 @@ impl<'a> At<'a> {
         })
     }
 
+    /// What `read` makes of the items of the list under a key; an absent or null list is empty.
+    pub fn list<T>(&self, key: &str, errors: &Errors, read: fn(&At<'_>, &Errors) -> Option<T>) -> Vec<T> {
+        let Some(field) = self.field(key) else { return Vec::new() };
+        field.items(errors).filter_map(|item| read(&item, errors)).collect()
+    }
+
     /// Notes a fault unless a map stands here.
     pub fn expect_map(&self, errors: &Errors) -> bool {
         let is_map = matches!(self.node.value, Value::Map(_));

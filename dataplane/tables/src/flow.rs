@@ -193,9 +193,7 @@ impl FlowTable {
 
     /// All steps at once, for a single key.
     pub fn lookup<A: Address>(&mut self, key: &FlowKey<A>, now: Millis) -> Option<(FlowRef, Direction)> {
-        let hash = self.hash(key);
-        self.prefetch_bucket(hash);
-        self.find(hash, Candidate::NONE, key, now)
+        self.find(self.hash(key), Candidate::NONE, key, now)
     }
 
     /// Takes a flow out.

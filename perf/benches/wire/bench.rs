@@ -128,7 +128,8 @@ impl Bench {
         let running = self.start(device, case.links())?;
         let result = match case {
             Case::OneWay => self.flowgen(device, &running)?,
-            Case::BothWays(_) | Case::New => self.pktgen(device, &running, case)?,
+            Case::BothWays(flows) => self.pktgen(device, &running, Some(flows))?,
+            Case::New => self.pktgen(device, &running, None)?,
         };
         running.stop()?;
         Ok(result)
@@ -193,28 +194,29 @@ impl Bench {
         Ok((crate::median(&mut rates), waited))
     }
 
-    /// What our own generator says.
-    fn pktgen(&self, device: Device, forwarder: &Running, case: Case) -> Result<(f64, f64)> {
+    /// What our own generator says of so many flows, or of new ones.
+    fn pktgen(&self, device: Device, forwarder: &Running, flows: Option<u32>) -> Result<(f64, f64)> {
         let log = self.folder.join("generator.log");
-        let (traffic, flows) = match (case, device) {
-            (Case::BothWays(flows), Device::Appliance) => ("established", flows),
-            (Case::BothWays(flows), Device::Macswap) => ("frames", flows),
-            (Case::OneWay | Case::New, _) => ("new", 1),
+        let traffic = match (flows, device) {
+            (Some(_), Device::Appliance) => "established",
+            (Some(_), Device::Macswap) => "frames",
+            (None, _) => "new",
         };
         let mut command = Command::new(env!("CARGO_BIN_EXE_pktgen"));
         command.args(["--outside", &self.link("client", 0), "--inside", &self.link("client", 1)]);
         let [outside, inside] = GATEWAY_MACS;
         command.args(["--gateway-outside", outside, "--gateway-inside", inside]);
         command.args(["--traffic", traffic, "--hold"]);
-        command.args(["--flows", &flows.to_string(), "--seconds", &self.seconds.to_string()]);
+        command.args(["--seconds", &self.seconds.to_string()]);
+        command.args(flows.iter().flat_map(|flows| ["--flows".to_owned(), flows.to_string()]));
         let (running, start, before) = (Running::start(command, &log)?, Instant::now(), forwarder.waited()?);
         let line = running.answer(&log, PATIENCE + 10 * Duration::from_secs(self.seconds))?;
         let waited = (forwarder.waited()? - before + running.waited()?) / start.elapsed().as_secs_f64();
         let said: serde_json::Value = serde_json::from_str(&line)?;
         if matches!(device, Device::Appliance) {
-            let created = said["returned"].as_f64().unwrap_or_default();
             // Of new flows as many as there is room for without recycling.
-            let expected = if traffic == "new" { created.min(4e6) } else { flows.into() };
+            let created = said["returned"].as_f64().unwrap_or_default().min(4e6);
+            let expected = flows.map_or(created, f64::from);
             verify("", &scrape("/metrics")?, expected)?;
         }
         running.stop()?;

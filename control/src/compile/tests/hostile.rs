@@ -38,15 +38,7 @@ fn hostile(ports: u16, external_ips: u32) -> Change {
 fn slices(ports: u16, endpoints: u32, first: u32) -> Vec<Change> {
     let port = |number| SlicePort { name: format!("p{number}"), protocol: Protocol::Tcp, port: number };
     let ports: Vec<_> = (1..=ports).map(port).collect();
-    let endpoint = |at: u32| Endpoint {
-        address: Ipv4Addr::from_bits(first + at).into(),
-        ready: true,
-        serving: true,
-        terminating: false,
-        node: None,
-        hint_nodes: Vec::new(),
-        hint_zones: Vec::new(),
-    };
+    let endpoint = |at: u32| Endpoint::new(Ipv4Addr::from_bits(first + at).into());
     let slice = |number: u32| {
         let key = ObjectKey::new("default", format!("hostile-{number:04}"));
         let of = number * OF_A_SLICE..((number + 1) * OF_A_SLICE).min(endpoints);

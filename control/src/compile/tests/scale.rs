@@ -2,7 +2,7 @@
 //! `cargo test --release -p control scale -- --ignored --nocapture`
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use packet::Family;
 
@@ -28,13 +28,8 @@ fn service_of(number: u32) -> Change {
 fn slice_of(number: u32, endpoints: u32) -> Change {
     let key = ObjectKey::new("default", format!("svc-{number}-1"));
     let endpoint = |index: u32| Endpoint {
-        address: IpAddr::V4((0x0b00_0000 + number * 32 + index).into()),
-        ready: true,
-        serving: true,
-        terminating: false,
         node: Some(format!("node-{}", index % 100).into()),
-        hint_nodes: Vec::new(),
-        hint_zones: Vec::new(),
+        ..Endpoint::new(IpAddr::V4((0x0b00_0000 + number * 32 + index).into()))
     };
     let slice = EndpointSlice {
         key: key.clone(),
@@ -59,21 +54,29 @@ fn full_load_and_single_changes() {
     let tables = compiler.compile();
     println!("full load of {SERVICES} x {ENDPOINTS}: {:?}", start.elapsed());
     assert_eq!(tables.backends.len(), 250_000);
-    let mut kept = tables;
-    let mut times: Vec<_> = (0..1000u32)
-        .map(|round| {
-            compiler.apply(slice_of(round * 7 % SERVICES, ENDPOINTS - 1 - round % 2));
-            let start = Instant::now();
-            let tables = compiler.compile();
-            let took = start.elapsed();
-            compiler.swept(tables.generation);
-            kept = tables;
-            took
-        })
-        .collect();
-    times.sort_unstable();
+    let change = |round: u32| slice_of(round * 7 % SERVICES, ENDPOINTS - 1 - round % 2);
+    let (times, kept) = one_by_one(&mut compiler, tables, (0..1000).map(change));
     println!("one change: median {:?}, p99 {:?}, worst {:?}", times[500], times[990], times[999]);
     assert_eq!(kept.services.len(), 10_000);
+}
+
+/// Compiles after each change; the times, the shortest first, and the last tables.
+fn one_by_one(
+    compiler: &mut Compiler,
+    mut kept: Tables,
+    changes: impl Iterator<Item = Change>,
+) -> (Vec<Duration>, Tables) {
+    let mut times = Vec::new();
+    for change in changes {
+        compiler.apply(change);
+        let start = Instant::now();
+        let tables = compiler.compile();
+        times.push(start.elapsed());
+        compiler.swept(tables.generation);
+        kept = tables;
+    }
+    times.sort_unstable();
+    (times, kept)
 }
 
 #[test]
@@ -84,19 +87,9 @@ fn one_change_of_a_large_service() {
         compiler.set_network(network());
         compiler.apply(service_of(0));
         compiler.apply(slice_of(0, endpoints));
-        let mut kept = compiler.compile();
-        let mut times: Vec<_> = (0..100u32)
-            .map(|round| {
-                compiler.apply(slice_of(0, endpoints - 1 - round % 2));
-                let start = Instant::now();
-                let tables = compiler.compile();
-                let took = start.elapsed();
-                compiler.swept(tables.generation);
-                kept = tables;
-                took
-            })
-            .collect();
-        times.sort_unstable();
+        let tables = compiler.compile();
+        let change = |round: u32| slice_of(0, endpoints - 1 - round % 2);
+        let (times, kept) = one_by_one(&mut compiler, tables, (0..100).map(change));
         println!(
             "one change of {endpoints} endpoints: best {:?}, median {:?}, p90 {:?}",
             times[0], times[50], times[90]

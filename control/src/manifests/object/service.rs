@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use packet::Family;
 
-use super::value::{address, ip, list, network};
+use super::value::{address, ip, network};
 use super::{created, key, labels, meta, port_name, protocol};
 use crate::model::{
     AddressRequest, FamilyPolicy, Ingress, IpMode, Service, ServicePort, ServiceType, TrafficPolicy, Upkeep,
@@ -52,7 +52,7 @@ pub(super) fn service(at: &At<'_>, errors: &Errors) -> Option<Service> {
     service.upkeep = upkeep(at);
     let status = at.field("status");
     let balancer = status.as_ref().and_then(|status| status.field("loadBalancer"));
-    service.ingress = balancer.map(|at| list(&at, "ingress", errors, ingress)).unwrap_or_default();
+    service.ingress = balancer.map(|at| at.list("ingress", errors, ingress)).unwrap_or_default();
     Some(service)
 }
 
@@ -135,7 +135,7 @@ fn service_spec(service: &mut Service, spec: &At<'_>, errors: &Errors) {
     service.family_policy =
         spec.field("ipFamilyPolicy").and_then(|at| at.choice(&policies, errors)).unwrap_or_default();
     service.selector = spec.field("selector").map(|at| pool::read::labels(&at)).unwrap_or_default();
-    service.ports = list(spec, "ports", errors, service_port);
+    service.ports = spec.list("ports", errors, service_port);
     ports_differ(&service.ports, spec, errors);
     let policies = [("Cluster", TrafficPolicy::Cluster), ("Local", TrafficPolicy::Local)];
     let policy = |key: &str| spec.field(key).and_then(|at| at.choice(&policies, errors)).unwrap_or_default();
@@ -148,7 +148,7 @@ fn service_spec(service: &mut Service, spec: &At<'_>, errors: &Errors) {
         spec.field("loadBalancerIP").filter(|at| at.scalar() != Some("")).and_then(|at| address(&at, errors));
     service.load_balancer_class =
         spec.field("loadBalancerClass").and_then(|at| Some(at.text(errors)?.to_owned()));
-    service.source_ranges = list(spec, "loadBalancerSourceRanges", errors, network);
+    service.source_ranges = spec.list("loadBalancerSourceRanges", errors, network);
     external_ips(service, spec, errors);
 }
 

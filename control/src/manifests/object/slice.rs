@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use packet::Family;
 
-use super::value::{address, list};
+use super::value::address;
 use super::{key, meta, port_name, protocol};
 use crate::model::{Endpoint, EndpointSlice, ObjectKey, SlicePort};
 use crate::yaml::{At, Errors};
@@ -22,12 +22,12 @@ pub(super) fn slice(at: &At<'_>, errors: &Errors) -> Option<EndpointSlice> {
     };
     let kinds = [("IPv4", Some(Family::V4)), ("IPv6", Some(Family::V6)), ("FQDN", None)];
     let family = kind.choice(&kinds, errors)??;
-    let endpoints = list(at, "endpoints", errors, endpoint);
+    let endpoints = at.list("endpoints", errors, endpoint);
     Some(EndpointSlice {
         service: ObjectKey::new(key.namespace.clone(), owner),
         key,
         family,
-        ports: list(at, "ports", errors, slice_port),
+        ports: at.list("ports", errors, slice_port),
         endpoints,
     })
 }
@@ -50,7 +50,7 @@ fn endpoint(at: &At<'_>, errors: &Errors) -> Option<Endpoint> {
     let hints = at.field("hints");
     let names = |key: &str| -> Vec<Arc<str>> {
         let read = |at: &At<'_>, errors: &Errors| at.field("name")?.text(errors).map(Arc::from);
-        hints.as_ref().map(|hints| list(hints, key, errors, read)).unwrap_or_default()
+        hints.as_ref().map(|hints| hints.list(key, errors, read)).unwrap_or_default()
     };
     Some(Endpoint {
         address,

@@ -1,4 +1,4 @@
-//! Single values of manifests: addresses and networks as the API server took them over the years, and lists of them.
+//! Single values of manifests: addresses and networks as the API server took them over the years.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -42,15 +42,4 @@ pub(super) fn address(at: &At<'_>, errors: &Errors) -> Option<IpAddr> {
 
 pub(super) fn network(at: &At<'_>, errors: &Errors) -> Option<IpNet> {
     parsed(at, net, "a CIDR such as 10.0.0.0/8", errors)
-}
-
-/// Items of a list under a key; an absent or null list is empty (S12).
-pub(super) fn list<T>(
-    at: &At<'_>,
-    key: &str,
-    errors: &Errors,
-    read: fn(&At<'_>, &Errors) -> Option<T>,
-) -> Vec<T> {
-    let Some(field) = at.field(key) else { return Vec::new() };
-    field.items(errors).filter_map(|item| read(&item, errors)).collect()
 }
