@@ -21,6 +21,7 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     FRAME_LEN, Random, Template, shuffle,
+    slices::Slices,
     stand::{VIP, client, is_client},
 };
 
@@ -32,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(20);
 /// One received frame in as many is checked.
 const SAMPLE: u64 = 1024;
+/// The rate is told in slices of this time, so that a wire that changed below a run is seen.
+const SLICE: Duration = Duration::from_millis(20);
 
 /// The Ethernet addresses at the two ends of one link.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +46,7 @@ pub struct Ends {
 }
 
 /// What a run of traffic came to.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Traffic {
     /// Frames sent, both ways.
     pub sent: u64,
@@ -54,6 +57,8 @@ pub struct Traffic {
     /// How long it took.
     #[serde(serialize_with = "as_seconds", rename = "seconds")]
     pub time: Duration,
+    /// Million frames a second that came back, in slices of 20 ms.
+    pub slices: Vec<f64>,
 }
 
 impl Traffic {
@@ -138,7 +143,7 @@ impl<P: PortIo> Side<P> {
     fn open(&mut self, syn: &Template, next: &mut u32) -> u64 {
         while self.tx.len() < BURST {
             let Some(mut buf) = filled(&mut self.io, syn.bytes()) else { break };
-            syn.readdress(buf.head_mut(), &client(*next));
+            syn.readdress(buf.head_mut(), client(*next));
             if self.tx.push(buf).is_err() {
                 break;
             }
@@ -198,7 +203,7 @@ impl<P: PortIo> Side<P> {
 }
 
 /// Gives the buffers of a burst back.
-fn empty<B>(burst: &mut Burst<B>) {
+pub(crate) fn empty<B>(burst: &mut Burst<B>) {
     for slot in 0..burst.len() {
         drop(burst.take(slot));
     }
@@ -209,7 +214,9 @@ fn whole(frame: &[u8]) -> [u8; FRAME_LEN] {
     *frame.first_chunk().expect("templates are of that length")
 }
 
-fn filled<P: PortIo>(io: &mut P, frame: &[u8]) -> Option<P::Buf> {
+/// A buffer that holds a copy of the frame.
+#[inline]
+pub(crate) fn filled<P: PortIo>(io: &mut P, frame: &[u8]) -> Option<P::Buf> {
     let mut buf = io.alloc()?;
     buf.append(frame.len())?.copy_from_slice(frame);
     Some(buf)
@@ -262,19 +269,19 @@ impl<P: PortIo> Generator<P> {
                 }
                 if asked.is_none_or(|asked| asked.elapsed() > RETRY) {
                     asked = Some(Instant::now());
-                    let frames: Vec<_> = missing.iter().map(|key| syn.frame(key)).collect();
+                    let frames: Vec<_> = missing.iter().map(|key| syn.frame(*key)).collect();
                     self.outside.send_all(frames.iter().map(Vec::as_slice));
                 }
                 between(self.ports_mut());
                 for key in self.inside.arrived(TcpFlags::SYN, &mut self.rx) {
                     if self.inside.expected.insert(key) {
-                        self.inside.frames.push(whole(&data.frame(&key.reversed())));
+                        self.inside.frames.push(whole(&data.frame(key.reversed())));
                     }
-                    self.inside.send_all([&syn_ack.frame(&key.reversed())[..]].into_iter());
+                    self.inside.send_all([&syn_ack.frame(key.reversed())[..]].into_iter());
                 }
                 for key in self.outside.arrived(syn_ack_flags, &mut self.rx) {
                     self.outside.expected.insert(key);
-                    let frame = ack.frame(&key.reversed());
+                    let frame = ack.frame(key.reversed());
                     self.outside.send_all([&frame[..]].into_iter());
                     if missing.remove(&key.reversed()) {
                         self.outside.frames.push(whole(&frame));
@@ -291,8 +298,8 @@ impl<P: PortIo> Generator<P> {
         let (outside, inside) = self.ends;
         let ack = Template::new(outside.gateway, outside.ours, TcpFlags::ACK);
         let data = Template::new(inside.gateway, inside.ours, TcpFlags::ACK | TcpFlags::PSH);
-        self.outside.frames = (0..flows).map(|n| whole(&ack.frame(&client(n)))).collect();
-        self.inside.frames = (0..flows).map(|n| whole(&data.frame(&client(n).reversed()))).collect();
+        self.outside.frames = (0..flows).map(|n| whole(&ack.frame(client(n)))).collect();
+        self.inside.frames = (0..flows).map(|n| whole(&data.frame(client(n).reversed()))).collect();
         self.shuffle();
     }
 
@@ -312,6 +319,7 @@ impl<P: PortIo> Generator<P> {
         mut between: impl FnMut([&mut P; 2]),
     ) -> Result<Traffic, GeneratorError> {
         let (mut sent, mut returned, start) = (0, 0, Instant::now());
+        let mut slices = Slices::new(SLICE);
         while start.elapsed() < time {
             for _ in 0..64 {
                 sent += self.outside.blast() + self.inside.blast();
@@ -319,9 +327,10 @@ impl<P: PortIo> Generator<P> {
                 returned += self.inside.count(&mut self.rx, Side::is_ours)?;
                 returned += self.outside.count(&mut self.rx, Side::is_ours)?;
             }
+            slices.at(start.elapsed(), returned);
         }
         let checked = self.outside.checked + self.inside.checked;
-        Ok(Traffic { sent, returned, checked, time: start.elapsed() })
+        Ok(Traffic { sent, returned, checked, time: start.elapsed(), slices: slices.into_rates() })
     }
 
     /// Sends SYNs of clients that nobody has heard of, from this one on, for this long; what comes back is what the
@@ -338,6 +347,7 @@ impl<P: PortIo> Generator<P> {
         let (outside, _) = self.ends;
         let syn = Template::new(outside.gateway, outside.ours, TcpFlags::SYN);
         let (mut sent, mut returned, start) = (0, 0, Instant::now());
+        let mut slices = Slices::new(SLICE);
         while start.elapsed() < time {
             for _ in 0..64 {
                 sent += self.outside.open(&syn, &mut next);
@@ -346,8 +356,15 @@ impl<P: PortIo> Generator<P> {
                 // What the gateway says to clients, such as a refusal, is none of these.
                 self.outside.count(&mut self.rx, |_, _| true)?;
             }
+            slices.at(start.elapsed(), returned);
         }
-        Ok(Traffic { sent, returned, checked: self.inside.checked, time: start.elapsed() })
+        Ok(Traffic {
+            sent,
+            returned,
+            checked: self.inside.checked,
+            time: start.elapsed(),
+            slices: slices.into_rates(),
+        })
     }
 
     /// The two ports, outside first.

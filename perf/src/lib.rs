@@ -10,8 +10,10 @@ pub mod generator;
 mod host;
 mod options;
 mod report;
+pub mod rounds;
 mod sampler;
 mod shuffle;
+pub mod slices;
 pub mod stand;
 mod template;
 pub mod wire;
@@ -22,3 +24,10 @@ pub use report::{Report, Row, Unit, results_folder};
 pub use sampler::{Laps, Meter, Sampler};
 pub use shuffle::{Random, shuffle};
 pub use template::{FRAME_LEN, Template};
+
+/// The middle one of some values, the higher of two; they are sorted.
+#[must_use]
+pub fn median(values: &mut [f64]) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}

@@ -174,7 +174,7 @@ impl Stand {
         let wire = self.worker.port_mut(port).expect("two ports");
         for key in keys {
             assert!(
-                wire.arrive(|buf| template.readdress(buf.fill(template.bytes()), key)),
+                wire.arrive(|buf| template.readdress(buf.fill(template.bytes()), *key)),
                 "a round has a buffer for each frame"
             );
         }

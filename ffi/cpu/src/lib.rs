@@ -1,4 +1,4 @@
-//! Safe prefetch, comparison of lanes, timestamp counter, huge-page slices, thread affinity and bounded naps: the processor without DPDK.
+//! Safe prefetch, comparison of lanes, timestamp counter, huge-page slices, thread affinity, priority and bounded naps: the processor without DPDK.
 //!
 //! Contract: nothing here can break memory safety whatever its arguments are; a function that the kernel may refuse
 //! says so in its result. `tables` and `dataplane` forbid `unsafe` and come here for it. Not here: threads, NUMA
@@ -10,6 +10,7 @@ mod huge;
 mod idle;
 mod lanes;
 mod prefetch;
+pub mod priority;
 
 pub use clock::{TscClock, tsc};
 pub use huge::{HugeSlice, Line, PageKind, Plain};

@@ -11,6 +11,7 @@ use std::{
 };
 
 use dataplane::io::pcap;
+use perf::{cores::Watch, rounds::Run};
 
 use crate::{
     Result,
@@ -22,6 +23,18 @@ use crate::{
 const CAPTURE_BYTES: u64 = 4 << 20;
 /// How long a process has to come up or to end.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// How often the distance of the cores is measured below a run.
+const WATCH: Duration = Duration::from_millis(250);
+/// How long the generator may take to open its flows.
+const OPENING: Duration = Duration::from_secs(120);
+/// The end of the generator's word that it sends.
+const SENDING: &str = "sending";
+/// Until flowgen's link is up and busy.
+const SETTLING: Duration = Duration::from_secs(3);
+/// Those of the generator and of the device.
+const CORES: [usize; 2] = [0, 1];
+/// How often flowgen is asked for its rate.
+const SLICE: Duration = Duration::from_millis(100);
 /// A frame leaves by the port it came from.
 const LOOP: &str = "--port-topology=loop";
 
@@ -123,8 +136,8 @@ impl Bench {
         check(&pcap::frames(&returned).map_err(|error| format!("capture: {error}"))?)
     }
 
-    /// Frames that came back in a round, in millions a second, and the share of time that was spent waiting for a core.
-    pub(crate) fn round(&self, device: Device, case: Case) -> Result<(f64, f64)> {
+    /// A device's turn: frames that came back, the distance of the cores meanwhile, and the time spent waiting for them.
+    pub(crate) fn run(&self, device: Device, case: Case) -> Result<Run> {
         let running = self.start(device, case.links())?;
         let result = match case {
             Case::OneWay => self.flowgen(device, &running)?,
@@ -159,23 +172,26 @@ impl Bench {
         Ok(running)
     }
 
-    /// The median of flowgen's own reports, those left out that came before the link was busy.
-    fn flowgen(&self, device: Device, forwarder: &Running) -> Result<(f64, f64)> {
+    /// flowgen's own reports, those left out that came before the link was busy.
+    fn flowgen(&self, device: Device, forwarder: &Running) -> Result<Run> {
         let log = self.folder.join("generator.log");
         let mut command = self.testpmd("gen", "1", &[self.link("client", 0)]);
         command.args(["--forward-mode=flowgen", &format!("--flowgen-flows={FLOWS}")]);
         command.args([LOOP, "-i", "--auto-start"]);
-        let (mut running, start, before) =
-            (Running::start(command, &log)?, Instant::now(), forwarder.waited()?);
+        let mut running = Running::start(command, &log)?;
         let mut early = String::new();
-        for second in 0..self.seconds + 3 {
-            thread::sleep(Duration::from_secs(1));
-            running.say("show port stats 0")?;
-            if second == 2 && matches!(device, Device::Appliance) {
-                early = scrape("/metrics")?;
-            }
+        thread::sleep(SETTLING);
+        if matches!(device, Device::Appliance) {
+            early = scrape("/metrics")?;
         }
-        let waited = (forwarder.waited()? - before + running.waited()?) / start.elapsed().as_secs_f64();
+        let (start, before) = (Instant::now(), forwarder.waited()? + running.waited()?);
+        let watch = Watch::start(CORES, WATCH);
+        for _ in 0..u128::from(self.seconds) * 1000 / SLICE.as_millis() {
+            thread::sleep(SLICE);
+            running.say("show port stats 0")?;
+        }
+        let trips = watch.stop();
+        let waited = (forwarder.waited()? + running.waited()? - before) / start.elapsed().as_secs_f64();
         // While the link is there: without it the appliance is not asked anything.
         let metrics = matches!(device, Device::Appliance).then(|| scrape("/metrics")).transpose()?;
         running.stop()?;
@@ -185,17 +201,17 @@ impl Bench {
         let log = fs::read_to_string(log)?;
         let rates = log.lines().filter_map(|line| line.trim().strip_prefix("Rx-pps:"));
         let rates = rates.filter_map(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
-        // The second that the link came up in is part of a second.
-        let mut rates: Vec<_> = rates.skip_while(|pps| *pps == 0.0).skip(1).map(|pps| pps / 1e6).collect();
-        if rates.is_empty() {
+        // The first report is of the time before, too.
+        let slices: Vec<_> = rates.skip(1).map(|pps| pps / 1e6).collect();
+        if slices.is_empty() {
             let last = log.lines().last().unwrap_or_default();
             return Err(format!("no report of the generator: {last}").into());
         }
-        Ok((crate::median(&mut rates), waited))
+        Ok(Run { slices, trips, waited })
     }
 
     /// What our own generator says of so many flows, or of new ones.
-    fn pktgen(&self, device: Device, forwarder: &Running, flows: Option<u32>) -> Result<(f64, f64)> {
+    fn pktgen(&self, device: Device, forwarder: &Running, flows: Option<u32>) -> Result<Run> {
         let log = self.folder.join("generator.log");
         let traffic = match (flows, device) {
             (Some(_), Device::Appliance) => "established",
@@ -209,9 +225,16 @@ impl Bench {
         command.args(["--traffic", traffic, "--hold"]);
         command.args(["--seconds", &self.seconds.to_string()]);
         command.args(flows.iter().flat_map(|flows| ["--flows".to_owned(), flows.to_string()]));
-        let (running, start, before) = (Running::start(command, &log)?, Instant::now(), forwarder.waited()?);
-        let line = running.answer(&log, PATIENCE + 10 * Duration::from_secs(self.seconds))?;
-        let waited = (forwarder.waited()? - before + running.waited()?) / start.elapsed().as_secs_f64();
+        let running = Running::start(command, &log)?;
+        running.line(&log, OPENING, "traffic", |line| line.ends_with(SENDING))?;
+        // What happened while flows were opened does not matter.
+        let (start, before) = (Instant::now(), forwarder.waited()? + running.waited()?);
+        let watch = Watch::start(CORES, WATCH);
+        let patience = PATIENCE + Duration::from_secs(self.seconds);
+        let line =
+            running.line(&log, patience, "answer", |line| line.starts_with('{') && line.ends_with('}'))?;
+        let trips = watch.stop();
+        let waited = (forwarder.waited()? + running.waited()? - before) / start.elapsed().as_secs_f64();
         let said: serde_json::Value = serde_json::from_str(&line)?;
         if matches!(device, Device::Appliance) {
             // Of new flows as many as there is room for without recycling.
@@ -223,7 +246,8 @@ impl Bench {
         if said["checked"].as_u64().is_none_or(|checked| checked == 0) {
             return Err(format!("the generator has checked nothing: {line}").into());
         }
-        Ok((said["mpps"].as_f64().ok_or("no rate")?, waited))
+        let slices: Vec<f64> = serde_json::from_value(said["slices"].clone())?;
+        Ok(Run { slices, trips, waited })
     }
 
     /// testpmd on these devices. Two cores: `main` idles on one, the other forwards. No statistics period: in it `main`

@@ -6,9 +6,11 @@
 //! back. Of flowgen's traffic a capture of every flow is played first, and checked frame by frame. In each round the
 //! appliance's own counters must tell of every flow, and of no loss but to a full link.
 //!
-//! A round counts the frames that come back a second, and measures before and after how long a line takes between the two
-//! cores: that is what a wire in memory costs, and the host of a virtual machine changes it at will. Only runs with the same
-//! distance are compared. `FAIRLEAD_BIN` names the appliance, else target/release/fairlead. Needs root and huge pages.
+//! While a device runs, its rate is told in short slices and the distance of the two cores is measured again and again:
+//! that is what a wire in memory costs, and the host of a virtual machine changes it at will. A run below which it changed is
+//! repeated; a ratio is of two runs next to each other over the same wire, and what is reported is the median of the rounds'
+//! ratios with the least and the greatest. `FAIRLEAD_BIN` names the appliance, else target/release/fairlead. Needs root and
+//! huge pages.
 
 mod bench;
 mod process;
@@ -16,16 +18,17 @@ mod traffic;
 
 use std::error::Error;
 
-use perf::{Options, Report, Row, Unit, cores::round_trip_ns};
+use perf::{
+    Options, Report, Row, Unit,
+    rounds::{Place, Rounds, Spread, WAITED_MAX},
+};
 
-use bench::{Bench, Case, Device};
+use bench::{Bench, Case};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Of a round's time, what its processes may wait for a core; beyond that it is the scheduler that is compared.
-const WAITED_MAX: f64 = 0.05;
-/// Below this, in nanoseconds for a line there and back, two cores have a cache in common; a few times as far they do not.
-const NEAR_NS: f64 = 150.0;
+/// Runs at most for each that is wanted: a host that never leaves the cores alone ends the bench, too.
+const ATTEMPTS: usize = 3;
 
 fn main() -> Result<()> {
     let options = Options::from_process();
@@ -47,105 +50,52 @@ fn main() -> Result<()> {
         if !options.wants(&case.to_string()) {
             continue;
         }
-        let mut series = Series { case, runs: Vec::new(), waits: Vec::new() };
-        for round in 1..=rounds {
-            series.play(&bench, round).map_err(|error| bench.kept(&error))?;
-        }
-        series.report(&mut report);
+        let played = play(&bench, case, rounds).map_err(|error| bench.kept(&error))?;
+        tell(&mut report, case, &played);
     }
     report.finish()?;
     bench.clean();
     Ok(())
 }
 
-/// One device's turn in a round.
-#[derive(Clone, Copy)]
-struct Run {
-    device: Device,
-    /// Millions a second.
-    rate: f64,
-    /// How far the cores were from each other before and after it.
-    trips: [f64; 2],
-}
-
-impl Run {
-    /// The two cores had a cache in common all the time, or never; `None` if they were moved meanwhile.
-    fn is_near(&self) -> Option<bool> {
-        let [before, after] = self.trips.map(|trip| trip < NEAR_NS);
-        (before == after).then_some(before)
-    }
-}
-
-/// What the rounds of a case gave.
-struct Series {
-    case: Case,
-    runs: Vec<Run>,
-    waits: Vec<f64>,
-}
-
-impl Series {
-    fn play(&mut self, bench: &Bench, round: usize) -> Result<()> {
-        let mut order = self.case.devices().to_vec();
-        // Who is first takes turns, so that what drifts in a round favours neither.
-        let first = round % order.len();
-        order.rotate_left(first);
-        let mut waited = 0.0_f64;
-        for device in order {
-            let before = round_trip_ns([0, 1])?;
-            let (rate, share) = bench.round(device, self.case)?;
-            let trips = [before, round_trip_ns([0, 1])?];
-            eprintln!(
-                "{}, round {round}: {device}: {rate:.2} M/s, cores {:.0} to {:.0} ns apart, waited {share:.2}",
-                self.case, trips[0], trips[1]
-            );
-            self.runs.push(Run { device, rate, trips });
-            waited = waited.max(share);
+/// Plays the case until so many rounds count.
+fn play(bench: &Bench, case: Case, wanted: usize) -> Result<Rounds> {
+    let devices = case.devices();
+    let mut rounds = Rounds::new(devices.len());
+    for attempt in 1..=ATTEMPTS * wanted * devices.len() {
+        if rounds.count() == wanted {
+            break;
         }
-        self.waits.push(waited);
-        Ok(())
+        let device = devices[rounds.next()];
+        let run = bench.run(device, case)?;
+        let said = match rounds.push(&run) {
+            Ok(fit) => format!("{:.2} M/s, cores {:.0} ns apart", fit.rate, fit.distance),
+            Err(unfit) => format!("does not count: {unfit}"),
+        };
+        eprintln!("{case}, run {attempt}: {device}: {said}");
     }
+    Ok(rounds)
+}
 
-    /// Rates of a device in the runs with the cores near to each other, or far.
-    fn rates(&self, device: Device, near: bool) -> Vec<f64> {
-        let runs = self.runs.iter().filter(|run| run.device == device && run.is_near() == Some(near));
-        runs.map(|run| run.rate).collect()
-    }
-
-    fn report(mut self, report: &mut Report) {
-        let case = self.case;
-        for (near, place) in [(true, "near"), (false, "far")] {
-            let mut medians = Vec::new();
-            for &device in case.devices() {
-                let mut rates = self.rates(device, near);
-                if rates.is_empty() {
-                    continue;
-                }
-                let name = format!("{case}, cores {place}: {device}, median of {} runs", rates.len());
-                medians.push(median(&mut rates));
-                report.push(Row::value(&name, Unit::MillionPerSecond, median(&mut rates)));
-            }
-            if let [appliance, macswap] = medians[..] {
-                report.push(Row::value(
-                    &format!("{case}, cores {place}: ratio"),
-                    Unit::Ratio,
-                    appliance / macswap,
-                ));
+fn tell(report: &mut Report, case: Case, rounds: &Rounds) {
+    for place in Place::ALL {
+        let name = |what: &str, (Spread { min, max, .. }, count): (Spread, usize)| {
+            format!("{case}, cores {place}: {what}, median of {count} runs from {min:.2} to {max:.2}")
+        };
+        for (n, device) in case.devices().iter().enumerate() {
+            if let Some(rate) = rounds.rate(n, place) {
+                let name = name(&device.to_string(), rate);
+                report.push(Row::value(&name, Unit::MillionPerSecond, rate.0.median));
             }
         }
-        let waited = median(&mut self.waits);
-        report.push(Row::value(
-            &format!("{case}: share of time spent waiting for a core, median"),
-            Unit::Ratio,
-            waited,
-        ));
-        if waited > WAITED_MAX {
-            let name = format!("{case}: NO COMPARISON, other work had the cores; limit of that share");
-            report.push(Row::value(&name, Unit::Ratio, WAITED_MAX));
+        if let Some(ratio) = rounds.ratio(place) {
+            report.push(Row::value(&name("ratio, round by round", ratio), Unit::Ratio, ratio.0.median));
         }
     }
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
+    let name = format!("{case}: runs that do not count: the host moved the cores, or other work had them");
+    report.push(Row::value(&name, Unit::Count, rounds.discarded() as f64));
+    if rounds.count() == 0 {
+        let name = format!("{case}: NO COMPARISON; share of time that a run may wait for a core");
+        report.push(Row::value(&name, Unit::Ratio, WAITED_MAX));
+    }
 }

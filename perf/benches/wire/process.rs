@@ -27,31 +27,42 @@ impl Running {
         Ok(writeln!(self.0.stdin.as_mut().ok_or("no input")?, "{line}")?)
     }
 
-    /// The line of JSON that the process writes to its log, once it does.
-    pub(crate) fn answer(&self, log: &Path, patience: Duration) -> Result<String> {
+    /// The first line of its log that is wanted, once it is there; what is awaited, for an error.
+    pub(crate) fn line(
+        &self,
+        log: &Path,
+        patience: Duration,
+        what: &str,
+        wanted: fn(&str) -> bool,
+    ) -> Result<String> {
         let start = Instant::now();
         loop {
             let text = fs::read_to_string(log)?;
-            if let Some(line) = text.lines().find(|line| line.starts_with('{') && line.ends_with('}')) {
+            if let Some(line) = text.lines().find(|line| wanted(line)) {
                 return Ok(line.to_owned());
             }
             let is_running = Path::new(&format!("/proc/{}/task/{0}", self.0.id())).exists();
             if !is_running || start.elapsed() > patience {
                 let last = text.lines().last().unwrap_or_default();
-                return Err(format!("the generator gives no answer: {last}").into());
+                return Err(format!("the generator gives no {what}: {last}").into());
             }
             thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// Seconds that its threads were ready to run and had no core (the second field of `/proc/PID/task/TID/schedstat`).
+    /// Seconds that its busiest thread, the one that polls, was ready to run and had no core. The first two fields of
+    /// `/proc/PID/task/TID/schedstat` are nanoseconds of running and of waiting.
     pub(crate) fn waited(&self) -> Result<f64> {
-        let mut waited = 0.0;
+        let mut busiest = (0.0, 0.0);
         for task in fs::read_dir(format!("/proc/{}/task", self.0.id()))? {
             let stat = fs::read_to_string(task?.path().join("schedstat"))?;
-            waited += stat.split_whitespace().nth(1).unwrap_or_default().parse::<f64>()? / 1e9;
+            let mut fields = stat.split_whitespace().map(|field| field.parse().unwrap_or(0.0) / 1e9);
+            let (ran, waited) = (fields.next().unwrap_or(0.0), fields.next().unwrap_or(0.0));
+            if ran >= busiest.0 {
+                busiest = (ran, waited);
+            }
         }
-        Ok(waited)
+        Ok(busiest.1)
     }
 
     /// Asks the process to end, and waits.

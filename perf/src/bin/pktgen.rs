@@ -142,15 +142,15 @@ fn play(
     time: Duration,
 ) -> Result<Traffic, GeneratorError> {
     match kind {
-        Kind::Established => {
-            generator.establish(flows, |_| {})?;
-            generator.run(time, |_| {})
-        }
+        Kind::Established => generator.establish(flows, |_| {})?,
+        Kind::Frames => generator.assume(flows),
+        Kind::New => {}
+    }
+    // For who waits for it: what comes before is not traffic.
+    eprintln!("pktgen: sending");
+    match kind {
+        Kind::Established | Kind::Frames => generator.run(time, |_| {}),
         Kind::New => generator.run_new(0, time, |_| {}),
-        Kind::Frames => {
-            generator.assume(flows);
-            generator.run(time, |_| {})
-        }
     }
 }
 

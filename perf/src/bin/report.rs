@@ -20,8 +20,10 @@ const BENCHES: [(&str, &str); 9] = [
          `pktgen` over two links; each returned frame counts. New flows: every packet a SYN of a new client, from an empty \
          table; what reaches backends counts. The aims are a ratio of 0.70, then 0.80. The host of a virtual machine moves its cores \
          between neighbours below one cache (near) and places without one in common (far), which changes both rows by a factor of \
-         three: the distance is measured before and after each run, and like is compared with like. The table says NO COMPARISON \
-         where the cores did not belong to the bench. What bounds both: a driver that copies each \
+         two and more: the distance is measured four times a second below each run and the rate in slices of 20 ms (flowgen's: 100 ms). A run \
+         below which either changed, or that waited for a core, does not count and is repeated; each ratio is of two runs next to each other over \
+         the same wire, and the row has the median of the rounds' ratios with the least and the greatest. The table says NO COMPARISON \
+         where no run counts. What bounds both: a driver that copies each \
          frame twice and waits for lines of the other core.",
     ),
     ("flow", "The flow table alone, in bursts of 32 with the worker's prefetches."),
