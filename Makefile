@@ -52,6 +52,7 @@ unit: ## Tests that need neither DPDK, root nor a NIC.
 
 dpdk-test: ## Tests of the DPDK wrappers and of the packet engine on virtual devices.
 	$(CARGO) test -q $(DPDK_CRATES) -p dataplane -p fairlead --features dataplane/dpdk,fairlead/dpdk
+	$(CARGO) test -q -p perf --features dpdk --bin pktgen
 
 e2e: setup ## End to end: real clients and servers through the appliance (root). FILTER=words narrows.
 	$(CARGO) build --release --features dpdk
@@ -94,7 +95,7 @@ bench: setup-build ## Benches of the packet path, a table each, put together in 
 	$(CARGO) bench -p perf
 	$(CARGO) run -q -p perf --bin report
 
-bench-wire: ## Over memif against testpmd in the same run; its generator is perf/src/bin/pktgen.rs.
+bench-wire: ## Over memif against testpmd in the same run; its generator is perf/src/bin/pktgen.
 	@$(SETUP) wire
 	$(CARGO) build --release --features dpdk
 	FAIRLEAD_BIN=$(abspath $(FAIRLEAD)) $(CARGO) bench -p perf --features dpdk --bench wire

@@ -26,15 +26,15 @@ use crate::{
 };
 
 /// Flows that are opened at once.
-const OPENING: usize = 128;
+pub(crate) const OPENING: usize = 128;
 /// How long an opening may take, with its retries.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// When a SYN that came to nothing is sent again.
-const RETRY: Duration = Duration::from_millis(20);
+pub(crate) const RETRY: Duration = Duration::from_millis(20);
 /// One received frame in as many is checked.
 const SAMPLE: u64 = 1024;
 /// The rate is told in slices of this time, so that a wire that changed below a run is seen.
-const SLICE: Duration = Duration::from_millis(20);
+pub(crate) const SLICE: Duration = Duration::from_millis(20);
 
 /// The Ethernet addresses at the two ends of one link.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +78,8 @@ fn as_seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S:
 pub enum GeneratorError {
     /// The gateway did not forward these many handshakes.
     NotOpened(usize),
+    /// Packets to the Service came to the backends' link as they were.
+    NotTranslated,
     /// What came back was sent by nobody here.
     WrongPacket,
 }
@@ -86,6 +88,10 @@ impl fmt::Display for GeneratorError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotOpened(flows) => write!(f, "{flows} flows could not be opened through the gateway"),
+            Self::NotTranslated => f.write_str(
+                "packets to the service come out as they went in: is this a gateway? for a device that knows no flows say \
+                 --traffic frames or numbered-frames",
+            ),
             Self::WrongPacket => f.write_str("the gateway sent a packet that belongs to no flow"),
         }
     }

@@ -8,6 +8,7 @@
 pub mod cores;
 pub mod generator;
 mod host;
+pub mod load;
 mod options;
 mod report;
 pub mod rounds;
@@ -24,6 +25,13 @@ pub use report::{Report, Row, Unit, results_folder};
 pub use sampler::{Laps, Meter, Sampler};
 pub use shuffle::{Random, shuffle};
 pub use template::{FRAME_LEN, Template};
+
+/// The whole number next to a value, which is none below 0.
+#[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "a value beyond the integers is the greatest of them")]
+pub(crate) const fn whole(value: f64) -> u64 {
+    value.round() as u64
+}
 
 /// The middle one of some values, the higher of two; they are sorted.
 #[must_use]

@@ -222,7 +222,7 @@ impl Bench {
         command.args(["--outside", &self.link("client", 0), "--inside", &self.link("client", 1)]);
         let [outside, inside] = GATEWAY_MACS;
         command.args(["--gateway-outside", outside, "--gateway-inside", inside]);
-        command.args(["--traffic", traffic, "--hold"]);
+        command.args(["--traffic", traffic, "--output", "json", "--hold"]);
         command.args(["--seconds", &self.seconds.to_string()]);
         command.args(flows.iter().flat_map(|flows| ["--flows".to_owned(), flows.to_string()]));
         let running = Running::start(command, &log)?;
