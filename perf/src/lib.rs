@@ -10,6 +10,7 @@ pub mod generator;
 mod host;
 pub mod load;
 mod options;
+pub mod plot;
 mod report;
 pub mod rounds;
 mod sampler;

@@ -116,13 +116,16 @@ impl Run {
     }
 }
 
+/// A run that counts, and what else came of it.
+type Counted<T> = (Fit, T);
+
 /// The rounds of a case: runs of one device, or of a first and a second.
 #[derive(Clone, Debug)]
-pub struct Rounds {
+pub struct Rounds<T> {
     devices: usize,
     /// The last fit run that has no partner yet.
-    single: Option<(usize, Fit)>,
-    rounds: Vec<Vec<Fit>>,
+    single: Option<(usize, Counted<T>)>,
+    rounds: Vec<Vec<Counted<T>>>,
     discarded: usize,
 }
 
@@ -137,7 +140,7 @@ pub struct Spread {
     pub max: f64,
 }
 
-impl Rounds {
+impl<T> Rounds<T> {
     /// No rounds yet, of so many devices (one or two).
     #[must_use]
     pub fn new(devices: usize) -> Self {
@@ -148,29 +151,33 @@ impl Rounds {
     #[must_use]
     pub fn next(&self) -> usize {
         let first = self.rounds.len() % self.devices;
-        self.single.map_or(first, |(device, _)| (device + 1) % self.devices)
+        self.single.as_ref().map_or(first, |(device, _)| (device + 1) % self.devices)
     }
 
-    /// Takes the run of the device whose turn it was. A run over another wire than its partner's stays, and waits for a
+    /// Takes the run of the device whose turn it was, with what else came of it. A run over another wire than its partner's stays, and waits for a
     /// partner of its own.
     ///
     /// # Errors
     /// If the run says nothing, or the run before it has lost its partner: why.
-    pub fn push(&mut self, run: &Run) -> Result<Fit, Unfit> {
+    pub fn push(&mut self, run: &Run, detail: T) -> Result<Fit, Unfit> {
         let device = self.next();
         let fit = run.fit().inspect_err(|_| self.discarded += 1)?;
         if self.devices == 1 {
-            self.rounds.push(vec![fit]);
+            self.rounds.push(vec![(fit, detail)]);
             return Ok(fit);
         }
-        match self.single.replace((device, fit)) {
-            None => Ok(fit),
-            Some((_, other)) if other.same_wire(&fit) => {
-                self.single = None;
-                self.rounds.push(if device == 0 { vec![fit, other] } else { vec![other, fit] });
+        match self.single.take() {
+            None => {
+                self.single = Some((device, (fit, detail)));
                 Ok(fit)
             }
-            Some((_, other)) => {
+            Some((_, other)) if other.0.same_wire(&fit) => {
+                let run = (fit, detail);
+                self.rounds.push(if device == 0 { vec![run, other] } else { vec![other, run] });
+                Ok(fit)
+            }
+            Some((_, (other, _))) => {
+                self.single = Some((device, (fit, detail)));
                 self.discarded += 1;
                 Err(Unfit::CoresMoved([other.distance, fit.distance]))
             }
@@ -189,20 +196,27 @@ impl Rounds {
         self.discarded
     }
 
-    /// Rates of a device with the cores at this place, and of how many rounds.
+    /// A figure of a device's runs with the cores at this place, and of how many rounds; a run may have none.
     #[must_use]
-    pub fn rate(&self, device: usize, place: Place) -> Option<(Spread, usize)> {
-        spread(self.at(place).map(|round| round[device].rate))
+    pub fn figure(
+        &self,
+        device: usize,
+        place: Place,
+        of: impl Fn(&Fit, &T) -> Option<f64>,
+    ) -> Option<(Spread, usize)> {
+        spread(self.at(place).filter_map(|round| of(&round[device].0, &round[device].1)))
     }
 
-    /// The first device's rate as a share of the second's, round by round.
+    /// The first device's figure as a share of the second's, round by round.
     #[must_use]
-    pub fn ratio(&self, place: Place) -> Option<(Spread, usize)> {
-        spread(self.at(place).filter_map(|round| Some(round[0].rate / round.get(1)?.rate)))
+    pub fn ratio(&self, place: Place, of: impl Fn(&Fit, &T) -> Option<f64>) -> Option<(Spread, usize)> {
+        let of = |run: &Counted<T>| of(&run.0, &run.1);
+        let ratio = |round: &Vec<Counted<T>>| Some(of(&round[0])? / of(round.get(1)?)?);
+        spread(self.at(place).filter_map(ratio).filter(|ratio| ratio.is_finite()))
     }
 
-    fn at(&self, place: Place) -> impl Iterator<Item = &Vec<Fit>> {
-        self.rounds.iter().filter(move |round| round[0].place() == place)
+    fn at(&self, place: Place) -> impl Iterator<Item = &Vec<Counted<T>>> {
+        self.rounds.iter().filter(move |round| round[0].0.place() == place)
     }
 }
 
@@ -218,6 +232,10 @@ mod tests {
 
     fn run(rate: f64, distance: f64) -> Run {
         Run { slices: vec![rate; 20], trips: vec![distance; 10], waited: 0.0 }
+    }
+
+    fn rate(fit: &Fit, (): &()) -> Option<f64> {
+        Some(fit.rate)
     }
 
     #[test]
@@ -236,33 +254,36 @@ mod tests {
         let mut rounds = Rounds::new(2);
         // Near, then far: the first has no partner; the second gets one.
         assert_eq!(rounds.next(), 0);
-        assert!(rounds.push(&run(12.0, 70.0)).is_ok());
+        assert!(rounds.push(&run(12.0, 70.0), ()).is_ok());
         assert_eq!(rounds.next(), 1);
-        assert!(rounds.push(&run(6.0, 320.0)).is_err());
+        assert!(rounds.push(&run(6.0, 320.0), ()).is_err());
         assert_eq!(rounds.next(), 0);
-        assert!(rounds.push(&run(3.0, 325.0)).is_ok());
+        assert!(rounds.push(&run(3.0, 325.0), ()).is_ok());
         assert_eq!((rounds.count(), rounds.discarded()), (1, 1));
-        assert_eq!(rounds.ratio(Place::Near), None);
-        assert_eq!(rounds.ratio(Place::Far).unwrap().0.median, 0.5);
+        assert_eq!(rounds.ratio(Place::Near, rate), None);
+        assert_eq!(rounds.ratio(Place::Far, rate).unwrap().0.median, 0.5);
         // Who was second is first; a run that says nothing keeps the turn where it is.
         assert_eq!(rounds.next(), 1);
-        assert!(rounds.push(&Run { waited: 0.5, ..run(12.0, 70.0) }).is_err());
+        assert!(rounds.push(&Run { waited: 0.5, ..run(12.0, 70.0) }, ()).is_err());
         assert_eq!(rounds.next(), 1);
-        rounds.push(&run(12.0, 70.0)).unwrap();
-        rounds.push(&run(9.0, 72.0)).unwrap();
+        rounds.push(&run(12.0, 70.0), ()).unwrap();
+        rounds.push(&run(9.0, 72.0), ()).unwrap();
         assert_eq!((rounds.count(), rounds.discarded()), (2, 2));
-        let (rate, count) = rounds.rate(0, Place::Near).unwrap();
-        assert_eq!((rate, count), (Spread { median: 9.0, min: 9.0, max: 9.0 }, 1));
-        assert_eq!(rounds.ratio(Place::Near).unwrap().0.median, 0.75);
+        let (middle, count) = rounds.figure(0, Place::Near, rate).unwrap();
+        assert_eq!((middle, count), (Spread { median: 9.0, min: 9.0, max: 9.0 }, 1));
+        assert_eq!(rounds.ratio(Place::Near, rate).unwrap().0.median, 0.75);
     }
 
     #[test]
     fn a_device_alone_is_compared_with_nobody() {
         let mut rounds = Rounds::new(1);
-        rounds.push(&run(1.0, 70.0)).unwrap();
-        rounds.push(&run(3.0, 70.0)).unwrap();
-        rounds.push(&run(2.0, 320.0)).unwrap();
-        assert_eq!(rounds.rate(0, Place::Near), Some((Spread { median: 3.0, min: 1.0, max: 3.0 }, 2)));
-        assert_eq!((rounds.count(), rounds.ratio(Place::Near)), (3, None));
+        rounds.push(&run(1.0, 70.0), ()).unwrap();
+        rounds.push(&run(3.0, 70.0), ()).unwrap();
+        rounds.push(&run(2.0, 320.0), ()).unwrap();
+        assert_eq!(
+            rounds.figure(0, Place::Near, rate),
+            Some((Spread { median: 3.0, min: 1.0, max: 3.0 }, 2))
+        );
+        assert_eq!((rounds.count(), rounds.ratio(Place::Near, rate)), (3, None));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    fmt::{self, Display},
+    fmt::Display,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -11,10 +11,11 @@ use std::{
 };
 
 use dataplane::io::pcap;
-use perf::{cores::Watch, rounds::Run};
+use perf::{Options, cores::Watch, rounds::Run};
 
 use crate::{
     Result,
+    case::{Case, Detail, Device},
     process::{Running, scrape, verify},
     traffic::{FLOWS, GATEWAY_MACS, PEER_MACS, capture_of_flows, check, config, manifests},
 };
@@ -27,6 +28,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 const WATCH: Duration = Duration::from_millis(250);
 /// How long the generator may take to open its flows.
 const OPENING: Duration = Duration::from_secs(120);
+/// How long it may send: the trials of a search that loses at every rate.
+const SENT: Duration = Duration::from_secs(240);
 /// The end of the generator's word that it sends.
 const SENDING: &str = "sending";
 /// Until flowgen's link is up and busy.
@@ -38,71 +41,20 @@ const SLICE: Duration = Duration::from_millis(100);
 /// A frame leaves by the port it came from.
 const LOOP: &str = "--port-topology=loop";
 
-/// What goes over the wire.
-#[derive(Clone, Copy, Eq, PartialEq)]
-pub(crate) enum Case {
-    /// Datagrams from clients that nobody answers.
-    OneWay,
-    /// Packets of so many established flows.
-    BothWays(u32),
-    /// Each packet the first of a flow.
-    New,
-}
-
-impl Case {
-    /// Who forwards it.
-    pub(crate) const fn devices(self) -> &'static [Device] {
-        match self {
-            Self::OneWay | Self::BothWays(_) => &[Device::Appliance, Device::Macswap],
-            Self::New => &[Device::Appliance],
-        }
-    }
-
-    const fn links(self) -> usize {
-        if matches!(self, Self::OneWay) { 1 } else { 2 }
-    }
-}
-
-impl Display for Case {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::OneWay => write!(f, "one way, {FLOWS} flows"),
-            Self::BothWays(flows) => write!(f, "both ways, {flows} flows"),
-            Self::New => f.write_str("new flows"),
-        }
-    }
-}
-
-/// What forwards.
-#[derive(Clone, Copy, Eq, PartialEq)]
-pub(crate) enum Device {
-    Appliance,
-    Macswap,
-}
-
-impl Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Appliance => "appliance, full NAT",
-            Self::Macswap => "testpmd macswap",
-        })
-    }
-}
-
 pub(crate) struct Bench {
     folder: PathBuf,
     fairlead: PathBuf,
-    seconds: u64,
+    options: Options,
 }
 
 impl Bench {
-    pub(crate) fn new(seconds: u64) -> Result<Self> {
+    pub(crate) fn new(options: Options) -> Result<Self> {
         let folder = env::temp_dir().join(format!("fairlead-wire-{}", std::process::id()));
         fs::create_dir_all(folder.join("manifests"))?;
         fs::write(folder.join("manifests/web.yaml"), manifests())?;
         let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/fairlead");
         let fairlead = env::var_os("FAIRLEAD_BIN").map_or_else(built, PathBuf::from);
-        let bench = Self { folder, fairlead, seconds };
+        let bench = Self { folder, fairlead, options };
         for links in [1, 2] {
             fs::write(bench.config_of(links), config(&bench.folder, links))?;
             if !bench.command_of_appliance("check", links).status()?.success() {
@@ -136,13 +88,13 @@ impl Bench {
         check(&pcap::frames(&returned).map_err(|error| format!("capture: {error}"))?)
     }
 
-    /// A device's turn: frames that came back, the distance of the cores meanwhile, and the time spent waiting for them.
-    pub(crate) fn run(&self, device: Device, case: Case) -> Result<Run> {
+    /// A device's turn: frames that came back, the distance of the cores meanwhile, the time spent waiting for them, and what
+    /// else the case tells.
+    pub(crate) fn run(&self, device: Device, case: Case) -> Result<(Run, Detail)> {
         let running = self.start(device, case.links())?;
         let result = match case {
-            Case::OneWay => self.flowgen(device, &running)?,
-            Case::BothWays(flows) => self.pktgen(device, &running, Some(flows))?,
-            Case::New => self.pktgen(device, &running, None)?,
+            Case::OneWay => (self.flowgen(device, &running)?, Detail::default()),
+            _ => self.pktgen(device, case, &running)?,
         };
         running.stop()?;
         Ok(result)
@@ -186,7 +138,7 @@ impl Bench {
         }
         let (start, before) = (Instant::now(), forwarder.waited()? + running.waited()?);
         let watch = Watch::start(CORES, WATCH);
-        for _ in 0..u128::from(self.seconds) * 1000 / SLICE.as_millis() {
+        for _ in 0..self.options.pick(4000, 3000) / SLICE.as_millis() {
             thread::sleep(SLICE);
             running.say("show port stats 0")?;
         }
@@ -210,44 +162,38 @@ impl Bench {
         Ok(Run { slices, trips, waited })
     }
 
-    /// What our own generator says of so many flows, or of new ones.
-    fn pktgen(&self, device: Device, forwarder: &Running, flows: Option<u32>) -> Result<Run> {
+    /// What our own generator says.
+    fn pktgen(&self, device: Device, case: Case, forwarder: &Running) -> Result<(Run, Detail)> {
         let log = self.folder.join("generator.log");
-        let traffic = match (flows, device) {
-            (Some(_), Device::Appliance) => "established",
-            (Some(_), Device::Macswap) => "frames",
-            (None, _) => "new",
-        };
         let mut command = Command::new(env!("CARGO_BIN_EXE_pktgen"));
         command.args(["--outside", &self.link("client", 0), "--inside", &self.link("client", 1)]);
         let [outside, inside] = GATEWAY_MACS;
         command.args(["--gateway-outside", outside, "--gateway-inside", inside]);
-        command.args(["--traffic", traffic, "--output", "json", "--hold"]);
-        command.args(["--seconds", &self.seconds.to_string()]);
-        command.args(flows.iter().flat_map(|flows| ["--flows".to_owned(), flows.to_string()]));
+        command.args(case.words(device, &self.options));
         let running = Running::start(command, &log)?;
         running.line(&log, OPENING, "traffic", |line| line.ends_with(SENDING))?;
         // What happened while flows were opened does not matter.
         let (start, before) = (Instant::now(), forwarder.waited()? + running.waited()?);
         let watch = Watch::start(CORES, WATCH);
-        let patience = PATIENCE + Duration::from_secs(self.seconds);
-        let line =
-            running.line(&log, patience, "answer", |line| line.starts_with('{') && line.ends_with('}'))?;
+        let line = running.line(&log, SENT, "answer", |line| line.starts_with('{') && line.ends_with('}'))?;
         let trips = watch.stop();
         let waited = (forwarder.waited()? + running.waited()? - before) / start.elapsed().as_secs_f64();
         let said: serde_json::Value = serde_json::from_str(&line)?;
         if matches!(device, Device::Appliance) {
             // Of new flows as many as there is room for without recycling.
             let created = said["returned"].as_f64().unwrap_or_default().min(4e6);
-            let expected = flows.map_or(created, f64::from);
+            let expected = case.flows().map_or(created, f64::from);
             verify("", &scrape("/metrics")?, expected)?;
         }
         running.stop()?;
-        if said["checked"].as_u64().is_none_or(|checked| checked == 0) {
+        let (checked, sent) = (said["checked"].as_u64(), said["sent"].as_u64());
+        // Where frames are lost at every rate, there is an answer without frames.
+        if checked.is_none_or(|checked| checked == 0) && sent != Some(0) {
             return Err(format!("the generator has checked nothing: {line}").into());
         }
-        let slices: Vec<f64> = serde_json::from_value(said["slices"].clone())?;
-        Ok(Run { slices, trips, waited })
+        let mut run = Run { slices: Vec::new(), trips, waited };
+        let detail = case.take(&said, &mut run)?;
+        Ok((run, detail))
     }
 
     /// testpmd on these devices. Two cores: `main` idles on one, the other forwards. No statistics period: in it `main`

@@ -13,17 +13,18 @@
 //! huge pages.
 
 mod bench;
+mod case;
 mod process;
+mod tell;
 mod traffic;
 
 use std::error::Error;
 
-use perf::{
-    Options, Report, Row, Unit,
-    rounds::{Place, Rounds, Spread, WAITED_MAX},
-};
+use perf::{Options, Report, Row, Unit, rounds::Rounds};
 
-use bench::{Bench, Case};
+use bench::Bench;
+use case::Case;
+use tell::Played;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -32,7 +33,7 @@ const ATTEMPTS: usize = 3;
 
 fn main() -> Result<()> {
     let options = Options::from_process();
-    let bench = Bench::new(options.pick(4, 3))?;
+    let bench = Bench::new(options.clone())?;
     let mut report = Report::new("wire");
     let checked = bench.check_frames().map_err(|error| bench.kept(&error))?;
     report.push(Row::value(
@@ -40,26 +41,23 @@ fn main() -> Result<()> {
         Unit::Count,
         checked as f64,
     ));
-    let rounds: usize = options.pick(11, 2);
-    for (case, rounds) in [
-        (Case::OneWay, rounds),
-        (Case::BothWays(1024), rounds),
-        (Case::BothWays(1_000_000), rounds.div_ceil(4)),
-        (Case::New, rounds.div_ceil(4)),
-    ] {
-        if !options.wants(&case.to_string()) {
-            continue;
+    let mut played = Vec::new();
+    for (case, rounds) in Case::all(&options) {
+        if options.wants(&case.to_string()) {
+            let rounds = play(&bench, case, rounds).map_err(|error| bench.kept(&error))?;
+            tell::rows(&mut report, case, &rounds);
+            played.push((case, rounds));
         }
-        let played = play(&bench, case, rounds).map_err(|error| bench.kept(&error))?;
-        tell(&mut report, case, &played);
     }
+    tell::shares(&mut report, &played);
+    tell::pictures(&played)?;
     report.finish()?;
     bench.clean();
     Ok(())
 }
 
 /// Plays the case until so many rounds count.
-fn play(bench: &Bench, case: Case, wanted: usize) -> Result<Rounds> {
+fn play(bench: &Bench, case: Case, wanted: usize) -> Result<Played> {
     let devices = case.devices();
     let mut rounds = Rounds::new(devices.len());
     for attempt in 1..=ATTEMPTS * wanted * devices.len() {
@@ -67,35 +65,12 @@ fn play(bench: &Bench, case: Case, wanted: usize) -> Result<Rounds> {
             break;
         }
         let device = devices[rounds.next()];
-        let run = bench.run(device, case)?;
-        let said = match rounds.push(&run) {
+        let (run, detail) = bench.run(device, case)?;
+        let said = match rounds.push(&run, detail) {
             Ok(fit) => format!("{:.2} M/s, cores {:.0} ns apart", fit.rate, fit.distance),
             Err(unfit) => format!("does not count: {unfit}"),
         };
         eprintln!("{case}, run {attempt}: {device}: {said}");
     }
     Ok(rounds)
-}
-
-fn tell(report: &mut Report, case: Case, rounds: &Rounds) {
-    for place in Place::ALL {
-        let name = |what: &str, (Spread { min, max, .. }, count): (Spread, usize)| {
-            format!("{case}, cores {place}: {what}, median of {count} runs from {min:.2} to {max:.2}")
-        };
-        for (n, device) in case.devices().iter().enumerate() {
-            if let Some(rate) = rounds.rate(n, place) {
-                let name = name(&device.to_string(), rate);
-                report.push(Row::value(&name, Unit::MillionPerSecond, rate.0.median));
-            }
-        }
-        if let Some(ratio) = rounds.ratio(place) {
-            report.push(Row::value(&name("ratio, round by round", ratio), Unit::Ratio, ratio.0.median));
-        }
-    }
-    let name = format!("{case}: runs that do not count: the host moved the cores, or other work had them");
-    report.push(Row::value(&name, Unit::Count, rounds.discarded() as f64));
-    if rounds.count() == 0 {
-        let name = format!("{case}: NO COMPARISON; share of time that a run may wait for a core");
-        report.push(Row::value(&name, Unit::Ratio, WAITED_MAX));
-    }
 }

@@ -112,11 +112,12 @@ routes:
     text + &neighbors
 }
 
-/// A Service on every address that flowgen sends to, and one on that of our own generator.
+/// A Service on every address that flowgen sends to, and two on that of our own generator.
 pub(crate) fn manifests() -> String {
     let flowgens: Vec<_> = (0..FLOWS).map(|n| vip(n).to_string()).collect();
     service("dgram", "10.96.0.10", &flowgens, ("UDP", 1001))
         + &service("stream", "10.96.0.11", &["203.0.113.10".to_owned()], ("TCP", 80))
+        + &service("numbered", "10.96.0.12", &["203.0.113.10".to_owned()], ("UDP", 80))
 }
 
 fn service(name: &str, cluster_ip: &str, addresses: &[String], (protocol, port): (&str, u16)) -> String {

@@ -2,12 +2,12 @@
 
 use hdrhistogram::Histogram;
 use packet::{AnyKey, Body, MacAddr, Parsed, Protocol, TcpFlags, checksum, parse};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Arrival, STAMP_LEN, Sequence, filler};
 
 /// Frames that are not what they should be, by what is wrong.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Faults {
     /// Of a flow, but its number and time were damaged.
     pub damaged: u64,

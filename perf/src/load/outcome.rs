@@ -4,12 +4,12 @@ use std::{fmt::Write as _, time::Duration};
 
 use cpu::TscClock;
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Faults, judge::Tally};
 
 /// How long frames took, in microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Latency {
     /// Half were faster.
     pub p50: f64,
@@ -41,7 +41,7 @@ impl Latency {
 }
 
 /// What a run came to.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Outcome {
     /// Bytes of a frame with its check sequence, or the name of a mix.
     pub sizes: String,
@@ -140,6 +140,9 @@ impl Outcome {
     /// The figures for people.
     #[must_use]
     pub fn text(&self) -> String {
+        if self.sent == 0 {
+            return format!("{} bytes: frames were lost at every rate", self.sizes);
+        }
         let Latency { p50, p99, p999, max, .. } = self.latency_us;
         let asked = self
             .asked_pps

@@ -85,6 +85,9 @@ pub(crate) struct Load {
     /// One frame in as many is checked in every byte: addresses, ports, checksums, payload; 1 checks all.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..))]
     check_every: u64,
+    /// Send at this share of as many as are taken, which is measured first.
+    #[arg(long, value_name = "SHARE", value_parser = share, conflicts_with_all = ["rate", "ramp", "every", "search"])]
+    share: Option<f64>,
     /// Search for the greatest rate without loss by halving (RFC 2544).
     #[arg(long, conflicts_with_all = ["rate", "ramp", "every"])]
     search: bool,
@@ -94,6 +97,10 @@ pub(crate) struct Load {
     /// Share of frames that may be lost in a search; 0 is RFC 2544's.
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
     accept_loss: f64,
+    /// A trial of a search that lost is made so many times in all: what a host does to a machine now and then is not the
+    /// gateway's.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10))]
+    tries: u32,
     /// Rates one after the other: FROM:TO:STEPS, such as 100k:2M:20.
     #[arg(long, value_name = "RATES", value_parser = ramp, conflicts_with_all = ["rate", "every"])]
     ramp: Option<Ramp>,
@@ -158,7 +165,9 @@ pub(crate) enum Course {
     /// One after the other.
     Rates(Vec<Option<f64>>),
     /// The greatest with no more loss than this, within a precision.
-    Search { precision: f64, accept_loss: f64 },
+    Search { precision: f64, accept_loss: f64, tries: u32 },
+    /// A share of as many as are taken.
+    Share(f64),
     /// One, with a result each time.
     Soak(Option<f64>, Duration),
 }
@@ -171,8 +180,14 @@ impl Load {
 
     /// Which rates there are.
     pub(crate) fn course(&self) -> Course {
+        if let Some(share) = self.share {
+            return Course::Share(share);
+        }
         match (self.search, self.ramp, self.every) {
-            (true, ..) => Course::Search { precision: self.precision, accept_loss: self.accept_loss },
+            (true, ..) => {
+                let Self { precision, accept_loss, tries, .. } = *self;
+                Course::Search { precision, accept_loss, tries }
+            }
             (_, Some(Ramp { from, to, steps }), _) => {
                 let step = |n: u16| from + (to - from) * f64::from(n) / f64::from((steps - 1).max(1));
                 Course::Rates((0..steps).map(|n| Some(step(n))).collect())
@@ -274,7 +289,8 @@ mod tests {
             ("--rate 1.5M", Course::Rates(vec![Some(1.5e6)])),
             ("--ramp 100k:200k:3", Course::Rates(vec![Some(1e5), Some(1.5e5), Some(2e5)])),
             ("--rate 10k --every 60", Course::Soak(Some(1e4), Duration::from_secs(60))),
-            ("--search --precision 0.02", Course::Search { precision: 0.02, accept_loss: 0.0 }),
+            ("--search --precision 0.02", Course::Search { precision: 0.02, accept_loss: 0.0, tries: 1 }),
+            ("--share 0.5", Course::Share(0.5)),
         ] {
             assert_eq!(parse(words).unwrap().load.course(), want, "{words}");
         }

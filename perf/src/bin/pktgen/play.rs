@@ -91,35 +91,45 @@ fn numbered<P: PortIo>(
                 keeps_pace(&outcome)?;
             }
         }
-        Course::Search { precision, accept_loss } => {
-            let outcome = search(player, time, *precision, *accept_loss)?;
+        Course::Share(share) => {
+            let most = sound(player.run(None, time, |_| {}))?;
+            let outcome = sound(player.run(Some(most.pps * share), time, |_| {}))?;
             printer.outcome(&outcome);
+        }
+        Course::Search { precision, accept_loss, tries } => {
+            let well = |outcome: &Outcome| outcome.kept_pace() && outcome.loss() <= *accept_loss;
+            printer.outcome(&search(player, time, *precision, *tries, well)?);
         }
     }
     Ok(())
 }
 
-/// The outcome at the greatest rate without more loss than is accepted.
+/// The outcome at the greatest rate that was well in one of so many tries; an outcome of nothing if none was.
 fn search<P: PortIo>(
     player: &mut Player<P>,
     time: Duration,
     precision: f64,
-    accept_loss: f64,
+    tries: u32,
+    well: impl Fn(&Outcome) -> bool,
 ) -> Result<Outcome, Failure> {
     // As much as the links and this core take is where the search begins.
     let most = sound(player.run(None, time, |_| {}))?;
     let mut search = Search::new(most.sent as f64 / most.seconds, precision);
-    let mut best = None;
+    let mut best = Outcome { sizes: most.sizes, ..Outcome::default() };
     while let Some(rate) = search.next() {
-        let outcome = sound(player.run(Some(rate), time, |_| {}))?;
-        let well = outcome.kept_pace() && outcome.loss() <= accept_loss;
-        eprintln!("pktgen: trial: {}", outcome.text());
-        search.tried(well);
-        if well {
-            best = Some(outcome);
+        let mut found = None;
+        for _ in 0..tries {
+            let outcome = sound(player.run(Some(rate), time, |_| {}))?;
+            eprintln!("pktgen: trial: {}", outcome.text());
+            if well(&outcome) {
+                found = Some(outcome);
+                break;
+            }
         }
+        search.tried(found.is_some());
+        best = found.unwrap_or(best);
     }
-    best.ok_or(Failure::NoRate)
+    Ok(best)
 }
 
 fn keeps_pace(outcome: &Outcome) -> Result<(), Failure> {

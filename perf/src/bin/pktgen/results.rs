@@ -25,8 +25,6 @@ pub(crate) enum Failure {
     MixedUp(u64),
     /// The rate that was asked for and the one that was sent.
     Pace { asked: f64, sent: f64 },
-    /// Not even the lowest rate of a search went without loss.
-    NoRate,
 }
 
 impl fmt::Display for Failure {
@@ -45,10 +43,6 @@ impl fmt::Display for Failure {
                  the core; ask for less",
                 asked / 1e6,
                 sent / 1e6
-            ),
-            Self::NoRate => f.write_str(
-                "frames were lost at every rate: the machine pauses, or the gateway drops for a reason that it can tell; see \
-                 --accept-loss",
             ),
         }
     }

@@ -1,0 +1,197 @@
+//! What goes over the wire, who forwards it, and which of its figures are told.
+
+use std::fmt::{self, Display};
+
+use perf::{
+    Options, Unit,
+    load::Outcome,
+    rounds::{Fit, Run},
+};
+
+use crate::traffic::FLOWS;
+
+/// New flows until the appliance's table is full and places are used again.
+const FILLED: f64 = 4e6;
+/// Width of a generator's slice.
+const SLICE_S: f64 = 0.02;
+/// Flows of numbered frames.
+const NUMBERED: u32 = 1024;
+
+/// What goes over the wire.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(crate) enum Case {
+    /// Datagrams from clients that nobody answers.
+    OneWay,
+    /// Packets of so many established flows.
+    BothWays(u32),
+    /// Each packet the first of a flow.
+    New,
+    /// Numbered datagrams of 64 bytes at half of what the device takes at most.
+    Latency,
+    /// Numbered datagrams of this size at the greatest rate without loss.
+    LossFree(&'static str),
+}
+
+/// What came of a run beside its rate.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Detail {
+    /// Of numbered frames.
+    pub(crate) outcome: Option<Outcome>,
+    /// New flows a second until the table was full, in millions.
+    pub(crate) filling: Option<f64>,
+}
+
+/// A figure of a case.
+pub(crate) struct Figure {
+    pub(crate) name: &'static str,
+    pub(crate) unit: Unit,
+    pub(crate) of: fn(&Fit, &Detail) -> Option<f64>,
+}
+
+impl Case {
+    /// All, with the rounds of each.
+    pub(crate) fn all(options: &Options) -> Vec<(Self, usize)> {
+        let rounds: usize = options.pick(11, 2);
+        let (few, fewer) = (rounds.div_ceil(2), rounds.div_ceil(4));
+        let sizes: &[&str] =
+            options.pick(&["64", "128", "256", "512", "1024", "1280", "1518", "imix"], &["64", "imix"]);
+        let mut all = vec![
+            (Self::OneWay, rounds),
+            (Self::BothWays(1024), rounds),
+            (Self::BothWays(100_000), few),
+            (Self::BothWays(1_000_000), few),
+            (Self::New, fewer),
+            (Self::Latency, few),
+        ];
+        all.extend(sizes.iter().map(|size| (Self::LossFree(size), fewer)));
+        all
+    }
+
+    /// Who forwards it.
+    pub(crate) const fn devices(self) -> &'static [Device] {
+        match self {
+            Self::New => &[Device::Appliance],
+            _ => &[Device::Appliance, Device::Macswap],
+        }
+    }
+
+    pub(crate) const fn links(self) -> usize {
+        if matches!(self, Self::OneWay) { 1 } else { 2 }
+    }
+
+    /// The generator's words for it, but for links.
+    pub(crate) fn words(self, device: Device, options: &Options) -> Vec<String> {
+        let gateway = device == Device::Appliance;
+        let numbered = if gateway { "numbered" } else { "numbered-frames" };
+        let flows = self.flows().unwrap_or(1);
+        let seconds = match self {
+            Self::New => options.pick(34, 8),
+            Self::LossFree(_) => 1,
+            _ => options.pick(4, 3),
+        };
+        let words = match self {
+            Self::OneWay => String::new(),
+            Self::BothWays(_) if gateway => "--traffic established".to_owned(),
+            Self::BothWays(_) => "--traffic frames".to_owned(),
+            Self::New => "--traffic new".to_owned(),
+            Self::Latency => format!("--traffic {numbered} --share 0.5"),
+            Self::LossFree(size) => {
+                let precision = options.pick(0.01, 0.05);
+                format!("--traffic {numbered} --size {size} --search --tries 3 --precision {precision}")
+            }
+        };
+        let words = format!("{words} --flows {flows} --seconds {seconds} --output json --hold");
+        words.split_whitespace().map(str::to_owned).collect()
+    }
+
+    /// Flows that are opened first; of new ones nobody knows.
+    pub(crate) const fn flows(self) -> Option<u32> {
+        match self {
+            Self::OneWay => Some(FLOWS),
+            Self::BothWays(flows) => Some(flows),
+            Self::New => None,
+            Self::Latency | Self::LossFree(_) => Some(NUMBERED),
+        }
+    }
+
+    /// Takes what the generator said: slices into the run, the rest apart.
+    pub(crate) fn take(self, said: &serde_json::Value, run: &mut Run) -> serde_json::Result<Detail> {
+        run.slices = serde_json::from_value(said["slices"].clone())?;
+        let mut detail = Detail::default();
+        match self {
+            Self::OneWay | Self::BothWays(_) => {}
+            Self::New => {
+                let mut count = 0.0;
+                let full = run.slices.iter().position(|rate| {
+                    count += rate * 1e6 * SLICE_S;
+                    count >= FILLED
+                });
+                if let Some(full) = full {
+                    // The slice in which it became full is neither.
+                    let steady = run.slices.split_off(full + 1);
+                    detail.filling = Some(FILLED / 1e6 / (SLICE_S * run.slices.len() as f64));
+                    run.slices = steady;
+                }
+            }
+            Self::Latency | Self::LossFree(_) => detail.outcome = Some(serde_json::from_value(said.clone())?),
+        }
+        Ok(detail)
+    }
+
+    /// What is told of it.
+    pub(crate) fn figures(self) -> Vec<Figure> {
+        let figure = |name, unit, of| Figure { name, unit, of };
+        match self {
+            Self::OneWay | Self::BothWays(_) => {
+                vec![figure("", Unit::MillionPerSecond, |fit, _| Some(fit.rate))]
+            }
+            Self::New => vec![
+                figure(", filling to 4 M", Unit::MillionPerSecond, |_, detail| detail.filling),
+                figure(", steady with recycling", Unit::MillionPerSecond, |fit, detail| {
+                    detail.filling.map(|_| fit.rate)
+                }),
+            ],
+            Self::Latency => vec![
+                figure(", half of its maximum", Unit::MillionPerSecond, |_, detail| {
+                    Some(detail.outcome.as_ref()?.pps / 1e6)
+                }),
+                figure(", p50", Unit::Us, |_, detail| Some(detail.outcome.as_ref()?.latency_us.p50)),
+                figure(", p90", Unit::Us, |_, detail| Some(detail.outcome.as_ref()?.latency_us.p90)),
+                figure(", p99", Unit::Us, |_, detail| Some(detail.outcome.as_ref()?.latency_us.p99)),
+                figure(", p99.9", Unit::Us, |_, detail| Some(detail.outcome.as_ref()?.latency_us.p999)),
+                figure(", max", Unit::Us, |_, detail| Some(detail.outcome.as_ref()?.latency_us.max)),
+            ],
+            Self::LossFree(_) => {
+                vec![figure("", Unit::MillionPerSecond, |_, detail| Some(detail.outcome.as_ref()?.pps / 1e6))]
+            }
+        }
+    }
+}
+
+impl Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OneWay => write!(f, "one way, {FLOWS} flows"),
+            Self::BothWays(flows) => write!(f, "both ways, {flows} flows"),
+            Self::New => f.write_str("new flows"),
+            Self::Latency => f.write_str("latency, 64 bytes"),
+            Self::LossFree(size) => write!(f, "loss-free, {size} bytes"),
+        }
+    }
+}
+
+/// What forwards.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(crate) enum Device {
+    Appliance,
+    Macswap,
+}
+
+impl Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Appliance => "appliance, full NAT",
+            Self::Macswap => "testpmd macswap",
+        })
+    }
+}
