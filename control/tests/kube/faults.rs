@@ -55,6 +55,27 @@ async fn a_cut_stream_goes_on_where_it_was() {
 }
 
 #[tokio::test]
+async fn a_watch_goes_on_from_where_a_bookmark_said() {
+    let server = small_world().await;
+    let bookmark = r#"{"type":"BOOKMARK","object":{"kind":"Service","metadata":{"resourceVersion":"1000"}}}"#;
+    server.instead(SERVICES, true, Instead::Text(format!("{bookmark}\n")));
+    let mut follower = Follower::new(&server.url());
+    follower.until_synced().await;
+    let watches = || {
+        let asked = server.asked().into_iter();
+        asked.filter(|it| it.starts_with(SERVICES) && it.contains("watch=true")).collect::<Vec<_>>()
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while watches().len() < 2 {
+        assert!(Instant::now() < deadline, "no second watch");
+        follower.listen(20).await;
+    }
+    assert!(watches()[0].contains("allowWatchBookmarks=true"), "{:?}", watches());
+    assert!(watches()[1].contains("resourceVersion=1000"), "{:?}", watches());
+    assert_eq!(follower.told.len(), 4, "a bookmark is no object: {:?}", follower.told);
+}
+
+#[tokio::test]
 async fn an_answer_that_makes_no_sense_is_asked_for_again() {
     let server = small_world().await;
     server.instead(NODES, false, Instead::Text("<html>proxy error</html>".into()));
@@ -89,7 +110,8 @@ async fn a_busy_or_failing_server_is_given_the_time_it_asks_for() {
     follower.until("said", |it| it.rows.iter().any(|row| row.error.contains("busy (429: Too many"))).await;
     follower.until_synced().await;
     let took = begun.elapsed();
-    assert!((1000..3000).contains(&took.as_millis()), "{took:?}");
+    // A second is what it asks for; whoever takes it for more than that would be away for longest.
+    assert!((1000..9000).contains(&took.as_millis()), "{took:?}");
     assert_eq!(follower.metric("errors_total{kind=\"Service\",error=\"server\"}"), 2.0);
 }
 
@@ -117,7 +139,8 @@ async fn a_server_that_comes_back_is_followed_within_two_seconds() {
     let back = Instant::now();
     follower.until_seen("slice shop/web-2").await;
     let took = back.elapsed();
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    // Two seconds are the promise, and as much for a machine that stands still; the refusals alone ask for twenty each.
+    assert!(took < Duration::from_secs(4), "{took:?}");
     follower.until("followed", |it| it.rows.iter().all(|row| row.state == "Ok")).await;
     assert_eq!(follower.metric("stale"), 0.0);
 }
@@ -184,7 +207,8 @@ async fn a_restart_without_the_server_serves_the_last_state_and_corrects_it_late
     let begun = Instant::now();
     let mut second = Follower::with(&url, None, folder);
     second.until_synced().await;
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    // At once, and not after the five seconds that a server is given which answers.
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     assert_eq!(second.seen, before);
     assert_eq!((first_stale, second.stale), (0, 1));
     second.until("marked", |it| it.rows.iter().all(|row| row.state == "Stale")).await;

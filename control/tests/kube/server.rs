@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
+use tokio_rustls::TlsAcceptor;
 
 type Error = std::io::Error;
 type Answer = Response<BoxBody<Bytes, Error>>;
@@ -62,6 +63,8 @@ pub(crate) struct Server {
     world: Arc<Mutex<World>>,
     changed: watch::Sender<u64>,
     address: SocketAddr,
+    /// How connections are encrypted; none: they are not.
+    tls: Option<TlsAcceptor>,
     serving: Option<JoinHandle<()>>,
 }
 
@@ -77,13 +80,21 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let mut server =
-            Self { world: Arc::default(), changed: watch::Sender::new(0), address, serving: None };
+            Self { world: Arc::default(), changed: watch::Sender::new(0), address, tls: None, serving: None };
         server.serve(listener);
         server
     }
 
+    /// Every connection breaks; new ones are encrypted so.
+    pub(crate) async fn encrypt(&mut self, tls: TlsAcceptor) {
+        self.go_away().await;
+        self.tls = Some(tls);
+        self.come_back().await;
+    }
+
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 
     /// Every connection breaks, and no new one is taken.
@@ -101,6 +112,7 @@ impl Server {
 
     fn serve(&mut self, listener: TcpListener) {
         let (world, changed) = (Arc::clone(&self.world), self.changed.subscribe());
+        let tls = self.tls.clone();
         self.serving = Some(tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
@@ -111,10 +123,17 @@ impl Server {
                     let (world, changed) = (Arc::clone(&world), changed.clone());
                     async move { Ok::<_, Infallible>(answer(&world, changed, &request).await) }
                 });
-                connections.spawn(
-                    hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service),
-                );
+                let tls = tls.clone();
+                // Whoever does not like the certificate, or goes, ends the connection: that is no matter of the server's.
+                connections.spawn(async move {
+                    let http = hyper::server::conn::http1::Builder::new();
+                    let Some(tls) = tls else {
+                        return drop(http.serve_connection(TokioIo::new(stream), service).await);
+                    };
+                    if let Ok(stream) = tls.accept(stream).await {
+                        drop(http.serve_connection(TokioIo::new(stream), service).await);
+                    }
+                });
             }
         }));
     }

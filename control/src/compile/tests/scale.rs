@@ -1,5 +1,5 @@
-//! Ten thousand Services: not timed in the ordinary run, because the machine is shared.
-//! `cargo test --release -p control scale -- --ignored --nocapture`
+//! Many Services: what a change copies is counted in the ordinary run; ten thousand are timed by name only, because the machine
+//! is shared: `cargo test --release -p control scale -- --ignored --nocapture`
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,6 +39,34 @@ fn slice_of(number: u32, endpoints: u32) -> Change {
         endpoints: (0..endpoints).map(endpoint).collect(),
     };
     Change::EndpointSlice(key, Some(Arc::new(slice)))
+}
+
+/// The Service, and its backends in two arrays, which lie in one chunk of each or at the border of two.
+#[test]
+fn a_change_copies_as_much_among_five_thousand_services_as_among_fifty() {
+    for services in [50, 5_000] {
+        let mut compiler = Compiler::new(settings(), Assignments::default());
+        compiler.set_network(network());
+        for number in 0..services {
+            compiler.apply(service_of(number));
+            compiler.apply(slice_of(number, 3));
+        }
+        let mut before = compiler.compile();
+        for (turn, endpoints) in [2, 3, 1, 3].into_iter().enumerate() {
+            compiler.apply(slice_of(services / 2, endpoints));
+            let after = compiler.compile();
+            let copied = (
+                after.services.chunks_changed_since(&before.services),
+                after.backends.chunks_changed_since(&before.backends),
+            );
+            assert!(
+                copied.0 == 1 && (1..=4).contains(&copied.1),
+                "{services} Services, turn {turn}: {copied:?}"
+            );
+            compiler.swept(after.generation);
+            before = after;
+        }
+    }
 }
 
 #[test]
