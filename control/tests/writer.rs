@@ -107,7 +107,7 @@ impl Stand {
 
     async fn leads(&mut self) {
         let leads = self.election.leads.wait_for(|leads| *leads);
-        tokio::time::timeout(Duration::from_secs(5), leads).await.expect("in time").expect("it runs");
+        tokio::time::timeout(Duration::from_secs(20), leads).await.expect("in time").expect("it runs");
     }
 
     fn put(&self, outcome: Outcome) {
@@ -179,9 +179,18 @@ async fn a_new_service_is_held_then_told_then_announced() {
     assert_eq!(stand.asked(4).await.len(), 4, "nothing is written twice");
 }
 
-/// What became of the Service may be told anew before the server's news of the finalizer is here.
+/// What became of the Service may be told anew before the server's news of the finalizer is here. A delay would be a second
+/// each time; the machine may stand still during one.
 #[tokio::test]
 async fn old_news_after_a_step_does_not_delay_the_next() {
+    let mut times = Vec::new();
+    while times.len() < 3 && !times.iter().any(|told| *told < Duration::from_millis(600)) {
+        times.push(told_after_old_news().await);
+    }
+    assert!(times.iter().any(|told| *told < Duration::from_millis(600)), "told after {times:?}");
+}
+
+async fn told_after_old_news() -> Duration {
     let status = format!("{SERVICE}/status");
     let mut stand = Stand::new(&[(SERVICE, service(&json!([]))), (&status, json!({}))], &[]).await;
     stand.leads().await;
@@ -193,7 +202,7 @@ async fn old_news_after_a_step_does_not_delay_the_next() {
     stand.put(outcome(true, &[], &["192.0.2.1"]));
     let seen = stand.asked(3).await;
     assert_eq!(keys(&seen)[2], format!("PATCH {SERVICE}/status"));
-    assert!(begun.elapsed() < Duration::from_millis(600), "told after {:?}", begun.elapsed());
+    begun.elapsed()
 }
 
 #[tokio::test]
@@ -219,8 +228,14 @@ async fn a_refused_write_is_tried_again_and_told_meanwhile() {
     stand.leads().await;
     let key = ObjectKey::new("shop", "web");
     stand.put(outcome(true, &[], &["192.0.2.1"]));
-    stand.asked(1).await;
-    let fault = stand.election.outcomes.fault(&key).expect("told");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let fault = loop {
+        if let Some(fault) = stand.election.outcomes.fault(&key) {
+            break fault;
+        }
+        assert!(Instant::now() < deadline, "nothing is told");
+        sleep(Duration::from_millis(5)).await;
+    };
     assert!(fault.contains("not written to its status") && fault.contains("as told"), "{fault}");
     let seen = stand.asked(5).await;
     assert_eq!(keys(&seen), [&*status, &status, &status, &status, &format!("POST {EVENTS}")]);
@@ -266,17 +281,23 @@ async fn warnings_are_told_once() {
 }
 
 #[tokio::test]
-async fn a_pool_gets_its_numbers() {
-    let mut stand = Stand::new(&[(POOL, json!({"metadata": {"name": "public"}}))], &[]).await;
+async fn a_refused_pool_is_told_why_in_its_status_and_by_an_event() {
+    let object = json!({"metadata": {"name": "public", "uid": "u-pool"}});
+    let mut stand = Stand::new(&[(POOL, object)], &[]).await;
     stand.leads().await;
     let pool = PoolOutcome { generation: Some(1), count: None, refused: "overlaps".into() };
     stand
         .election
         .outcomes
         .put(Batch { services: BTreeMap::new(), pools: [("public".to_owned(), pool)].into() });
-    let seen = stand.asked(2).await;
-    assert_eq!(keys(&seen), [format!("GET {POOL}"), format!("PATCH {POOL}")]);
+    let seen = stand.asked(3).await;
+    // What is in no namespace has its events in this one.
+    let events = EVENTS.replace("/shop/", "/default/");
+    assert_eq!(keys(&seen), [format!("GET {POOL}"), format!("PATCH {POOL}"), format!("POST {events}")]);
     assert_eq!(seen[1].1["status"]["conditions"][0]["message"], "overlaps");
+    let event = &seen[2].1;
+    assert_eq!((&event["type"], &event["reason"]), (&json!("Warning"), &json!("PoolRefused")));
+    assert_eq!((&event["note"], &event["regarding"]["uid"]), (&json!("overlaps"), &json!("u-pool")));
 }
 
 #[tokio::test]

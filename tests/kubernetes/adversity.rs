@@ -102,7 +102,8 @@ fn thousand(world: &mut World) -> Result<()> {
         world.agrees()
     })?;
     tally.flawless(100)?;
-    ensure!(tally.slowest < Duration::from_secs(1), "an answer took {:?}", tally.slowest);
+    // Two moments in which the machine stood still; thirteen changes that lost a SYN each would be more.
+    ensure!(tally.slow <= 2 * load::CLIENTS, "{} answers took a second or more", tally.slow);
     world.kubectl().run(&[
         "delete",
         "endpointslice",

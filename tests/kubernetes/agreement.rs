@@ -47,9 +47,12 @@ pub(crate) fn differences(services: &Value, slices: &Value, shown: &Value) -> Ve
 
 fn wanted(services: &Value, slices: &Value) -> BTreeMap<Key, Row> {
     let mut rows = BTreeMap::new();
-    for service in list(&services["items"]).filter(|service| is_proxied(service)) {
+    for service in list(&services["items"]).filter(|service| service["spec"]["clusterIP"] != "None") {
         let (meta, spec) = (&service["metadata"], &service["spec"]);
-        let own: Vec<&Value> = list(&slices["items"]).filter(|slice| belongs(slice, meta)).collect();
+        // Where another name stands for the Service, its endpoints are nobody's.
+        let served = spec["type"] != "ExternalName";
+        let own: Vec<&Value> =
+            list(&slices["items"]).filter(|slice| served && belongs(slice, meta)).collect();
         for port in list(&spec["ports"]) {
             let key = (
                 text(&meta["namespace"]),
@@ -70,11 +73,6 @@ fn wanted(services: &Value, slices: &Value) -> BTreeMap<Key, Row> {
         }
     }
     rows
-}
-
-/// Not ExternalName, not headless.
-fn is_proxied(service: &Value) -> bool {
-    service["spec"]["type"] != "ExternalName" && service["spec"]["clusterIP"] != "None"
 }
 
 fn belongs(slice: &Value, service: &Value) -> bool {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::checks::Check;
@@ -64,10 +64,10 @@ fn readiness(world: &mut World) -> Result<()> {
     world.delete(&shop)
 }
 
-/// A pod with one container, as JSON that is YAML.
-fn pod(name: &str, container: &str) -> String {
+/// A pod with one container, as JSON that is YAML; it has so many seconds to end.
+fn pod(name: &str, grace: u32, container: &str) -> String {
     format!(
-        "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{terminationGracePeriodSeconds: 5, containers: [{container}]}}}}"
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{terminationGracePeriodSeconds: {grace}, containers: [{container}]}}}}"
     )
 }
 
@@ -78,9 +78,8 @@ fn container_status(world: &World, name: &str, path: &str) -> String {
 }
 
 fn crash_loop(world: &mut World) -> Result<()> {
-    world
-        .kubectl()
-        .apply(&pod("crash", "{name: c, image: shell, args: ['-c', 'date +%s.%N >> starts; exit 3']}"))?;
+    let container = "{name: c, image: shell, args: ['-c', 'date +%s.%N >> starts; exit 3']}";
+    world.kubectl().apply(&pod("crash", 5, container))?;
     until("it was started four times", SOON, || {
         container_status(world, "crash", "restartCount").parse().is_ok_and(|count: u32| count >= 3)
     })?;
@@ -90,34 +89,34 @@ fn crash_loop(world: &mut World) -> Result<()> {
     let file = world.lab.container_dir("default", "crash", "c").join("starts");
     let starts: Vec<f64> = fs::read_to_string(file)?.lines().filter_map(|line| line.parse().ok()).collect();
     let waits: Vec<f64> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
-    for (wait, least) in waits.iter().zip([1.0, 2.0, 4.0]) {
-        ensure!((least..least + 1.5).contains(wait), "waits of {waits:?} s");
-    }
+    // No upper bound but that of the four starts: a machine that stands still for a while makes any wait longer.
+    ensure!(waits.iter().zip([1.0, 2.0, 4.0]).all(|(wait, least)| *wait >= least), "waits of {waits:?} s");
     world.kubectl().run(&["delete", "pod", "crash"]).map(drop)
 }
 
+/// The preStop lasts until the check says so, so that nothing depends on how fast anybody is.
 fn orderly_end(world: &mut World) -> Result<()> {
-    let container = "{name: web, image: nginx, lifecycle: {preStop: {exec: {command: [sleep, '1']}}}}";
-    world.kubectl().apply(&pod("ending", container))?;
+    let file = |name: &str| world.lab.dir().join(format!("ending.{name}"));
+    let (begun, go) = (file("begun"), file("go"));
+    let script = format!("touch {}; until [ -e {} ]; do sleep 0.05; done", begun.display(), go.display());
+    let container = format!(
+        "{{name: web, image: nginx, lifecycle: {{preStop: {{exec: {{command: [sh, -c, '{script}']}}}}}}}}"
+    );
+    world.kubectl().apply(&pod("ending", 60, &container))?;
     world.kubectl().wait(&["wait", "pod/ending", "--for=condition=Ready", "--timeout=30s"], SOON)?;
     let ip = world.kubectl().run(&["get", "pod", "ending", "-o", "jsonpath={.status.podIP}"])?.parse()?;
     let mut held = world.host("c1").within(|| Connection::open(web(ip), SOON))??;
     held.get("/")?;
     world.kubectl().run(&["delete", "pod", "ending", "--wait=false"])?;
-    let begun = Instant::now();
-    let mut last = Duration::ZERO;
-    while begun.elapsed() < Duration::from_millis(2500) {
-        let asked = begun.elapsed();
-        let short = Duration::from_millis(300);
-        if world.host("c1").within(|| http::who(web(ip), short))?.is_ok() {
-            last = asked;
-        }
+    until("its preStop runs", SOON, || begun.exists())?;
+    let ask = || world.host("c1").within(|| http::who(web(ip), Duration::from_secs(3)))?;
+    for round in 0..5 {
+        ask().with_context(|| format!("request {round} during its preStop"))?;
+        held.get("/").context("the open connection during its preStop")?;
     }
-    ensure!(
-        (0.6..1.5).contains(&last.as_secs_f64()),
-        "new connections were served until {last:?} after the deletion"
-    );
-    world.kubectl().wait(&["wait", "pod/ending", "--for=delete", "--timeout=10s"], SOON).map(drop)
+    fs::write(&go, "")?;
+    until("nobody answers after its preStop", SOON / 4, || ask().is_err())?;
+    world.kubectl().wait(&["wait", "pod/ending", "--for=delete", "--timeout=30s"], SOON).map(drop)
 }
 
 fn refusals(world: &mut World) -> Result<()> {
@@ -136,7 +135,7 @@ fn refusals(world: &mut World) -> Result<()> {
             "httpGet, tcpSocket or exec",
         ),
     ] {
-        world.kubectl().apply(&pod(name, container))?;
+        world.kubectl().apply(&pod(name, 5, container))?;
         until(&format!("{name} is {reason}"), SOON, || {
             container_status(world, name, "state.waiting.reason") == reason
         })?;

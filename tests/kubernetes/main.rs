@@ -13,8 +13,10 @@ mod in_cluster;
 mod ingress;
 mod objects;
 mod pair;
+mod pools;
 mod refusals;
 mod rights;
+mod routes;
 mod services;
 mod stale;
 mod world;
@@ -38,6 +40,8 @@ const GROUPS: [Group<World>; 3] = [
             in_cluster::CHECKS,
             deployed::CHECKS,
             refusals::CHECKS,
+            pools::CHECKS,
+            routes::CHECKS,
             adversity::CHECKS,
             stale::CHECKS,
             pair::CHECKS,

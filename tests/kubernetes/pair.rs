@@ -77,7 +77,7 @@ fn second(world: &mut World) -> Result<(Appliance, SocketAddr)> {
     route_to_second(world, address)?;
     let server = SocketAddr::new(address, 80);
     for client in ["c1", "c2"] {
-        world.host(client).within(|| http::who(server, Duration::from_secs(2)))??;
+        world.host(client).within(|| http::who(server, Duration::from_secs(5)))??;
     }
     Ok((second, server))
 }

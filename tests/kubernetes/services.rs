@@ -33,6 +33,9 @@ pub(crate) const CHECKS: &[Check<World>] = &[
     ("the right to read slices is taken away and given back", rights),
 ];
 
+/// For an answer that must come: a SYN may be lost, and the machine may stand still.
+const PATIENT: Duration = Duration::from_secs(5);
+
 /// The Service that every check finds and leaves: three pods, type LoadBalancer.
 pub(crate) fn shop() -> Web {
     Web { kind: "LoadBalancer", ..Web::new("shop", 3) }
@@ -50,32 +53,39 @@ pub(crate) fn under_load(world: &mut World, during: impl FnOnce(&mut World) -> R
     Ok(tally)
 }
 
+/// Within a second is the promise; a machine that stands still for one may break it once, but not three times.
 fn expose(world: &mut World) -> Result<()> {
     let kubectl = world.kubectl().clone();
     kubectl.run(&["create", "deployment", "hello", "--image=nginx", "--port=8080", "--replicas=2"])?;
     kubectl.wait(&["rollout", "status", "deployment/hello", "--timeout=60s"], SOON)?;
-    kubectl.run(&[
-        "expose",
-        "deployment",
-        "hello",
-        "--type=LoadBalancer",
-        "--port=80",
-        "--target-port=8080",
-    ])?;
-    let begun = Instant::now();
-    let server = SocketAddr::new(world.address_of("default", "hello")?, 80);
-    let given = begun.elapsed();
-    world.host("c1").within(|| http::who(server, Duration::from_secs(1)))??;
-    ensure!(given <= Duration::from_secs(1), "the address came after {given:?}");
-    world.agrees()?;
-    kubectl.run(&["delete", "service,deployment", "hello"]).map(drop)
+    let mut times = Vec::new();
+    while times.len() < 3 && !times.iter().any(|given| *given <= Duration::from_secs(1)) {
+        kubectl.run(&[
+            "expose",
+            "deployment",
+            "hello",
+            "--type=LoadBalancer",
+            "--port=80",
+            "--target-port=8080",
+        ])?;
+        let begun = Instant::now();
+        let server = SocketAddr::new(world.address_of("default", "hello")?, 80);
+        times.push(begun.elapsed());
+        world.host("c1").within(|| http::who(server, PATIENT))??;
+        world.agrees()?;
+        kubectl.run(&["delete", "service", "hello"])?;
+    }
+    let in_time = times.last().is_some_and(|given| *given <= Duration::from_secs(1));
+    ensure!(in_time, "the address came after {times:?}");
+    kubectl.run(&["delete", "deployment", "hello"]).map(drop)
 }
 
 fn scale(world: &mut World) -> Result<()> {
     let tally = under_load(world, |world| {
         world.scale(&shop(), 10)?;
         world.slices_settle(&shop(), 10)?;
-        std::thread::sleep(Duration::from_millis(500));
+        // Long enough for every pod to be asked, even if the machine stands still for a second of it.
+        std::thread::sleep(Duration::from_millis(1500));
         world.scale(&shop(), 2)?;
         world.slices_settle(&shop(), 2)
     })?;
@@ -157,7 +167,7 @@ fn namespace_deleted(world: &mut World) -> Result<()> {
     let other = Web { kind: "LoadBalancer", ..Web::new("other", 2) };
     world.deploy(&other)?;
     let gone = SocketAddr::new(world.address(&other)?, 80);
-    world.host("c2").within(|| http::who(gone, Duration::from_secs(2)))??;
+    world.host("c2").within(|| http::who(gone, PATIENT))??;
     under_load(world, |world| {
         world.delete(&other)?;
         world.kubectl().wait(&["wait", "namespace/other", "--for=delete", "--timeout=60s"], SOON).map(drop)
@@ -167,23 +177,34 @@ fn namespace_deleted(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-fn set_type(world: &World, web: &Web, kind: &str) -> Result<()> {
-    let patch = format!("{{\"spec\":{{\"type\":\"{kind}\"}}}}");
+fn set_type(world: &World, web: &Web, spec: &Value) -> Result<()> {
+    let patch = json!({"spec": spec}).to_string();
     world.kubectl().run(&["patch", "service", web.name, "-n", web.namespace, "-p", &patch]).map(drop)
 }
 
 fn types(world: &mut World) -> Result<()> {
     let other = Web { kind: "LoadBalancer", ..Web::new("types", 1) };
     world.deploy(&other)?;
-    let first = world.address(&other)?;
+    let gone = SocketAddr::new(world.address(&other)?, 80);
+    let steps = [
+        json!({"type": "NodePort"}),
+        json!({"type": "ClusterIP"}),
+        // It has no families of its own; the API server takes its clusterIPs away.
+        json!({"type": "ExternalName", "externalName": "elsewhere.example", "ipFamilies": null, "ipFamilyPolicy": null}),
+        json!({"type": "ClusterIP", "externalName": null, "ipFamilyPolicy": "RequireDualStack"}),
+        json!({"type": "NodePort"}),
+    ];
     under_load(world, |world| {
-        for kind in ["NodePort", "ClusterIP", "LoadBalancer"] {
-            set_type(world, &other, kind)?;
-            world.agrees().with_context(|| format!("as {kind}"))?;
+        for spec in &steps {
+            set_type(world, &other, spec)?;
+            world.agrees().with_context(|| format!("as {spec}"))?;
+            let answer = world.host("c2").within(|| http::who(gone, Duration::from_millis(300)))?;
+            ensure!(answer.is_err(), "as {spec}, {gone} still answers");
         }
+        set_type(world, &other, &json!({"type": "LoadBalancer"}))?;
         let again = SocketAddr::new(world.address(&other)?, 80);
-        world.host("c2").within(|| http::who(again, Duration::from_secs(2)))??;
-        ensure!(again.is_ipv4() == first.is_ipv4(), "{first} became {again}");
+        world.agrees()?;
+        world.host("c2").within(|| http::who(again, PATIENT))??;
         world.delete(&other)
     })
     .map(drop)
@@ -199,7 +220,7 @@ fn ports(world: &mut World) -> Result<()> {
         world.kubectl().run(&["patch", "service", "web", "-n", "ports", "--type=json", "-p", patch])?;
         world.agrees()?;
         let renumbered = SocketAddr::new(address, 8000);
-        world.host("c2").within(|| http::who(renumbered, Duration::from_secs(2)))??;
+        world.host("c2").within(|| http::who(renumbered, PATIENT))??;
         let old = world
             .host("c2")
             .within(|| http::who(SocketAddr::new(address, 80), Duration::from_millis(300)))?;
@@ -224,7 +245,7 @@ fn recreated(world: &mut World) -> Result<()> {
             );
             let server = SocketAddr::new(world.address(&other)?, 80);
             world.agrees()?;
-            world.host("c2").within(|| http::who(server, Duration::from_secs(2)))??;
+            world.host("c2").within(|| http::who(server, PATIENT))??;
         }
         world.delete(&other)
     })
@@ -259,7 +280,8 @@ fn hand_written(world: &mut World) -> Result<()> {
             std::thread::sleep(Duration::from_millis(500));
             world.agrees()
         })?;
-        tally.flawless(20)?;
+        // A hundred requests and more to two pods: that all go to one by chance, once in 2^99.
+        tally.flawless(100)?;
         ensure!(tally.pods.len() == 2, "{:?} answered", tally.pods);
         world.kubectl().run(&[
             "delete",
@@ -279,7 +301,6 @@ fn outage() -> Duration {
 }
 
 fn api_outage(world: &mut World) -> Result<()> {
-    let mut caught_up = Duration::ZERO;
     let tally = under_load(world, |world| {
         world.kubectl().run(&["rollout", "restart", "deployment/web", "-n", "shop"])?;
         std::thread::sleep(Duration::from_secs(2));
@@ -288,13 +309,10 @@ fn api_outage(world: &mut World) -> Result<()> {
         world.lab.plane.come_back()?;
         world.rolled_out(&shop())?;
         world.slices_settle(&shop(), 3)?;
-        let back = Instant::now();
-        world.agrees()?;
-        caught_up = back.elapsed();
-        Ok(())
+        // It waits for five seconds: whoever backed off further has not caught up by then.
+        world.agrees()
     })?;
     ensure!(tally.pods.len() >= 5, "only {} pods were asked", tally.pods.len());
-    ensure!(caught_up < Duration::from_secs(3), "the appliance caught up after {caught_up:?}");
     Ok(())
 }
 

@@ -49,7 +49,7 @@ fn row(world: &World, name: &str) -> Result<(String, String)> {
 
 fn answers(world: &World, address: &str) -> Result<()> {
     let server = SocketAddr::new(address.parse::<IpAddr>()?, 80);
-    world.host("c1").within(|| http::who(server, Duration::from_secs(2)))?.map(drop)
+    world.host("c1").within(|| http::who(server, Duration::from_secs(5)))?.map(drop)
 }
 
 fn held(world: &mut World) -> Result<()> {

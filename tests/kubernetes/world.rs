@@ -64,7 +64,12 @@ impl World {
 
     /// `fairlead show services -o json`.
     pub(crate) fn shown(&self) -> Result<Value> {
-        shown_by(self.appliance.as_ref().context("there is no appliance")?)
+        self.show("services")
+    }
+
+    /// `fairlead show KIND -o json`.
+    pub(crate) fn show(&self, kind: &str) -> Result<Value> {
+        show_by(self.appliance.as_ref().context("there is no appliance")?, kind)
     }
 
     /// What the appliance was started with.
@@ -244,8 +249,12 @@ impl World {
 
 /// `fairlead show services -o json` of one appliance.
 pub(crate) fn shown_by(appliance: &Appliance) -> Result<Value> {
-    let text = appliance.ask(&["show", "services", "-o", "json"])?.ok()?;
-    serde_json::from_str(&text).with_context(|| format!("show services -o json printed:\n{text}"))
+    show_by(appliance, "services")
+}
+
+fn show_by(appliance: &Appliance, kind: &str) -> Result<Value> {
+    let text = appliance.ask(&["show", kind, "-o", "json"])?.ok()?;
+    serde_json::from_str(&text).with_context(|| format!("show {kind} -o json printed:\n{text}"))
 }
 
 impl Stage for World {

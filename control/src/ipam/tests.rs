@@ -299,6 +299,24 @@ fn a_pool_that_shrinks_under_its_services_is_told_of() {
 }
 
 #[test]
+fn a_service_that_names_its_pool_keeps_what_that_pool_gave_it() {
+    let mut ipam = ipam();
+    let named = asking("a", "", "by-name", "");
+    assert_eq!(said(&mut ipam, &named), "198.51.100.5");
+    let others = [pool("by-name", &[("198.51.100.8", "198.51.100.9")])];
+    ipam.set(Rules::default(), &others, [].into_iter());
+    assert!(said(&mut ipam, &named).starts_with("198.51.100.5 198.51.100.5 is in no pool any more"));
+    assert_eq!(said(&mut ipam, &asking("b", "", "by-name", "")), "198.51.100.8");
+    // In a pool that it does not name, it moves.
+    let moved = [
+        pool("public", &[("198.51.100.5", "198.51.100.5")]),
+        pool("by-name", &[("198.51.100.8", "198.51.100.9")]),
+    ];
+    ipam.set(Rules::default(), &moved, [].into_iter());
+    assert_eq!(said(&mut ipam, &named), "198.51.100.9");
+}
+
+#[test]
 fn only_services_of_our_class_get_addresses() {
     let classed = Service { load_balancer_class: Some("example.com/lb".into()), ..service("a") };
     assert_eq!(turn(&mut ipam(), &classed), Assigned::default());

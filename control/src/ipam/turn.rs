@@ -85,8 +85,9 @@ impl Ipam {
             return self.grant(turn, current, asked);
         }
         let Some(address) = current else { return self.find(turn, family) };
+        // One that is in no pool any more was of the pool that it names, for all that is known: it is kept.
         match &turn.wish.pool {
-            Some(pool) if self.pool_name(address) != Some(pool) => {
+            Some(pool) if self.pool_name(address).is_some_and(|has| has != pool) => {
                 let found = self.find(turn, family);
                 Choice { address: found.address.or(current), ..found }
             }

@@ -1,4 +1,4 @@
-//! What people are told of a Service by events: what is new since they were told last, each once. Pure; the words are
+//! What people are told of a Service or a pool by events: what is new since they were told last, each once. Pure; the words are
 //! MetalLB's where it has one. Bounded: more than a burst is left out and counted.
 
 use std::collections::BTreeSet;
@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::write::Target;
 use crate::model::{ObjectKey, ServiceType};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, PoolOutcome};
 
 /// Events at once, and the time after which one more may go.
 const BURST: u32 = 100;
@@ -83,6 +84,14 @@ pub(super) fn of_status(outcome: &Outcome) -> Option<Notice> {
     Some(Notice { normal: true, reason: "IPAllocated", note: format!("{}{pools}", list(&now)) })
 }
 
+/// What the status of a pool that was just written says that `before`, the object until then, did not: why it is refused.
+pub(super) fn of_pool(outcome: &PoolOutcome, before: &Value) -> Option<Notice> {
+    let condition = &before["status"]["conditions"][0];
+    let known = condition["status"] == "False" && condition["message"] == outcome.refused.as_str();
+    let refused = outcome.count.is_none() && !known;
+    refused.then(|| Notice { normal: false, reason: "PoolRefused", note: outcome.refused.clone() })
+}
+
 /// Who sends an event, and when.
 pub(super) struct Sender<'a> {
     /// Our name.
@@ -93,8 +102,29 @@ pub(super) struct Sender<'a> {
     pub(super) number: u64,
 }
 
+/// Where events of what is in no namespace are kept.
+const NO_NAMESPACE: &str = "default";
+
+/// The namespace that an event about an object is in.
+pub(super) fn namespace(about: &Target) -> &str {
+    match about {
+        Target::Pool(_) => NO_NAMESPACE,
+        Target::Service(key) => &key.namespace,
+    }
+}
+
 /// The event as an object of `events.k8s.io/v1`.
-pub(super) fn event(notice: &Notice, key: &ObjectKey, uid: &str, by: &Sender<'_>) -> Value {
+pub(super) fn event(notice: &Notice, about: &Target, uid: &str, by: &Sender<'_>) -> Value {
+    let (name, regarding) = match about {
+        Target::Pool(name) => (
+            name,
+            json!({"apiVersion": "fairlead.dev/v1alpha1", "kind": "AddressPool", "name": name, "uid": uid}),
+        ),
+        Target::Service(ObjectKey { namespace, name }) => (
+            name,
+            json!({"apiVersion": "v1", "kind": "Service", "namespace": namespace, "name": name, "uid": uid}),
+        ),
+    };
     let end = notice
         .note
         .char_indices()
@@ -105,7 +135,7 @@ pub(super) fn event(notice: &Notice, key: &ObjectKey, uid: &str, by: &Sender<'_>
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
         // The API server's own generateName admits no name that ends in a dot; this is the form of client-go.
-        "metadata": {"name": format!("{}.{:x}", key.name, by.number), "namespace": key.namespace},
+        "metadata": {"name": format!("{name}.{:x}", by.number), "namespace": namespace(about)},
         "eventTime": by.stamp,
         "type": if notice.normal { "Normal" } else { "Warning" },
         "reason": notice.reason,
@@ -113,7 +143,7 @@ pub(super) fn event(notice: &Notice, key: &ObjectKey, uid: &str, by: &Sender<'_>
         "note": notice.note[..end.unwrap_or(0)],
         "reportingController": "fairlead.dev/fairlead",
         "reportingInstance": by.reporter,
-        "regarding": {"apiVersion": "v1", "kind": "Service", "namespace": key.namespace, "name": key.name, "uid": uid},
+        "regarding": regarding,
     })
 }
 
@@ -221,13 +251,34 @@ mod tests {
     }
 
     #[test]
-    fn an_event_names_its_service_and_fits() {
+    fn a_pool_is_said_to_be_refused_once_for_each_reason() {
+        let refused = PoolOutcome { generation: Some(1), count: None, refused: "overlaps".into() };
+        let with = |condition: Value| json!({"status": {"conditions": [condition]}});
+        let good = with(json!({"status": "True", "message": "Services get addresses of this pool"}));
+        let known = with(json!({"status": "False", "message": "overlaps"}));
+        let other = with(json!({"status": "False", "message": "too small"}));
+        for (before, tells) in [(json!({}), true), (good, true), (other, true), (known, false)] {
+            let said = of_pool(&refused, &before).map(|one| format!("{} {}", one.reason, one.note));
+            assert_eq!(said.as_deref(), tells.then_some("PoolRefused overlaps"), "{before}");
+        }
+        let count = Some(crate::ipam::PoolCount::default());
+        assert_eq!(of_pool(&PoolOutcome { count, ..PoolOutcome::default() }, &json!({})), None);
+    }
+
+    #[test]
+    fn an_event_names_its_object_and_fits() {
         let notice = Notice { normal: false, reason: "AllocationFailed", note: "ä".repeat(5000) };
         let by = Sender { reporter: "gw-1", stamp: "2026-01-02T03:04:05.000006Z", number: 255 };
-        let event = event(&notice, &ObjectKey::new("shop", "web"), "u", &by);
-        assert_eq!(event["note"].as_str().map(str::len), Some(1024));
-        assert_eq!(event["regarding"]["uid"], "u");
-        assert_eq!((&event["metadata"]["name"], &event["type"]), (&json!("web.ff"), &json!("Warning")));
+        let of_service = event(&notice, &Target::Service(ObjectKey::new("shop", "web")), "u", &by);
+        assert_eq!(of_service["note"].as_str().map(str::len), Some(1024));
+        assert_eq!(of_service["type"], "Warning");
+        assert_eq!(of_service["metadata"], json!({"name": "web.ff", "namespace": "shop"}));
+        let regarding =
+            json!({"apiVersion": "v1", "kind": "Service", "namespace": "shop", "name": "web", "uid": "u"});
+        assert_eq!(of_service["regarding"], regarding);
+        let of_pool = event(&notice, &Target::Pool("public".into()), "u", &by);
+        assert_eq!(of_pool["metadata"], json!({"name": "public.ff", "namespace": "default"}));
+        assert_eq!(of_pool["regarding"]["kind"], "AddressPool");
     }
 
     #[test]

@@ -38,8 +38,8 @@ pub(super) struct Done {
     pub(super) target: Target,
     /// Which one; none of a pool, which has only one.
     pub(super) step: Option<Step>,
-    /// What is to be told of it besides, or why it failed.
-    pub(super) result: Result<Option<Notice>, Fault>,
+    /// What is to be told besides, of the object with this uid, or why it failed.
+    pub(super) result: Result<Option<(Notice, String)>, Fault>,
 }
 
 /// One write, to its end.
@@ -53,9 +53,7 @@ pub(super) async fn write(
         (Target::Service(key), Wanted::Service(outcome)) => {
             write_service(&server, key, step.expect("a Service has steps"), outcome).await
         }
-        (Target::Pool(name), Wanted::Pool(outcome)) => {
-            write_pool(&server, name, outcome).await.map(|()| None)
-        }
+        (Target::Pool(name), Wanted::Pool(outcome)) => write_pool(&server, name, outcome).await,
         _ => Ok(None),
     };
     Done { target, step, result }
@@ -66,16 +64,16 @@ async fn write_service(
     key: &ObjectKey,
     step: Step,
     outcome: &Outcome,
-) -> Result<Option<Notice>, Fault> {
+) -> Result<Option<(Notice, String)>, Fault> {
     let path = format!("/api/v1/namespaces/{}/services/{}", key.namespace, key.name);
+    let uid = outcome.service.as_ref().map(|service| service.upkeep.uid.clone());
     if step == Step::Tell {
         let patch = Ask::Strategic(steps::status(outcome, &stamp()));
         let wrote = ask(server, &format!("{path}/status"), &patch).await;
-        return Ok(unless_gone(wrote)?.and_then(|_| notify::of_status(outcome)));
+        return Ok(unless_gone(wrote)?.and_then(|_| notify::of_status(outcome)).zip(uid));
     }
     let Some(object) = unless_gone(ask(server, &path, &Ask::Get).await)? else { return Ok(None) };
-    let uid = outcome.service.as_ref().map(|service| service.upkeep.uid.as_str());
-    if object["metadata"]["uid"].as_str() != uid {
+    if object["metadata"]["uid"].as_str() != uid.as_deref() {
         // Another object by now; its own outcome comes.
         return Ok(None);
     }
@@ -85,13 +83,17 @@ async fn write_service(
     Ok(None)
 }
 
-async fn write_pool(server: &ApiServer, name: &str, outcome: &PoolOutcome) -> Result<(), Fault> {
+async fn write_pool(
+    server: &ApiServer,
+    name: &str,
+    outcome: &PoolOutcome,
+) -> Result<Option<(Notice, String)>, Fault> {
     let path = format!("/apis/fairlead.dev/v1alpha1/addresspools/{name}/status");
-    let Some(object) = unless_gone(ask(server, &path, &Ask::Get).await)? else { return Ok(()) };
-    if let Some(patch) = steps::pool_status(outcome, &object, &stamp()) {
-        unless_gone(ask(server, &path, &Ask::Merge(patch)).await)?;
-    }
-    Ok(())
+    let Some(object) = unless_gone(ask(server, &path, &Ask::Get).await)? else { return Ok(None) };
+    let Some(patch) = steps::pool_status(outcome, &object, &stamp()) else { return Ok(None) };
+    let wrote = unless_gone(ask(server, &path, &Ask::Merge(patch)).await)?;
+    let uid = object["metadata"]["uid"].as_str().map(str::to_owned);
+    Ok(wrote.and_then(|_| notify::of_pool(outcome, &object)).zip(uid))
 }
 
 /// What is gone needs no write.

@@ -147,7 +147,8 @@ impl Writer {
                 let news = entry.told.news(outcome);
                 let uid =
                     outcome.service.as_ref().map(|service| service.upkeep.uid.clone()).unwrap_or_default();
-                news.into_iter().for_each(|notice| self.notify(key.clone(), uid.clone(), notice));
+                let target = Target::Service(key.clone());
+                news.into_iter().for_each(|notice| self.notify(target.clone(), uid.clone(), notice));
             }
             let gone = match &wanted {
                 Wanted::Service(outcome) => outcome.service.is_none(),
@@ -234,7 +235,12 @@ impl Writer {
                 self.metrics.wrote(kind, "ok");
                 entry.failures = 0;
                 entry.due = (done.step.is_none()).then_some(now + POOL_INTERVAL);
-                self.succeeded(&done.target, done.step, notice, now);
+                if let (Target::Service(key), Some(step)) = (&done.target, done.step) {
+                    self.succeeded(key, step, now);
+                }
+                if let Some((notice, uid)) = notice {
+                    self.notify(done.target, uid, notice);
+                }
             }
             Err(fault) => {
                 self.metrics.wrote(kind, fault.kind.name());
@@ -248,12 +254,10 @@ impl Writer {
         }
     }
 
-    fn succeeded(&mut self, target: &Target, step: Option<Step>, notice: Option<Notice>, now: Instant) {
-        let (Target::Service(key), Some(step)) = (target, step) else { return };
-        let Some(entry) = self.entries.get_mut(target) else { return };
+    fn succeeded(&mut self, key: &ObjectKey, step: Step, now: Instant) {
+        let Some(entry) = self.entries.get_mut(&Target::Service(key.clone())) else { return };
         let Some(Wanted::Service(outcome)) = &entry.outcome else { return };
         let what = what(step, outcome);
-        let uid = what.1.clone();
         let before = entry.last.take().filter(|last| last.what == what && now < last.since + CONTEST);
         let (since, times) = before.map_or((now, 1), |last| (last.since, last.times + 1));
         entry.last = Some(Last { what, at: now, since, times });
@@ -263,9 +267,6 @@ impl Writer {
         }
         let why = "somebody else undoes what is written to this Service; run one load balancer controller for its class";
         self.outcomes.set_fault(key, contested.then(|| why.to_owned()));
-        if let Some(notice) = notice {
-            self.notify(key.clone(), uid, notice);
-        }
     }
 
     fn failed(&self, target: &Target, kind: &str, fault: &Fault) {
@@ -284,7 +285,7 @@ impl Writer {
     }
 
     /// Sends an event, if there is room for one; an event that is lost is not worth a second try.
-    fn notify(&mut self, key: ObjectKey, uid: String, notice: Notice) {
+    fn notify(&mut self, about: Target, uid: String, notice: Notice) {
         if uid.is_empty() || !self.budget.take(Instant::now()) {
             self.metrics.wrote("event", "left_out");
             return;
@@ -295,12 +296,12 @@ impl Writer {
             (Arc::clone(&self.server), self.metrics.clone(), self.reporter.clone());
         tokio::spawn(async move {
             let by = Sender { reporter: &reporter, stamp: &stamp(), number };
-            let event = notify::event(&notice, &key, &uid, &by);
-            let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", key.namespace);
+            let event = notify::event(&notice, &about, &uid, &by);
+            let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", notify::namespace(&about));
             match ask(&server, &path, &Ask::Create(event)).await {
                 Ok(_) => metrics.wrote("event", "ok"),
                 Err(fault) => {
-                    tracing::warn!(service = %key, %fault, note = notice.note, "an event could not be sent");
+                    tracing::warn!(?about, %fault, note = notice.note, "an event could not be sent");
                     metrics.wrote("event", fault.kind.name());
                 }
             }

@@ -14,8 +14,16 @@ use crate::netns::Namespace;
 
 /// A request that takes longer has failed: the SYN's first repetition, after 1 s, would still be in time.
 const ANSWER: Duration = Duration::from_secs(3);
+/// When a SYN is sent again.
+const SLOW: Duration = Duration::from_secs(1);
 /// Pause between two requests of one client.
 const PAUSE: Duration = Duration::from_millis(2);
+/// Clients that ask at the same time.
+pub const CLIENTS: u64 = 2;
+/// Requests that there are at least, however fast the machine is.
+const ENOUGH: u64 = 200;
+/// Longest that they are waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Failures whose words are kept.
 const TOLD: usize = 5;
 
@@ -30,6 +38,9 @@ pub struct Tally {
     pub failures: Vec<String>,
     /// The longest that an answer took.
     pub slowest: Duration,
+    /// Answers that took a second or more, as those do whose SYN was lost. A machine that stands still makes some, too: at
+    /// most one for each of [`CLIENTS`] at a time.
+    pub slow: u64,
 }
 
 impl Tally {
@@ -38,18 +49,17 @@ impl Tally {
         self.pods.values().map(|(count, _)| count).sum()
     }
 
+    fn made(&self) -> u64 {
+        self.failed + self.answered()
+    }
+
     /// At least `least` requests, and every one of them was answered.
     ///
     /// # Errors
     /// What failed.
     pub fn flawless(&self, least: u64) -> Result<()> {
         if self.failed > 0 {
-            bail!(
-                "{} of {} requests failed: {}",
-                self.failed,
-                self.failed + self.answered(),
-                self.failures.join("; ")
-            );
+            bail!("{} of {} requests failed: {}", self.failed, self.made(), self.failures.join("; "));
         }
         if self.answered() < least {
             bail!("only {} requests were made", self.answered());
@@ -64,6 +74,7 @@ impl Tally {
                 *count += 1;
                 *last = (*last).max(asked);
                 self.slowest = self.slowest.max(took);
+                self.slow += u64::from(took >= SLOW);
             }
             Err(error) => {
                 self.failed += 1;
@@ -75,7 +86,8 @@ impl Tally {
     }
 }
 
-/// Two clients in `from` ask `server` again and again for as long as `during` takes.
+/// Two clients in `from` ask `server` again and again for as long as `during` takes, and on until there were enough requests
+/// to tell anything by.
 ///
 /// # Errors
 /// When `during` fails. Requests that fail are no error here: the tally has them.
@@ -97,6 +109,11 @@ pub fn while_asked<T>(
     let done = thread::scope(|scope| {
         let clients = [scope.spawn(|| from.within(ask)), scope.spawn(|| from.within(ask))];
         let done = during();
+        let enough = || tally.lock().expect("noting cannot panic").made() >= ENOUGH;
+        let ended = Instant::now();
+        while done.is_ok() && !enough() && ended.elapsed() < PATIENCE {
+            thread::sleep(PAUSE);
+        }
         over.store(true, Ordering::Relaxed);
         for client in clients {
             client.join().map_err(|_| anyhow!("a client panicked"))??;
