@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod appliance;
 pub mod audit;
 pub mod catalog;
