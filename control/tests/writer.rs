@@ -215,9 +215,11 @@ async fn what_was_given_is_taken_back_before_the_finalizer_goes() {
     assert_eq!(keys(&seen), [format!("PATCH {SERVICE}/status")]);
     assert_eq!(seen[0].1["status"]["loadBalancer"], json!({"ingress": null}));
     stand.put(Outcome { ours: false, ..outcome(true, &[], &[]) });
-    let seen = stand.asked(3).await.split_off(1);
-    assert_eq!(keys(&seen), [format!("GET {SERVICE}"), format!("PATCH {SERVICE}")]);
+    let seen = stand.asked(4).await.split_off(1);
+    let want = [format!("GET {SERVICE}"), format!("PATCH {SERVICE}"), format!("POST {EVENTS}")];
+    assert_eq!(keys(&seen), want);
     assert_eq!(seen[1].1["metadata"]["finalizers"], json!([]));
+    assert_eq!((&seen[2].1["type"], &seen[2].1["reason"]), (&json!("Normal"), &json!("DeletedLoadBalancer")));
 }
 
 #[tokio::test]
@@ -237,8 +239,12 @@ async fn a_refused_write_is_tried_again_and_told_meanwhile() {
         sleep(Duration::from_millis(5)).await;
     };
     assert!(fault.contains("not written to its status") && fault.contains("as told"), "{fault}");
-    let seen = stand.asked(5).await;
-    assert_eq!(keys(&seen), [&*status, &status, &status, &status, &format!("POST {EVENTS}")]);
+    let seen = stand.asked(6).await;
+    let (events, writes): (Vec<_>, Vec<_>) =
+        seen.into_iter().partition(|(key, _)| *key == format!("POST {EVENTS}"));
+    assert_eq!(keys(&writes), [&*status; 4]);
+    let reasons: Vec<_> = events.iter().map(|(_, event)| &event["reason"]).collect();
+    assert_eq!(reasons, ["SyncLoadBalancerFailed", "IPAllocated"]);
     assert_eq!(stand.election.outcomes.fault(&key), None);
     let text = stand.metrics.text();
     for result in ["conflict", "server", "forbidden", "ok"] {

@@ -201,6 +201,13 @@ fn types(world: &mut World) -> Result<()> {
             let answer = world.host("c2").within(|| http::who(gone, Duration::from_millis(300)))?;
             ensure!(answer.is_err(), "as {spec}, {gone} still answers");
         }
+        let events = ["get", "events", "-n", "types", "--field-selector", "reason=DeletedLoadBalancer"];
+        until("an event tells that it was given up", SOON / 6, || {
+            world
+                .kubectl()
+                .json(&events)
+                .is_ok_and(|list| !list["items"].as_array().is_none_or(Vec::is_empty))
+        })?;
         set_type(world, &other, &json!({"type": "LoadBalancer"}))?;
         let again = SocketAddr::new(world.address(&other)?, 80);
         world.agrees()?;

@@ -31,8 +31,11 @@ fn service(name: &str, ips: &str) -> String {
 
 /// Whose Ethernet address an address on the segment has, as `c1` finds out anew.
 fn owner(world: &World, address: &str) -> Result<String> {
+    // Asked again while the machine stands still.
     let script = format!(
-        "ip neigh flush to {address}; ping -n -c 1 -W 1 {address} >/dev/null; ip -o neigh show {address}"
+        "ip neigh flush to {address}
+for n in 1 2 3; do ping -n -c 1 -W 1 {address} >/dev/null && break || true; done
+ip -o neigh show {address}"
     );
     let shown = world.host("c1").script(&script)?;
     let mut words = shown.split_whitespace().skip_while(|word| *word != "lladdr");

@@ -1,5 +1,5 @@
 //! What people are told of a Service or a pool by events: what is new since they were told last, each once. Pure; the words are
-//! MetalLB's where it has one. Bounded: more than a burst is left out and counted.
+//! MetalLB's where it has one, else those of Kubernetes' own service controller. Bounded: more than a burst is left out and counted.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -82,6 +82,17 @@ pub(super) fn of_status(outcome: &Outcome) -> Option<Notice> {
         format!(" of pool {}", outcome.pools.join(", "))
     };
     Some(Notice { normal: true, reason: "IPAllocated", note: format!("{}{pools}", list(&now)) })
+}
+
+/// What a Service that was just let go had from us is given back.
+pub(super) fn of_release() -> Notice {
+    let note = "its load balancer addresses are given back".to_owned();
+    Notice { normal: true, reason: "DeletedLoadBalancer", note }
+}
+
+/// A Service's outcome is not written, for longer than it takes to try again.
+pub(super) fn of_failure(why: &str) -> Notice {
+    Notice { normal: false, reason: "SyncLoadBalancerFailed", note: why.to_owned() }
 }
 
 /// What the status of a pool that was just written says that `before`, the object until then, did not: why it is refused.

@@ -77,10 +77,10 @@ async fn write_service(
         // Another object by now; its own outcome comes.
         return Ok(None);
     }
-    if let Some(patch) = steps::finalizers(&object, step == Step::Hold) {
-        unless_gone(ask(server, &path, &Ask::Merge(patch)).await)?;
-    }
-    Ok(None)
+    let Some(patch) = steps::finalizers(&object, step == Step::Hold) else { return Ok(None) };
+    let wrote = unless_gone(ask(server, &path, &Ask::Merge(patch)).await)?;
+    let released = wrote.filter(|_| step == Step::Release).map(|_| notify::of_release());
+    Ok(released.zip(uid))
 }
 
 async fn write_pool(

@@ -29,6 +29,8 @@ const WRITES_MAX: usize = 16;
 /// Before a failed write is tried again: doubled each time, from the first to the second.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
+/// An event tells of a write that failed so often in a row.
+const FAILURES_TOLD: u32 = 3;
 /// Between two writes of a pool's numbers.
 const POOL_INTERVAL: Duration = Duration::from_secs(1);
 /// The same step is not taken again sooner: the server's own news of it is on its way.
@@ -248,8 +250,9 @@ impl Writer {
                 let pause =
                     PAUSE_MIN.saturating_mul(1 << entry.failures.saturating_sub(1).min(10)).min(PAUSE_MAX);
                 entry.due = Some(now + fault.retry_after.unwrap_or(pause).max(pause).min(PAUSE_MAX));
+                let failures = entry.failures;
                 self.due.insert(done.target.clone());
-                self.failed(&done.target, kind, &fault);
+                self.failed(&done.target, kind, failures, &fault);
             }
         }
     }
@@ -269,14 +272,19 @@ impl Writer {
         self.outcomes.set_fault(key, contested.then(|| why.to_owned()));
     }
 
-    fn failed(&self, target: &Target, kind: &str, fault: &Fault) {
+    fn failed(&mut self, target: &Target, kind: &str, failures: u32, fault: &Fault) {
         match target {
             Target::Service(key) => {
                 tracing::warn!(service = %key, kind, %fault, "not written; it is tried again");
-                self.outcomes.set_fault(
-                    key,
-                    Some(format!("its address is not written to its status: {fault}; it is tried again")),
-                );
+                let why = format!("its address is not written to its status: {fault}; it is tried again");
+                self.outcomes.set_fault(key, Some(why.clone()));
+                let wanted = self.entries.get(target).and_then(|entry| entry.outcome.as_ref());
+                if let Some(Wanted::Service(Outcome { service: Some(service), .. })) = wanted
+                    && failures == FAILURES_TOLD
+                {
+                    let uid = service.upkeep.uid.clone();
+                    self.notify(target.clone(), uid, notify::of_failure(&why));
+                }
             }
             Target::Pool(name) => {
                 tracing::warn!(pool = %name, %fault, "the status of the pool is not written; it is tried again")
@@ -301,7 +309,12 @@ impl Writer {
             match ask(&server, &path, &Ask::Create(event)).await {
                 Ok(_) => metrics.wrote("event", "ok"),
                 Err(fault) => {
-                    tracing::warn!(?about, %fault, note = notice.note, "an event could not be sent");
+                    // A namespace that goes takes no event any more, and good news can be missed.
+                    if notice.normal {
+                        tracing::debug!(?about, %fault, note = notice.note, "an event could not be sent");
+                    } else {
+                        tracing::warn!(?about, %fault, note = notice.note, "an event could not be sent");
+                    }
                     metrics.wrote("event", fault.kind.name());
                 }
             }
