@@ -18,7 +18,8 @@ impl Engine {
         self.inquiry.clear();
         self.asked_again = None;
         self.listen();
-        if self.compiler.is_dirty() {
+        // Who was in doubt may be gone by now, so that nothing is to be compiled; the full state is there all the same.
+        if self.compiler.is_dirty() || self.synced && self.first_full.is_none() {
             self.changed();
         }
     }

@@ -41,11 +41,11 @@ pub(super) struct Engine {
     sources: Vec<view::Source>,
     bypassed: Bypassed,
     ledger: Ledger,
-    synced: bool,
+    pub(super) synced: bool,
     /// Whether the API server itself has said what there is.
     current: bool,
     /// The first version that holds everything the source had at the start.
-    first_full: Option<Generation>,
+    pub(super) first_full: Option<Generation>,
     ready: watch::Sender<bool>,
     /// When the last version was published.
     published: Instant,

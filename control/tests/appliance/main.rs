@@ -2,6 +2,8 @@
 //! over its socket.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+mod stale;
+
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use control::inquiry::Heard;
 use control::metrics::Metrics;
 use control::mirror::{Bypass, Voice};
 use control::model::{
-    Change, Endpoint, EndpointSlice, Ingress, IpMode, ObjectKey, Service, ServicePort, ServiceType, SlicePort,
+    Change, Endpoint, EndpointSlice, ObjectKey, Service, ServicePort, ServiceType, SlicePort,
 };
 use control::network::{Network, NetworkPort};
 use control::state_dir::StateDir;
@@ -28,8 +30,8 @@ use packet::{Family, MacAddr, Protocol};
 use tables::command::command_rings;
 use tables::counters::WorkerCounters;
 use tables::publish::mailboxes;
-use tables::punt::{FRAME_LEN_MAX, FrameReceiver, Message, frame_ring};
-use tables::{Generation, PortId, Tables};
+use tables::punt::{FrameReceiver, frame_ring};
+use tables::{Generation, Tables};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
@@ -331,71 +333,5 @@ async fn a_reload_brings_pools_into_force_and_a_broken_file_changes_nothing() {
     let done = appliance.control.reload().await.unwrap();
     assert_eq!((done.applied, done.needs_restart), (vec!["pools".to_owned()], vec!["workers".to_owned()]));
     assert_eq!(address_of(&appliance.addressed(1).await, "web").to_string(), "203.0.113.0");
-    appliance.stop();
-}
-
-/// A Service whose status names these addresses, with an endpoint.
-fn with_status(name: &str, addresses: &[&str]) -> Vec<Change> {
-    let mut changes = load_balancer(name);
-    let ingress = |text: &&str| Ingress { address: text.parse().unwrap(), mode: IpMode::Vip };
-    for change in &mut changes {
-        if let Change::Service(_, Some(service)) = change {
-            Arc::make_mut(service).ingress = addresses.iter().map(ingress).collect();
-        }
-    }
-    changes
-}
-
-impl Appliance {
-    /// Waits for a probe; its target.
-    async fn asked(&mut self) -> IpAddr {
-        let mut frame = [0; FRAME_LEN_MAX];
-        let probe = async {
-            loop {
-                if let Some(Message::Frame { port: PortId(0), len }) = self.said.receive(&mut frame) {
-                    return control::inquiry::read(PortId(0), &frame[..len]).unwrap();
-                }
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        let probe = timeout(WAIT, probe).await.expect("the segment is asked");
-        assert!(probe.probes && probe.mac == network().ports[0].mac, "{probe:?}");
-        probe.address
-    }
-
-    async fn hear(&self, address: IpAddr) {
-        let mac = MacAddr([2, 0, 0, 0, 0, 0x99]);
-        self.heard.send(Heard { port: PortId(0), address, mac, probes: false }).await.unwrap();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stale_address_is_served_after_its_segment_was_asked_and_not_while_another_host_has_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut appliance = Appliance::start(folder.path(), CONFIG);
-    let held = "192.0.2.60".parse().unwrap();
-    appliance.source.send(SourceEvent::Stale).await.unwrap();
-    let services = [with_status("held", &["192.0.2.60"]), with_status("free", &["192.0.2.61"])];
-    appliance.send([services.concat(), with_status("routed", &["203.0.113.9"])].concat()).await;
-    appliance.source.send(SourceEvent::Synced).await.unwrap();
-    while appliance.asked().await != held {}
-    assert_eq!(address_of(&appliance.addressed(1).await, "routed"), "203.0.113.9".parse::<IpAddr>().unwrap());
-    assert!(!*appliance.ready.borrow(), "what is asked for is not served yet");
-    appliance.hear(held).await;
-    appliance.ready().await;
-    let services = appliance.addressed(2).await;
-    assert_eq!(address_of(&services, "free"), "192.0.2.61".parse::<IpAddr>().unwrap());
-    let lacking = services.iter().find(|service| service.name == "held").unwrap();
-    let told =
-        lacking.problems.iter().any(|told| told.contains("02:00:00:00:00:99 behind port outside has it"));
-    assert!(told && lacking.load_balancer_ips.is_empty(), "{lacking:?}");
-    assert!(appliance.metrics.text().contains("fairlead_addresses_held_elsewhere 1\n"));
-
-    // The API server is back and says whose it is.
-    appliance.source.send(SourceEvent::Current).await.unwrap();
-    let services = appliance.addressed(3).await;
-    assert_eq!(address_of(&services, "held"), held);
-    assert!(services.iter().all(|service| service.problems.is_empty()), "{services:?}");
-    assert!(appliance.metrics.text().contains("fairlead_addresses_held_elsewhere 0\n"));
     appliance.stop();
 }
