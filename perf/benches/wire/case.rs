@@ -5,6 +5,7 @@ use std::fmt::{self, Display};
 use perf::{
     Options, Unit,
     load::Outcome,
+    median,
     rounds::{Fit, Run},
 };
 
@@ -14,6 +15,8 @@ use crate::traffic::FLOWS;
 const FILLED: f64 = 4e6;
 /// Width of a generator's slice.
 const SLICE_S: f64 = 0.02;
+/// Slices from which on a rate with recycling is one.
+const STEADY: usize = 50;
 /// Flows of numbered frames.
 const NUMBERED: u32 = 1024;
 
@@ -39,6 +42,8 @@ pub(crate) struct Detail {
     pub(crate) outcome: Option<Outcome>,
     /// New flows a second until the table was full, in millions.
     pub(crate) filling: Option<f64>,
+    /// The same from then on.
+    pub(crate) recycling: Option<f64>,
 }
 
 /// A figure of a case.
@@ -127,10 +132,12 @@ impl Case {
                     count >= FILLED
                 });
                 if let Some(full) = full {
-                    // The slice in which it became full is neither.
-                    let steady = run.slices.split_off(full + 1);
+                    let mut after = run.slices.split_off(full + 1);
                     detail.filling = Some(FILLED / 1e6 / (SLICE_S * run.slices.len() as f64));
-                    run.slices = steady;
+                    if after.len() >= STEADY {
+                        detail.recycling = median(&mut after.clone());
+                        std::mem::swap(&mut run.slices, &mut after);
+                    }
                 }
             }
             Self::Latency | Self::LossFree(_) => detail.outcome = Some(serde_json::from_value(said.clone())?),
@@ -147,9 +154,7 @@ impl Case {
             }
             Self::New => vec![
                 figure(", filling to 4 M", Unit::MillionPerSecond, |_, detail| detail.filling),
-                figure(", steady with recycling", Unit::MillionPerSecond, |fit, detail| {
-                    detail.filling.map(|_| fit.rate)
-                }),
+                figure(", steady with recycling", Unit::MillionPerSecond, |_, detail| detail.recycling),
             ],
             Self::Latency => vec![
                 figure(", half of its maximum", Unit::MillionPerSecond, |_, detail| {
