@@ -85,12 +85,15 @@ fn drops(world: &mut World) -> Result<()> {
     let file = tempfile::tempdir()?;
     let file = file.path().join("drops.pcapng");
     let child = begin(world, &["--drops", "--filter", "host 192.0.2.11 and tcp", "-s", "0"], &file)?;
+    let empty = std::fs::metadata(&file)?.len();
     let closed = (catalog::web().service.cluster_ip, 9);
     let refused =
         world.host("c1").within(|| std::net::TcpStream::connect_timeout(&closed.into(), PATIENCE))?;
     ensure!(refused.is_err(), "port 9 took a connection");
     traffic::who(world.host("c1"), catalog::web().target(Frontend::LoadBalancer, "http", false))?;
-    thread::sleep(Duration::from_millis(100));
+    until("the packet is written", PATIENCE, || {
+        std::fs::metadata(&file).is_ok_and(|found| found.len() > empty)
+    })?;
     let pid = Pid::from_raw(child.id().cast_signed()).context("a process id")?;
     kill_process(pid, Signal::INT)?;
     let said = end(child)?;

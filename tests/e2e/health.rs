@@ -88,8 +88,7 @@ fn slow_start(world: &mut World) -> Result<()> {
     let target = web.target(Frontend::LoadBalancer, "http", false);
     let without = [Member::ready("web-1"), Member::ready("web-2"), Member::not_ready("web-3")];
     annotate(world, &web, &[("fairlead.dev/slow-start", "4s")])?;
-    world.lab.manifests.endpoints(&web.service, &without)?;
-    thread::sleep(Duration::from_millis(200));
+    world.change(|manifests| manifests.endpoints(&web.service, &without))?;
     world.lab.manifests.endpoints(&web.service, &web.members)?;
     let ready = Instant::now();
     let (mut first, mut steps) = (answers(world, target, 60)?, Vec::new());

@@ -74,8 +74,7 @@ fn own_address_claimed(world: &mut World) -> Result<()> {
     entry.service.external_ips = vec![[192, 0, 2, 1].into()];
     entry.service.ports[0].port = 22;
     entry.service.ports[0].node_port = 0;
-    world.lab.manifests.service(&entry.service, &entry.members)?;
-    thread::sleep(Duration::from_millis(100));
+    world.change(|manifests| manifests.service(&entry.service, &entry.members))?;
     let reached = ssh_port(world);
     world.lab.manifests.delete(&entry.service)?;
     reached

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use lab::appliance::{Appliance, Options};
 use lab::checks::Stage;
+use lab::manifests::Manifests;
 use lab::metrics::Metrics;
 use lab::netns::Namespace;
 use lab::plan::PLACES;
+use lab::process::until;
 use lab::{Lab, LabOptions};
 use serde_json::Value;
 
@@ -128,6 +130,15 @@ impl World {
         let all = self.show("services")?;
         let found = all.as_array().and_then(|list| list.iter().find(|row| row["name"] == name));
         found.cloned().with_context(|| format!("show services does not list {name}: {all}"))
+    }
+
+    /// Makes a change of the manifests and waits until every worker goes by it.
+    pub(crate) fn change(&self, change: impl FnOnce(&Manifests) -> Result<()>) -> Result<()> {
+        let before = self.metrics()?.sum("fairlead_tables_generation");
+        change(&self.lab.manifests)?;
+        until("every worker goes by the change", QUIET, || {
+            self.metrics().is_ok_and(|now| now.sum("fairlead_tables_programmed_generation") > before)
+        })
     }
 
     /// Waits until nothing moves or waits (for a neighbour that does not exist, say) and checks that every packet is
