@@ -13,7 +13,9 @@ pub mod io;
 mod lane;
 mod pass;
 pub mod plan;
+mod scratch;
 pub mod stage;
+mod steps;
 #[cfg(feature = "testkit")]
 #[expect(clippy::panic, reason = "test code")]
 pub mod testkit;

@@ -4,24 +4,25 @@
 //! Memory is fetched for the whole burst before it is read: frames, then index buckets, then flow records, and last
 //! what the burst's new flows will want.
 
-use packet::{AnyKey, Body, MacAddr, MacClass, ParseError, Parsed, plain::Plain};
+use cpu::Level;
+use packet::{AnyKey, Body, MacAddr, MacClass, Parsed};
 use tables::{
     DropReason, Millis, PortId, PortSet, Tables, WorkerId,
     affinity::Affinity,
     capture::{Capture, Event},
     counters::Counts,
-    flow::{Candidate, FlowTable},
-    hash::FlowHash,
+    flow::FlowTable,
     owner::owner,
     punt::FrameSender,
 };
 
 use crate::{
-    buf::{BURST, Burst, ChecksumStatus, PacketBuf},
+    buf::{Burst, PacketBuf},
     fragments::Fragments,
     handoff::{Handoff, Origin},
     io::PortIo,
     lane::Lane,
+    scratch::Scratch,
     stage::{
         begin::Outlooks,
         bypass::Bypasses,
@@ -30,13 +31,15 @@ use crate::{
         limit::Limit,
         police::{Kind, Police},
         translate::Outlook,
-        usual::may_be_usual,
     },
+    steps::{Fetch, Look, Send},
 };
 
 /// What a worker keeps from burst to burst.
 pub(crate) struct State<B> {
     pub(crate) worker: WorkerId,
+    /// What the steps of a burst are compiled for.
+    pub(crate) level: Level,
     pub(crate) flows: FlowTable,
     /// Which backend clients of Services with session affinity had last.
     pub(crate) affinity: Affinity,
@@ -57,55 +60,6 @@ pub(crate) struct State<B> {
     pub(crate) handoff: Handoff<B>,
     /// Ports with a kernel mirror.
     pub(crate) mirrored: PortSet,
-}
-
-/// What the stages know of a burst's packets, by slot; made once a worker.
-pub(crate) struct Scratch {
-    /// The words of plain packets.
-    plain: [Plain; BURST],
-    /// May be a usual packet ([`may_be_usual`]).
-    maybe_usual: [bool; BURST],
-    /// Its facts are not read yet: a usual packet is known by its words alone.
-    unread: [bool; BURST],
-    parsed: [Parsed; BURST],
-    /// Why a frame was refused; its facts are void then.
-    refused: [Option<ParseError>; BURST],
-    hashes: [FlowHash; BURST],
-    candidates: [Candidate; BURST],
-}
-
-impl Scratch {
-    pub(crate) const fn new() -> Self {
-        Self {
-            plain: [Plain::NOTHING; BURST],
-            maybe_usual: [false; BURST],
-            unread: [false; BURST],
-            parsed: [Parsed::NOTHING; BURST],
-            refused: [None; BURST],
-            hashes: [FlowHash(0); BURST],
-            candidates: [Candidate::NONE; BURST],
-        }
-    }
-
-    /// The facts of a sound frame of which nothing was seen in the flow table, and the hash of its flow if it has one; not of
-    /// one for a sub-port.
-    pub(crate) fn arrived(&self, slot: usize) -> Option<(&Parsed, FlowHash)> {
-        let arrived = self.refused[slot].is_none() && self.is_unseen(slot) && !is_tagged(&self.parsed[slot]);
-        arrived.then(|| (&self.parsed[slot], self.hashes[slot]))
-    }
-
-    /// Nothing was seen of it in the flow table.
-    pub(crate) fn is_unseen(&self, slot: usize) -> bool {
-        self.candidates[slot] == Candidate::NONE
-    }
-
-    /// Reads the facts of the frame in this slot, unless they are.
-    pub(crate) fn read<B: PacketBuf>(&mut self, slot: usize, buf: &B) {
-        if std::mem::take(&mut self.unread[slot]) {
-            let facts = packet::facts_of_plain(&self.plain[slot], buf.head(), &mut self.parsed[slot]);
-            self.refused[slot] = if facts.is_some() { None } else { Some(ParseError::Truncated) };
-        }
-    }
 }
 
 /// See the module.
@@ -137,32 +91,12 @@ impl<'a, P: PortIo> Pass<'a, P> {
         if self.state.capture.takes_passing() {
             self.show_arrivals(burst);
         }
-        let bytes = self.parse(burst, mac, scratch);
-        let unseen = self.fetch_records(burst.len(), scratch);
+        let level = self.state.level;
+        let bytes = level.run(Look { pass: self, burst, mac, scratch });
+        let unseen = level.run(Fetch { flows: &self.state.flows, count: burst.len(), scratch });
         let outlooks = unseen.then(|| self.foresee(burst, mac, scratch));
-        self.pass_all(burst, mac, (scratch, outlooks.as_ref()));
+        level.run(Send { pass: self, burst, mac, scratch, outlooks: outlooks.as_ref() });
         bytes
-    }
-
-    /// Takes the packets to their ends, in their order.
-    #[inline(never)]
-    fn pass_all(
-        &mut self,
-        burst: &mut Burst<P::Buf>,
-        mac: MacAddr,
-        (scratch, outlooks): (&mut Scratch, Option<&Outlooks<'a>>),
-    ) {
-        for slot in 0..burst.len().min(BURST) {
-            let Some(buf) = burst.take(slot) else { continue };
-            let unusual = match scratch.maybe_usual[slot] {
-                true => self.pass_usual(buf, &scratch.plain[slot], scratch.candidates[slot]),
-                false => Err(buf),
-            };
-            if let Err(buf) = unusual {
-                self.finish(buf, mac, (scratch, slot), outlooks);
-            }
-        }
-        burst.emptied();
     }
 
     /// The tables do not know the port.
@@ -174,59 +108,9 @@ impl<'a, P: PortIo> Pass<'a, P> {
         bytes
     }
 
-    /// Words or facts of every frame, and the index lines of their flows asked for; gives the bytes of all.
-    ///
-    /// The steps of a burst are functions of their own: in one, their variables would not fit into registers.
-    #[inline(never)]
-    fn parse(&mut self, burst: &Burst<P::Buf>, mac: MacAddr, scratch: &mut Scratch) -> u64 {
-        let mut bytes = 0;
-        // With more workers a packet's owner must be asked for first; what leaves the short way is not seen.
-        let alone = self.tables.workers <= 1 && !self.state.capture.takes_passing();
-        for slot in 0..burst.len().min(BURST) {
-            let Some(buf) = burst.slot(slot) else { continue };
-            let (head, len, status) = (buf.head(), buf.total_len(), buf.rx_checksum());
-            bytes += len as u64;
-            let plain = &mut scratch.plain[slot];
-            let is_plain = plain.read_frame(head, len, status != ChecksumStatus::Good).is_some();
-            scratch.unread[slot] = is_plain;
-            scratch.maybe_usual[slot] = is_plain && alone && may_be_usual(plain, head, status, mac);
-            let hash = match is_plain {
-                true => self.state.flows.hash_plain(plain),
-                false => self.parse_less_plain(buf, slot, scratch),
-            };
-            self.state.flows.prefetch_bucket(hash);
-            scratch.hashes[slot] = hash;
-        }
-        bytes
-    }
-
-    /// The facts of a frame that is not plain; gives the hash of its flow, or some other one: a wasted hint.
-    #[inline(never)]
-    fn parse_less_plain(&self, buf: &P::Buf, slot: usize, scratch: &mut Scratch) -> FlowHash {
-        let parsed = &mut scratch.parsed[slot];
-        scratch.refused[slot] = packet::parse_into(buf.head(), buf.total_len(), parsed).err();
-        match &parsed.body {
-            Body::Flow { key: AnyKey::V4(key), .. } => self.state.flows.hash(key),
-            Body::Flow { key: AnyKey::V6(key), .. } => self.state.flows.hash(key),
-            _ => FlowHash(0),
-        }
-    }
-
-    /// Reads the index lines, and asks for the records they name; true if some name none.
-    #[inline(never)]
-    fn fetch_records(&mut self, count: usize, scratch: &mut Scratch) -> bool {
-        let mut unseen = false;
-        for slot in 0..count.min(BURST) {
-            let candidate = self.state.flows.candidate(scratch.hashes[slot]);
-            unseen |= candidate == Candidate::NONE;
-            scratch.candidates[slot] = candidate;
-        }
-        unseen
-    }
-
     /// Takes one packet to its end; the outlooks say what to do if it has no flow, as far as that was looked at.
     #[inline(never)]
-    fn finish(
+    pub(crate) fn finish(
         &mut self,
         buf: P::Buf,
         mac: MacAddr,
@@ -259,7 +143,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
             hash: scratch.hashes[slot],
             candidate: scratch.candidates[slot],
             known: outlooks.and_then(|outlooks| outlooks[slot].as_ref()),
-            plain: scratch.maybe_usual[slot].then_some(&scratch.plain[slot]),
+            usual: scratch.usual[slot],
         };
         match &parsed.body {
             Body::Flow { key: AnyKey::V4(key), tcp_flags } => {
@@ -365,6 +249,6 @@ impl<'a, P: PortIo> Pass<'a, P> {
 
 /// The frame is of a VLAN; tag 0 carries a priority only.
 #[inline]
-fn is_tagged(parsed: &Parsed) -> bool {
+pub(crate) fn is_tagged(parsed: &Parsed) -> bool {
     parsed.vlan.is_some_and(|tag| tag.id() != 0)
 }

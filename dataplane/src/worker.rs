@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use cpu::TscClock;
+use cpu::{Level, TscClock};
 use tables::{
     DropReason, Millis, PortId, PortSet, Tables, WorkerId,
     affinity::Affinity,
@@ -31,7 +31,8 @@ use crate::{
     idle::{Idle, IdleMode},
     io::PortIo,
     lane::Lane,
-    pass::{Pass, Scratch, State},
+    pass::{Pass, State},
+    scratch::Scratch,
     stage::{announce::Announcer, bypass::Bypasses, hold::Hold, limit::Limit, police::Police},
 };
 
@@ -47,6 +48,8 @@ const INJECT_MAX: usize = 32;
 pub struct WorkerConfig {
     /// Which one it is.
     pub id: WorkerId,
+    /// The processor's instructions that it may use.
+    pub level: Level,
     /// Its flow table.
     pub flows: FlowTableConfig,
     /// Clients it remembers for session affinity.
@@ -98,6 +101,7 @@ impl<P: PortIo> Worker<P> {
     pub fn new(config: &WorkerConfig, links: WorkerLinks, ports: Vec<P>) -> io::Result<Self> {
         let state = State {
             worker: config.id,
+            level: config.level,
             flows: FlowTable::new(&config.flows)?,
             affinity: Affinity::new(config.affinity_clients, config.flows.secret),
             counts: Counts::new(links.counters.ports()),

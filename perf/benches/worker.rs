@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cpu::Level;
 use perf::{
     Laps, Random, Sampler, Unit, shuffle,
     stand::{Pair, ROUND, Stand, client},
@@ -65,7 +66,7 @@ fn established(sampler: &mut Sampler, case: &str, flows: u32, publish: bool) -> 
     if !sampler.options().wants(case) {
         return Ok(());
     }
-    let mut stand = Stand::new(flows + flows / 4)?;
+    let mut stand = Stand::new(flows + flows / 4, Level::of_this_processor())?;
     let mut traffic = Traffic::new(&mut stand, flows);
     let (clock, time) = (sampler.clock(), sampler.options().time() * 2);
     let stop = Arc::new(AtomicBool::new(false));
@@ -107,7 +108,7 @@ fn two_workers(sampler: &mut Sampler) -> io::Result<()> {
     }
     let (clock, time) = (sampler.clock(), sampler.options().time());
     let run = move |others: Arc<Barrier>| -> io::Result<f64> {
-        let mut stand = Stand::new(4096)?;
+        let mut stand = Stand::new(4096, Level::of_this_processor())?;
         let mut traffic = Traffic::new(&mut stand, 1024);
         rounds(&mut stand, &mut traffic, time / 4, |laps| laps.ns(&clock));
         others.wait();
@@ -138,7 +139,7 @@ fn new_flows(sampler: &mut Sampler) -> io::Result<()> {
         return Ok(());
     }
     let clock = sampler.clock();
-    let mut stand = Stand::new(full / 9 * 10 + 10)?;
+    let mut stand = Stand::new(full / 9 * 10 + 10, Level::of_this_processor())?;
     let mut next = 0;
     let mut laps = Laps::new();
     while next < full {

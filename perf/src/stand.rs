@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use cpu::Level;
 use dataplane::{
     buf::PacketBuf,
     idle::IdleMode,
@@ -59,11 +60,11 @@ pub struct Stand {
 }
 
 impl Stand {
-    /// A worker whose table holds `flows`, before a VIP with 256 backends in SNAT mode.
+    /// A worker with these instructions whose table holds `flows`, before a VIP with 256 backends in SNAT mode.
     ///
     /// # Errors
     /// When there is no memory for the buffers or the flow table.
-    pub fn new(flows: u32) -> io::Result<Self> {
+    pub fn new(flows: u32, level: Level) -> io::Result<Self> {
         let (publisher, mut subscribers) = mailboxes(1, tables());
         let (punt, kernel) = frame_ring(1 << 20);
         let (inject_sender, inject) = frame_ring(1 << 20);
@@ -79,6 +80,7 @@ impl Stand {
         let flows = FlowTableConfig { flows, ipv6: false, secret: 0x5eed, timeouts: Timeouts::default() };
         let config = WorkerConfig {
             id: WorkerId(0),
+            level,
             flows,
             affinity_clients: 1024,
             mirrored: PortSet::ALL,
@@ -174,7 +176,7 @@ impl Stand {
         let wire = self.worker.port_mut(port).expect("two ports");
         for key in keys {
             assert!(
-                wire.arrive(|buf| template.readdress(buf.fill(template.bytes()), *key)),
+                wire.arrive(template.bytes(), |bytes| template.readdress(bytes, *key)),
                 "a round has a buffer for each frame"
             );
         }

@@ -1,7 +1,7 @@
 //! Buffers and ports for benches: buffers of 2 KiB on huge pages, laid out as a packet driver has them, and queues that never
 //! touch the heap once they are there.
 
-use std::{collections::VecDeque, io};
+use std::{collections::VecDeque, io, ops::Range};
 
 use cpu::HugeSlice;
 use dataplane::{
@@ -9,48 +9,67 @@ use dataplane::{
     io::{Capabilities, PortIo},
 };
 
-const START: u16 = 128;
-const HEADROOM: usize = START as usize;
-/// Of a buffer, headroom included.
-const ROOM: usize = 2176;
-/// From one buffer to the next: as in a pool of DPDK's, with 64 bytes before each and an mbuf of 128. Lines of frames that
-/// lay 2 KiB apart would fight for two sets of the nearest cache, which no packet driver has them do.
-const STRIDE: usize = 64 + 128 + ROOM;
+/// Before each buffer, as in a pool of DPDK's. Lines of frames that lay 2 KiB apart would fight for two sets of the
+/// nearest cache, which no packet driver has them do.
+const POOL_HEADER: usize = 64;
+/// What is known of the frame, as in an mbuf: where it starts and where it ends, in the first line.
+const START: usize = POOL_HEADER;
+const END: usize = START + 2;
+/// Where the bytes begin.
+const BYTES: usize = POOL_HEADER + 128;
+/// Where a frame that arrives begins.
+const FRAME: usize = BYTES + 128;
+/// From one buffer to the next.
+const STRIDE: usize = BYTES + 2176;
 
-/// A buffer; it lives as long as the process, so nothing is freed when it is dropped.
+/// A buffer, as thin as an mbuf's pointer; it lives as long as the process, so nothing is freed when it is dropped.
 #[derive(Debug)]
-pub struct WireBuf {
-    bytes: &'static mut [u8],
-    start: u16,
-    end: u16,
-}
+pub struct WireBuf(&'static mut [u8; STRIDE]);
 
 impl WireBuf {
-    /// Makes the buffer hold a copy of `frame`, of which as much is taken as fits.
+    /// Makes the buffer hold a copy of `frame`, of which as much is taken as fits; gives the bytes, and how many.
     #[inline]
-    pub fn fill(&mut self, frame: &[u8]) -> &mut [u8] {
-        let len = frame.len().min(ROOM - HEADROOM);
-        self.bytes[HEADROOM..HEADROOM + len].copy_from_slice(&frame[..len]);
-        self.start = START;
-        self.end = START + u16::try_from(len).unwrap_or(0);
-        self.head_mut()
+    fn fill(&mut self, frame: &[u8]) -> &mut [u8] {
+        let len = frame.len().min(STRIDE - FRAME);
+        let room = &mut self.0[FRAME..FRAME + len];
+        room.copy_from_slice(&frame[..len]);
+        room
+    }
+
+    #[inline(always)]
+    fn get(&self, at: usize) -> usize {
+        u16::from_ne_bytes([self.0[at], self.0[at + 1]]).into()
+    }
+
+    #[inline(always)]
+    fn set(&mut self, at: usize, value: usize) {
+        debug_assert!(value <= STRIDE, "a place in the buffer");
+        #[expect(clippy::cast_possible_truncation, reason = "places in a buffer are small")]
+        let value = value as u16;
+        self.0[at..at + 2].copy_from_slice(&value.to_ne_bytes());
+    }
+
+    #[inline(always)]
+    fn range(&self) -> Range<usize> {
+        self.get(START)..self.get(END)
     }
 }
 
 impl PacketBuf for WireBuf {
     #[inline]
     fn head(&self) -> &[u8] {
-        &self.bytes[self.start.into()..self.end.into()]
+        &self.0[self.range()]
     }
 
     #[inline]
     fn head_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.start.into()..self.end.into()]
+        let range = self.range();
+        &mut self.0[range]
     }
 
     #[inline]
     fn total_len(&self) -> usize {
-        (self.end - self.start).into()
+        self.range().len()
     }
 
     #[inline]
@@ -59,26 +78,29 @@ impl PacketBuf for WireBuf {
     }
 
     fn prepend(&mut self, bytes: usize) -> Option<&mut [u8]> {
-        self.start = self.start.checked_sub(u16::try_from(bytes).ok()?)?;
+        let start = self.get(START).checked_sub(bytes).filter(|start| *start >= BYTES)?;
+        self.set(START, start);
         Some(self.head_mut())
     }
 
     fn trim_front(&mut self, bytes: usize) -> Option<()> {
-        let start = self.start.checked_add(u16::try_from(bytes).ok()?).filter(|start| *start <= self.end)?;
-        self.start = start;
+        let start = self.get(START).checked_add(bytes).filter(|start| *start <= self.get(END))?;
+        self.set(START, start);
         Some(())
     }
 
     fn append(&mut self, bytes: usize) -> Option<&mut [u8]> {
-        let old = usize::from(self.end);
-        let end = old.checked_add(bytes).filter(|end| *end <= ROOM)?;
-        self.end = u16::try_from(end).ok()?;
-        self.bytes.get_mut(old..end)
+        let old = self.get(END);
+        let end = old.checked_add(bytes).filter(|end| *end <= STRIDE)?;
+        self.set(END, end);
+        self.0.get_mut(old..end)
     }
 
+    #[inline]
     fn truncate(&mut self, len: usize) {
-        let len = u16::try_from(len).unwrap_or(u16::MAX);
-        self.end = self.end.min(self.start.saturating_add(len));
+        if len < self.total_len() {
+            self.set(END, self.get(START) + len);
+        }
     }
 
     #[inline]
@@ -90,14 +112,15 @@ impl PacketBuf for WireBuf {
 
     #[inline]
     fn prefetch(&self) {
-        cpu::prefetch_index(self.bytes, self.start.into());
+        cpu::prefetch_read(&self.0[FRAME]);
     }
 }
 
 /// A port whose wire is a queue in each direction.
 #[derive(Debug)]
 pub struct WirePort {
-    waiting: VecDeque<WireBuf>,
+    /// Each with the bytes of its frame, as a descriptor has them.
+    waiting: VecDeque<(WireBuf, usize)>,
     sent: VecDeque<WireBuf>,
     free: VecDeque<WireBuf>,
 }
@@ -110,19 +133,21 @@ impl WirePort {
     pub fn new(buffers: usize) -> io::Result<Self> {
         let memory = Box::leak(Box::new(HugeSlice::<u64>::zeroed(buffers * STRIDE / size_of::<u64>())?));
         let bytes: &'static mut [u8] = bytemuck::cast_slice_mut(memory);
-        let rooms = bytes.chunks_exact_mut(STRIDE).map(|bytes| &mut bytes[STRIDE - ROOM..]);
-        let free = rooms.map(|bytes| WireBuf { bytes, start: 0, end: 0 }).collect();
+        let free = bytes.as_chunks_mut().0.iter_mut().map(WireBuf).collect();
         // Buffers come back on other ports than they left from, so each queue has room for those of two.
-        let queue = || VecDeque::with_capacity(buffers * 2);
-        Ok(Self { waiting: queue(), sent: queue(), free })
+        let room = buffers * 2;
+        Ok(Self { waiting: VecDeque::with_capacity(room), sent: VecDeque::with_capacity(room), free })
     }
 
-    /// Lets a frame arrive, made by `make` in a buffer that was not used for the longest time; false without a buffer.
+    /// Lets a copy of a frame arrive, with what `change` does to it, in a buffer that was not used for the longest time;
+    /// false without a buffer.
     #[inline]
-    pub fn arrive(&mut self, make: impl FnOnce(&mut WireBuf)) -> bool {
+    pub fn arrive(&mut self, frame: &[u8], change: impl FnOnce(&mut [u8])) -> bool {
         let Some(mut buf) = self.free.pop_front() else { return false };
-        make(&mut buf);
-        self.waiting.push_back(buf);
+        let bytes = buf.fill(frame);
+        change(bytes);
+        let len = bytes.len();
+        self.waiting.push_back((buf, len));
         true
     }
 
@@ -154,7 +179,10 @@ impl PortIo for WirePort {
     fn rx(&mut self, burst: &mut Burst<WireBuf>) {
         let mut count = 0;
         for slot in burst.spare_mut() {
-            let Some(buf) = self.waiting.pop_front() else { break };
+            let Some((mut buf, len)) = self.waiting.pop_front() else { break };
+            // What a driver writes into an mbuf.
+            buf.set(START, FRAME);
+            buf.set(END, FRAME + len);
             *slot = Some(buf);
             count += 1;
         }
@@ -171,7 +199,8 @@ impl PortIo for WirePort {
 
     fn alloc(&mut self) -> Option<WireBuf> {
         let mut buf = self.free.pop_front()?;
-        buf.fill(&[]);
+        buf.set(START, FRAME);
+        buf.set(END, FRAME);
         Some(buf)
     }
 }

@@ -1,5 +1,6 @@
 //! The worker allocates nothing once it runs: not for packets, new flows, recycling, expiry, or new tables.
 
+use cpu::Level;
 use perf::{
     Meter,
     stand::{Stand, client},
@@ -25,7 +26,7 @@ impl Meter for Count {
 #[test]
 fn turns_of_the_worker_do_not_allocate() {
     const FLOWS: u32 = 2000;
-    let mut stand = Stand::new(FLOWS).expect("memory");
+    let mut stand = Stand::new(FLOWS, Level::of_this_processor()).expect("memory");
     let mut count = Count(0);
 
     let pairs = stand.establish(0, 1000);

@@ -115,7 +115,14 @@ fn worker_config(config: &GatewayConfig, id: WorkerId, crowded: bool) -> WorkerC
         .map(|(id, _)| id)
         .collect::<PortSet>();
     let affinity_clients = forwarding.affinity_clients;
-    WorkerConfig { id, flows, affinity_clients, mirrored, idle: cores::idle(config, crowded) }
+    WorkerConfig {
+        id,
+        level: cpu::Level::of_this_processor(),
+        flows,
+        affinity_clients,
+        mirrored,
+        idle: cores::idle(config, crowded),
+    }
 }
 
 type Mirror = (Option<Devices>, Option<Resolver>, watch::Receiver<Arc<Network>>);

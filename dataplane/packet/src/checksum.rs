@@ -19,6 +19,13 @@ pub const fn fold(sum: u64) -> u16 {
     (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
+/// Ones' complement addition of sums of words: the carry comes in again at the bottom.
+#[inline]
+pub(crate) const fn sum(a: u64, b: u64) -> u64 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + carry as u64
+}
+
 /// Ones' complement addition: the carry comes in again at the bottom.
 #[inline]
 const fn add(a: u16, b: u16) -> u16 {

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use packet::{Address, AnyKey, Body, FlowKey, MacAddr, Parsed, Protocol, plain::Plain};
+use packet::{Address, AnyKey, Body, FlowKey, MacAddr, Parsed, Protocol, plain::Shape};
 use tables::{
     AddressKind, BackendId, DropReason, Millis, Serves, Tables, affinity::Affinity, flow::Direction,
     hash::FlowHash,
@@ -22,7 +22,8 @@ use super::{
 use crate::{
     buf::{BURST, Burst},
     io::PortIo,
-    pass::{Pass, Scratch},
+    pass::Pass,
+    scratch::Scratch,
 };
 
 /// What the tables make of the first packet of what may become a flow.
@@ -136,13 +137,16 @@ impl<'a, P: PortIo> Pass<'a, P> {
             let Some((parsed, hash)) = scratch.arrived(slot) else { continue };
             let Body::Flow { key, .. } = &parsed.body else { continue };
             if parsed.dst_mac == mac && self.state.flows.is_absent(hash) {
-                let intent = match key {
+                self.state.flows.prefetch_other(hash);
+                let known = outlook.insert(Foreseen::of(match key {
                     AnyKey::V4(key) => self.intent(key),
                     AnyKey::V6(key) => self.intent(key),
-                };
-                let known = outlook.insert(Foreseen::of(intent));
+                }));
                 known.reply = self.prefetch_reply(&known.intent, (key, hash), 0);
             }
+        }
+        for Foreseen { reply, .. } in outlooks.iter().flatten() {
+            reply.iter().for_each(|(_, hash)| self.state.flows.prefetch_other(*hash));
         }
         // Where the likely reply key is taken, the flow gets another one, probably the next.
         for (slot, outlook) in outlooks.iter().enumerate() {
@@ -211,7 +215,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
             Intent::Enter(course) => match self.surplus(key, course) {
                 None => {
                     let entry = Entry { key, hash: outlook.hash, reply: known.reply };
-                    self.enter(buf, (parsed, outlook.plain), course, &entry);
+                    self.enter(buf, (parsed, outlook.usual), course, &entry);
                 }
                 Some(reason) => self.drop(buf, reason),
             },
@@ -225,7 +229,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
     fn enter<A: Forward>(
         &mut self,
         buf: P::Buf,
-        (parsed, plain): (&Parsed, Option<&Plain>),
+        (parsed, usual): (&Parsed, Option<Shape>),
         course: &Course<'_>,
         entry: &Entry<'_, A>,
     ) {
@@ -235,8 +239,8 @@ impl<'a, P: PortIo> Pass<'a, P> {
             Err(reason @ DropReason::SnatExhausted) => return self.reject(buf, parsed, reason),
             Err(reason) => return self.drop(buf, reason),
         };
-        let unusual = match plain {
-            Some(plain) => self.pass_first(buf, plain, flow),
+        let unusual = match usual {
+            Some(shape) => self.pass_first(buf, shape, flow),
             None => Err(buf),
         };
         if let Err(buf) = unusual {

@@ -100,7 +100,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
             return Course::Refused(DropReason::FragmentUnsupported);
         }
         let hash = self.state.flows.hash(key);
-        let outlook = Outlook { hash, candidate: Candidate::NONE, known: known.as_ref(), plain: None };
+        let outlook = Outlook { hash, candidate: Candidate::NONE, known: known.as_ref(), usual: None };
         self.flow(buf, whole, (key, flags), outlook);
         match intent {
             _ if self.state.flows.lookup(key, self.now).is_some() => Course::Flow(A::any(*key)),

@@ -1,6 +1,6 @@
 //! TCP, UDP and SCTP packets: the flow they belong to, and what is done to a packet of one.
 
-use packet::{FlowKey, Parsed, Protocol, TcpFlags, plain::Plain};
+use packet::{FlowKey, Parsed, Protocol, TcpFlags, plain::Shape};
 use tables::{
     BackendState,
     flow::{Candidate, Direction, FlowRef, Numbers, Touch},
@@ -19,8 +19,8 @@ pub(crate) struct Outlook<'s, 't> {
     pub(crate) candidate: Candidate,
     /// What to do if there is none, as far as that was looked at.
     pub(crate) known: Option<&'s Foreseen<'t>>,
-    /// Its words, if it may be a usual packet.
-    pub(crate) plain: Option<&'s Plain>,
+    /// What kind of plain packet it is, if it may be a usual one.
+    pub(crate) usual: Option<Shape>,
 }
 
 /// The sequence numbers of a TCP segment; of another packet, whatever stands there.

@@ -3,12 +3,12 @@
 //! long way holds here too: what cannot be sure of one is given back, and goes that way.
 
 use packet::{
-    Family, MacAddr, Protocol, ether,
-    plain::{Ends, Plain},
+    MacAddr, Protocol, ether,
+    plain::{Ends, Plain, Shape},
 };
 use tables::{
-    DropReason, Tables,
-    flow::{Candidate, Direction, FlowRef, FlowTable, Usual},
+    DropReason,
+    flow::{Candidate, Direction, FlowRef, Usual},
 };
 
 use super::translate::numbers;
@@ -20,14 +20,14 @@ use crate::{
 
 /// True for a plain packet that may be a usual one, by what it says itself and the port with this address says of it.
 #[inline(always)]
-pub(crate) fn may_be_usual(plain: &Plain, head: &[u8], status: ChecksumStatus, mac: MacAddr) -> bool {
+pub(crate) fn may_be_usual<E>(plain: &Plain<E>, head: &[u8], status: ChecksumStatus, mac: MacAddr) -> bool {
     let Some(eth) = head.first_chunk() else { return false };
     let finished = plain.ip_checksum_right & !plain.unfinished & !status.is_faulty();
     finished & (plain.ttl > 1) & (ether::Header(eth).dst() == mac)
 }
 
 impl<P: PortIo> Pass<'_, P> {
-    /// Sends a packet on that [may be](may_be_usual) a usual one.
+    /// Sends a packet of this shape on that [may be](may_be_usual) a usual one.
     ///
     /// # Errors
     /// The packet itself, unchanged, if it is none.
@@ -35,70 +35,85 @@ impl<P: PortIo> Pass<'_, P> {
     pub(crate) fn pass_usual(
         &mut self,
         buf: P::Buf,
-        plain: &Plain,
+        shape: Shape,
         candidate: Candidate,
     ) -> Result<(), P::Buf> {
-        match plain.family {
-            Family::V4 => self.pass_usual_of::<u64>(buf, plain, candidate),
-            Family::V6 => self.pass_usual_v6(buf, plain, candidate),
+        // One way for each, in which nothing is asked that its shape answers.
+        match shape {
+            Shape::V4Tcp => self.pass_usual_of::<u64>(buf, Protocol::Tcp, candidate),
+            Shape::V4Udp => self.pass_usual_of::<u64>(buf, Protocol::Udp, candidate),
+            Shape::V6Tcp | Shape::V6Udp => self.pass_usual_v6(buf, shape.protocol(), candidate),
         }
     }
 
     /// Apart, so that either family has the registers to itself.
     #[inline(never)]
-    fn pass_usual_v6(&mut self, buf: P::Buf, plain: &Plain, candidate: Candidate) -> Result<(), P::Buf> {
-        self.pass_usual_of::<[u64; 4]>(buf, plain, candidate)
+    fn pass_usual_v6(&mut self, buf: P::Buf, protocol: Protocol, candidate: Candidate) -> Result<(), P::Buf> {
+        self.pass_usual_of::<[u64; 4]>(buf, protocol, candidate)
     }
 
     #[inline(always)]
     fn pass_usual_of<E: Ends>(
         &mut self,
         buf: P::Buf,
-        plain: &Plain,
+        protocol: Protocol,
         candidate: Candidate,
     ) -> Result<(), P::Buf> {
-        let now = self.now;
-        self.send_as::<E>(buf, plain, |flows, tables, head| {
-            let packet = (plain, || numbers(head, plain.l4()));
-            let usual = flows.note_usual::<E>(candidate, packet, tables.fib_epoch, now)?;
-            // A datagram leaves a backend that is gone.
-            (plain.protocol != Protocol::Udp || tables.backends.is_live(usual.backend)).then_some(usual)
-        })
+        let Some(plain) = Plain::<E>::again(buf.head(), protocol) else { return Err(buf) };
+        match self.note_usual(&plain, buf.head(), candidate) {
+            Some(usual) => self.send_as(buf, &plain, usual),
+            None => Err(buf),
+        }
     }
 
-    /// Sends the packet that [may be](may_be_usual) usual but for that its flow, just entered, begins with it.
+    /// Notes a packet in its flow, if it is a usual one.
+    #[inline(always)]
+    fn note_usual<E: Ends>(
+        &mut self,
+        plain: &Plain<E>,
+        head: &[u8],
+        candidate: Candidate,
+    ) -> Option<Usual<E>> {
+        let packet = (plain, || numbers(head, plain.l4()));
+        let usual = self.state.flows.note_usual(candidate, packet, self.tables.fib_epoch, self.now)?;
+        // A datagram leaves a backend that is gone.
+        (plain.protocol != Protocol::Udp || self.tables.backends.is_live(usual.backend)).then_some(usual)
+    }
+
+    /// Sends the packet of this shape that [may be](may_be_usual) usual but for that its flow, just entered, begins with it.
     ///
     /// # Errors
     /// The packet itself, unchanged, if more is to be done to it.
     #[inline(never)]
-    pub(crate) fn pass_first(&mut self, buf: P::Buf, plain: &Plain, flow: FlowRef) -> Result<(), P::Buf> {
-        if plain.flags.syn() && self.tables.clamps_segments() {
-            return Err(buf);
-        }
-        match plain.family {
-            Family::V4 => self.pass_first_of::<u64>(buf, plain, flow),
-            Family::V6 => self.pass_first_of::<[u64; 4]>(buf, plain, flow),
+    pub(crate) fn pass_first(&mut self, buf: P::Buf, shape: Shape, flow: FlowRef) -> Result<(), P::Buf> {
+        match shape {
+            Shape::V4Tcp | Shape::V4Udp => self.pass_first_of::<u64>(buf, shape.protocol(), flow),
+            Shape::V6Tcp | Shape::V6Udp => self.pass_first_of::<[u64; 4]>(buf, shape.protocol(), flow),
         }
     }
 
     #[inline(always)]
-    fn pass_first_of<E: Ends>(&mut self, buf: P::Buf, plain: &Plain, flow: FlowRef) -> Result<(), P::Buf> {
-        self.send_as::<E>(buf, plain, |flows, tables, _| {
-            flows.usual(flow, Direction::Original, tables.fib_epoch)
-        })
-    }
-
-    /// Sends a packet as `see` finds that its flow wants it, of which nothing was changed if it finds nothing.
-    #[inline(always)]
-    fn send_as<E: Ends>(
+    fn pass_first_of<E: Ends>(
         &mut self,
-        mut buf: P::Buf,
-        plain: &Plain,
-        see: impl FnOnce(&mut FlowTable, &Tables, &[u8]) -> Option<Usual<E>>,
+        buf: P::Buf,
+        protocol: Protocol,
+        flow: FlowRef,
     ) -> Result<(), P::Buf> {
-        let tables = self.tables;
-        let Some(usual) = see(&mut self.state.flows, tables, buf.head()) else { return Err(buf) };
-        let Some(link) = tables.adjacencies().link(usual.next_hop) else { return Err(buf) };
+        let Some(plain) = Plain::<E>::again(buf.head(), protocol) else { return Err(buf) };
+        let offers = plain.flags.syn() && self.tables.clamps_segments();
+        match self.state.flows.usual(flow, Direction::Original, self.tables.fib_epoch) {
+            Some(usual) if !offers => self.send_as(buf, &plain, usual),
+            _ => Err(buf),
+        }
+    }
+
+    /// Sends a packet as its flow wants it.
+    ///
+    /// # Errors
+    /// The packet itself, unchanged, if that takes more.
+    #[inline(always)]
+    fn send_as<E: Ends>(&mut self, mut buf: P::Buf, plain: &Plain<E>, usual: Usual<E>) -> Result<(), P::Buf> {
+        let Some(link) = self.tables.adjacencies().link(usual.next_hop) else { return Err(buf) };
         let Some(lane) = self.lanes.get_mut(link.port.index()) else { return Err(buf) };
         if plain.ip_len > link.mtu {
             return Err(buf);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cpu::Level;
 use tables::{
     DropReason, Millis, PortId, PortSet, Tables, WorkerId,
     capture::{CaptureReceiver, capture_ring},
@@ -27,6 +28,8 @@ use crate::{
 pub struct RigConfig {
     /// Which worker it is.
     pub worker: WorkerId,
+    /// The processor's instructions that it uses.
+    pub level: Level,
     /// Flows the table holds.
     pub flows: u32,
     /// Ports with a kernel mirror.
@@ -41,6 +44,7 @@ impl Default for RigConfig {
     fn default() -> Self {
         Self {
             worker: WorkerId(0),
+            level: Level::of_this_processor(),
             flows: 1024,
             mirrored: PortSet::ALL,
             capabilities: Capabilities::default(),
@@ -148,6 +152,7 @@ impl<P: PortIo> Rig<P> {
         };
         let config_ = WorkerConfig {
             id: config.worker,
+            level: config.level,
             flows,
             affinity_clients: 1024,
             mirrored: config.mirrored,

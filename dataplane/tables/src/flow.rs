@@ -21,9 +21,13 @@ mod view;
 
 use std::io;
 
-use packet::{Address, FlowKey, plain::Plain};
+use packet::{
+    Address, FlowKey,
+    plain::{Ends, Plain},
+};
 
 use self::index::{Index, Place};
+use self::insert::Ahead;
 use self::slab::{Queue, Slab};
 use self::state::Expiry;
 use crate::Millis;
@@ -102,6 +106,7 @@ pub struct FlowTable {
     index: Index,
     slab: Slab,
     half_open: Queue,
+    ahead: Ahead,
     expiry: Expiry,
     ipv6: bool,
     /// From this many flows on, a new one takes the place of the oldest half-open one.
@@ -124,6 +129,7 @@ impl FlowTable {
             index: Index::new(config.flows)?,
             slab: Slab::new(config.flows, if config.ipv6 { 2 } else { 1 })?,
             half_open: Queue::new(),
+            ahead: Ahead::new(),
             expiry: Expiry::new(&config.timeouts),
             ipv6: config.ipv6,
             recycle_from: config.flows - config.flows / 10,
@@ -142,7 +148,7 @@ impl FlowTable {
     /// The same for a plain packet.
     #[inline(always)]
     #[must_use]
-    pub fn hash_plain(&self, plain: &Plain) -> FlowHash {
+    pub fn hash_plain<E: Ends>(&self, plain: &Plain<E>) -> FlowHash {
         self.hasher.hash_plain(plain)
     }
 
@@ -162,6 +168,14 @@ impl FlowTable {
         };
         self.slab.prefetch(place.slot());
         Candidate(place)
+    }
+
+    /// For a new flow: reads the line that [`prefetch_bucket`](Self::prefetch_bucket) asked for, and asks for the other one
+    /// that a key of this hash will want, to be looked for or entered.
+    #[inline]
+    pub fn prefetch_other(&self, hash: FlowHash) {
+        self.index.prefetch_second(hash);
+        self.index.prefetch_room(hash);
     }
 
     /// Step 3: the flow that has `key`, and which of its keys that is. An expired flow is removed and not found.
@@ -239,8 +253,8 @@ impl FlowTable {
     /// Takes both keys out of the index, the flow out of the queue, and frees its record.
     fn discard(&mut self, slot: u32) {
         debug_assert!(self.slab.state(slot).is_live(), "a stale slot");
-        for direction in [Direction::Original, Direction::Reply] {
-            let hash = record::hash(&self.hasher, self.slab.record(slot), direction);
+        let hashes = self.ahead.take(slot).unwrap_or_else(|| self.hashes(slot));
+        for (hash, direction) in hashes.into_iter().zip([Direction::Original, Direction::Reply]) {
             let removed = self.index.remove(hash, Place::new(slot, direction));
             debug_assert!(removed, "every key of a live flow is in the index");
         }

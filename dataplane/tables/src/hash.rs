@@ -3,7 +3,10 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use packet::{Address, AnyAddrs, AnyKey, Family, FlowKey, Protocol, plain::Plain};
+use packet::{
+    Address, AnyAddrs, AnyKey, Family, FlowKey, Protocol,
+    plain::{Ends, Plain},
+};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Seed of the Maglev hashes. Part of the contract between appliances: never change.
@@ -44,21 +47,25 @@ impl FlowHasher {
     /// The same for a plain packet.
     #[inline(always)]
     #[must_use]
-    pub fn hash_plain(&self, plain: &Plain) -> FlowHash {
-        match plain.family {
-            Family::V4 => self.hash_v4(plain.addresses[0], (plain.protocol, plain.ports)),
-            Family::V6 => self.hash_v6(plain.addresses, (plain.protocol, plain.ports)),
+    pub fn hash_plain<E: Ends>(&self, plain: &Plain<E>) -> FlowHash {
+        let rest = (plain.protocol, plain.ports);
+        match *plain.ends.words() {
+            [ends] => self.hash_v4(ends, rest),
+            [src0, src1, dst0, dst1] => self.hash_v6([src0, src1, dst0, dst1], rest),
+            _ => FlowHash(0),
         }
     }
 
+    /// The same of the words of a key: addresses, then protocol and ports.
     #[inline(always)]
-    fn hash_v4(&self, ends: u64, rest: (Protocol, u32)) -> FlowHash {
+    pub(crate) fn hash_v4(&self, ends: u64, rest: (Protocol, u32)) -> FlowHash {
         let [s0, s1, s2, s3, ..] = self.secrets;
         FlowHash(fold(fold(ends ^ s0, word_of(rest) ^ s1) ^ s2, s3))
     }
 
+    /// The same for IPv6, two words an address.
     #[inline(always)]
-    fn hash_v6(&self, [src0, src1, dst0, dst1]: [u64; 4], rest: (Protocol, u32)) -> FlowHash {
+    pub(crate) fn hash_v6(&self, [src0, src1, dst0, dst1]: [u64; 4], rest: (Protocol, u32)) -> FlowHash {
         let [s0, s1, s2, s3, s4, s5] = self.secrets;
         let ends = fold(src0 ^ s0, src1 ^ s1) ^ fold(dst0 ^ s2, dst1 ^ s3).rotate_left(32);
         FlowHash(fold(fold(ends ^ s4, word_of(rest) ^ s5) ^ s2, s3))

@@ -7,6 +7,7 @@ mod counted;
 mod frames;
 mod model;
 
+use cpu::Level;
 use dataplane::{
     buf::BURST,
     testkit::{INSIDE, OUTSIDE, Rig, RigConfig, target::world},
@@ -105,6 +106,42 @@ fn assert_reached(model: &Model, frames_total: usize) {
             model.sent
         );
     }
+}
+
+/// The burst's steps are compiled for old processors and for new ones: both send the same.
+#[test]
+fn every_processor_sends_the_same() {
+    let mut fixture = world();
+    let levels = [Level::BASELINE, Level::of_this_processor()];
+    let counts = levels.map(|_| Count::default());
+    let mut rigs: Vec<_> = levels
+        .iter()
+        .zip(&counts)
+        .map(|(&level, count)| {
+            let config = RigConfig { level, flows: FLOWS, ..RigConfig::default() };
+            Rig::with_ports(&config, fixture.tables(), vec![CountedPort::new(count), CountedPort::new(count)])
+        })
+        .collect();
+    let (mut frames, mut sent_total) = (Frames::new(7), 0);
+    for _ in 0..2_000 {
+        let burst: Vec<_> = (0..BURST).map(|_| frames.next(true)).collect();
+        let mut now = rigs[0].now;
+        advance(&mut now, &mut frames);
+        let sent: Vec<_> = rigs
+            .iter_mut()
+            .map(|rig| {
+                rig.now = now;
+                burst.iter().for_each(|(port, frame)| rig.port(*port).push(frame));
+                rig.settle();
+                rig.punted();
+                take_sent(rig)
+            })
+            .collect();
+        assert_eq!(sent[0], sent[1]);
+        sent_total += sent[0].len();
+        sent[0].iter().for_each(|(port, frame)| frames.sent(*port, frame));
+    }
+    assert!(sent_total > 10_000, "{sent_total} frames sent");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use control::{
     state_dir::StateDir,
     workers::Workers,
 };
-use cpu::TscClock;
+use cpu::{Level, TscClock};
 use dataplane::{
     idle::IdleMode,
     io::{Capabilities, mem::MemPort},
@@ -130,8 +130,14 @@ impl Engine {
 
 fn worker(id: WorkerId, links: WorkerLinks, stop: &Arc<AtomicBool>) -> JoinHandle<()> {
     let flows = FlowTableConfig { flows: 1024, ipv6: false, secret: 7, timeouts: Timeouts::default() };
-    let config =
-        WorkerConfig { id, flows, affinity_clients: 64, mirrored: PortSet::NONE, idle: IdleMode::Sleep };
+    let config = WorkerConfig {
+        id,
+        level: Level::of_this_processor(),
+        flows,
+        affinity_clients: 64,
+        mirrored: PortSet::NONE,
+        idle: IdleMode::Sleep,
+    };
     let stop = Arc::clone(stop);
     thread::spawn(move || {
         let ports = vec![MemPort::new(Capabilities::default())];

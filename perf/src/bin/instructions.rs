@@ -3,6 +3,7 @@
 //! makes that file anew, which belongs into the commit that has the reason.
 //!
 //! Each case runs twice, with few and with many rounds; the difference is what a packet costs, without what a start costs.
+//! So it is for each level of instructions that the processor has.
 
 use std::{
     env,
@@ -13,6 +14,7 @@ use std::{
     process::{Command, ExitCode},
 };
 
+use cpu::Level;
 use perf::{
     Laps, Random, shuffle,
     stand::{Pair, ROUND, Stand, client},
@@ -49,12 +51,12 @@ impl Case {
     }
 
     /// Plays this many rounds; packets a round.
-    fn play(self, rounds: u32) -> Result<u32> {
+    fn play(self, level: Level, rounds: u32) -> Result<u32> {
         let mut unused = Laps::new();
         let round = u32::try_from(ROUND)?;
         match self {
             Self::Established => {
-                let mut stand = Stand::new(16_384)?;
+                let mut stand = Stand::new(16_384, level)?;
                 let clients = stand.establish(0, round);
                 let mut backends = clients.clone();
                 shuffle(&mut backends, &mut Random::new(2));
@@ -65,7 +67,7 @@ impl Case {
                 Ok(2 * round)
             }
             Self::OneWay => {
-                let mut stand = Stand::new(16_384)?;
+                let mut stand = Stand::new(16_384, level)?;
                 let keys: Vec<_> = (0..round).map(client).collect();
                 let replies = stand.open(&keys, &mut unused);
                 let pairs = keys.into_iter().zip(replies).map(|(original, reply)| Pair { original, reply });
@@ -79,7 +81,7 @@ impl Case {
             Self::First | Self::Recycling => {
                 let before = if matches!(self, Self::Recycling) { 2 } else { 0 };
                 // Full, for recycling, when the counted rounds begin; else with room for all.
-                let mut stand = Stand::new(if before > 0 { 16_384 } else { 8 * round })?;
+                let mut stand = Stand::new(if before > 0 { 16_384 } else { 8 * round }, level)?;
                 for n in 0..before + rounds {
                     let keys: Vec<_> = (n * round..(n + 1) * round).map(client).collect();
                     stand.open(&keys, &mut unused);
@@ -94,15 +96,16 @@ fn main() -> Result<ExitCode> {
     let words: Vec<_> = env::args().skip(1).collect();
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     match words[..] {
-        ["play", case, rounds] => {
+        ["play", case, level, rounds] => {
             let case = Case::ALL.into_iter().find(|one| one.name() == case).ok_or("no such case")?;
-            println!("{}", case.play(rounds.parse()?)?);
+            let level = levels().into_iter().find(|one| one.name() == level).ok_or("no such level")?;
+            println!("{}", case.play(level, rounds.parse()?)?);
             Ok(ExitCode::SUCCESS)
         }
         [] => compare(&count_all()?),
         ["--write"] => {
-            let lines = count_all()?.into_iter().fold(String::new(), |mut text, (case, count)| {
-                writeln!(text, "{}\t{count:.0}", case.name()).expect("text takes text");
+            let lines = count_all()?.into_iter().fold(String::new(), |mut text, (name, count)| {
+                writeln!(text, "{name}\t{count:.0}").expect("text takes text");
                 text
             });
             fs::write(baseline(), lines)?;
@@ -116,21 +119,19 @@ fn baseline() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("instructions.tsv")
 }
 
-fn compare(counts: &[(Case, f64)]) -> Result<ExitCode> {
+fn compare(counts: &[(String, f64)]) -> Result<ExitCode> {
     let text = fs::read_to_string(baseline())?;
     let mut failed = false;
-    for (case, count) in counts {
-        let line =
-            text.lines().find_map(|line| line.split_once('\t').filter(|(name, _)| *name == case.name()));
-        let known: f64 =
-            line.ok_or_else(|| format!("instructions.tsv has no `{}`", case.name()))?.1.parse()?;
+    for (name, count) in counts {
+        let line = text.lines().find_map(|line| line.split_once('\t').filter(|(known, _)| known == name));
+        let known: f64 = line.ok_or_else(|| format!("instructions.tsv has no `{name}`"))?.1.parse()?;
         let verdict = match count / known {
             ratio if ratio > TOLERANCE => "TOO MANY",
             ratio if ratio < FASTER => "fewer: write it down (instructions --write)",
             _ => "as known",
         };
         failed |= *count > known * TOLERANCE;
-        println!("{}: {count:.0} instructions, {known:.0} known: {verdict}", case.name());
+        println!("{name}: {count:.0} instructions, {known:.0} known: {verdict}");
     }
     if failed {
         println!("Make it cheaper, or write the new number down in a commit that says what it is worth.");
@@ -138,22 +139,32 @@ fn compare(counts: &[(Case, f64)]) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(failed)))
 }
 
-fn count_all() -> Result<Vec<(Case, f64)>> {
-    Case::ALL.into_iter().map(|case| Ok((case, count(case)?))).collect()
+/// The oldest, and that of this processor.
+fn levels() -> Vec<Level> {
+    let mut levels = vec![Level::BASELINE, Level::of_this_processor()];
+    levels.dedup();
+    levels
+}
+
+fn count_all() -> Result<Vec<(String, f64)>> {
+    let cases = levels().into_iter().flat_map(|level| Case::ALL.map(|case| (case, level)));
+    cases
+        .map(|(case, level)| Ok((format!("{}, {}", case.name(), level.name()), count(case, level)?)))
+        .collect()
 }
 
 /// Instructions a packet.
-fn count(case: Case) -> Result<f64> {
-    let ((few, packets), (many, _)) = (run(case, FEW)?, run(case, MANY)?);
+fn count(case: Case, level: Level) -> Result<f64> {
+    let ((few, packets), (many, _)) = (run(case, level, FEW)?, run(case, level, MANY)?);
     Ok((many - few) / (f64::from(MANY - FEW) * packets))
 }
 
 /// Instructions of every turn, and packets a round.
-fn run(case: Case, rounds: u32) -> Result<(f64, f64)> {
+fn run(case: Case, level: Level, rounds: u32) -> Result<(f64, f64)> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--toggle-collect=*Worker*::poll"])
         .arg(env::current_exe()?)
-        .args(["play", case.name(), &rounds.to_string()])
+        .args(["play", case.name(), level.name(), &rounds.to_string()])
         .output()
         .map_err(|error| format!("valgrind: {error} (install the package `valgrind`)"))?;
     let said = String::from_utf8_lossy(&output.stderr);

@@ -334,8 +334,14 @@ kubernetes: {manifests: /nowhere}
             let timeouts = Timeouts::default();
             let flows = FlowTableConfig { flows: 1024, ipv6: false, secret: 7, timeouts };
             let idle = dataplane::idle::IdleMode::Sleep;
-            let config =
-                WorkerConfig { id: WorkerId(id), flows, affinity_clients: 64, mirrored: PortSet::NONE, idle };
+            let config = WorkerConfig {
+                id: WorkerId(id),
+                level: cpu::Level::of_this_processor(),
+                flows,
+                affinity_clients: 64,
+                mirrored: PortSet::NONE,
+                idle,
+            };
             let links = WorkerLinks {
                 tables,
                 counters: Arc::clone(counters),

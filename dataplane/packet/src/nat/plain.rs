@@ -5,7 +5,7 @@ use crate::{
     bytes::{be16, put},
     checksum::Delta,
     ether,
-    plain::{Ends, Plain},
+    plain::{Ends, V4_START, V6_START},
 };
 
 /// How the plain packets of one direction of a flow change: what [`Rewrite`](super::Rewrite) says, in words.
@@ -26,25 +26,19 @@ impl<E: Ends> PlainRewrite<E> {
     /// TTL, which is not 0. False, and nothing written, if `head` is shorter than the packet's headers.
     #[inline(always)]
     pub fn forward(&self, head: &mut [u8], protocol: Protocol, macs: [u8; 12]) -> bool {
-        // One proof of length a shape: all that is written has a constant place in it.
-        match (E::FAMILY, protocol) {
-            (Family::V4, Protocol::Udp) => {
-                head.first_chunk_mut::<42>().map(|head| self.write::<_, false>(head, macs)).is_some()
+        // One proof of length: all that is written has a constant place in it.
+        match E::FAMILY {
+            Family::V4 => {
+                head.first_chunk_mut::<V4_START>().map(|head| self.write(head, protocol, macs)).is_some()
             }
-            (Family::V4, _) => {
-                head.first_chunk_mut::<54>().map(|head| self.write::<_, true>(head, macs)).is_some()
-            }
-            (Family::V6, Protocol::Udp) => {
-                head.first_chunk_mut::<62>().map(|head| self.write::<_, false>(head, macs)).is_some()
-            }
-            (Family::V6, _) => {
-                head.first_chunk_mut::<74>().map(|head| self.write::<_, true>(head, macs)).is_some()
+            Family::V6 => {
+                head.first_chunk_mut::<V6_START>().map(|head| self.write(head, protocol, macs)).is_some()
             }
         }
     }
 
     #[inline(always)]
-    fn write<const N: usize, const TCP: bool>(&self, head: &mut [u8; N], macs: [u8; 12]) {
+    fn write<const N: usize>(&self, head: &mut [u8; N], protocol: Protocol, macs: [u8; 12]) {
         put(head, 0, macs);
         let l3 = ether::HEADER_LEN;
         let (ttl, l4) = match E::FAMILY {
@@ -58,10 +52,12 @@ impl<E: Ends> PlainRewrite<E> {
         head[ttl] = head[ttl].wrapping_sub(1);
         self.ends.write(head, l3);
         put(head, l4, self.ports.to_be_bytes());
-        let protocol = if TCP { Protocol::Tcp } else { Protocol::Udp };
-        let at = l3 + Plain::checksum_at(E::FAMILY, protocol);
+        let at = l4 + if protocol == Protocol::Udp { 6 } else { 16 };
         let stored = be16(head, at);
-        let patched = if TCP { self.l4.apply(stored) } else { self.l4.apply_udp(stored) };
+        let patched = match protocol {
+            Protocol::Udp => self.l4.apply_udp(stored),
+            _ => self.l4.apply(stored),
+        };
         put(head, at, patched.to_be_bytes());
     }
 }

@@ -1,10 +1,12 @@
 //! A rewritten frame equals the frame that was built with the new addresses from the start.
 
+use std::fmt::Debug;
+
 use packet::{
-    Address, AnyKey, FlowKey, Protocol, nat,
+    Address, AnyKey, Family, FlowKey, Protocol, nat,
     nat::{PlainRewrite, Rewrite},
     parse,
-    plain::{Ends, Plain},
+    plain::{Ends, Plain, Shape},
     testkit::{PacketBuilder, assert_valid_checksums},
 };
 use proptest::prelude::*;
@@ -46,26 +48,35 @@ fn frames<A: Address>(from: FlowKey<A>, to: FlowKey<A>, dress: &Dress) -> (Vec<u
 }
 
 /// The words of a plain frame, which say the same as its facts; checked with the rewrite by words that makes it `to`.
-fn assert_plain<E: Ends, A: Address>(from: FlowKey<A>, to: FlowKey<A>, dress: &Dress) {
+fn assert_plain<E: Ends + Debug, A: Address>(from: FlowKey<A>, to: FlowKey<A>, dress: &Dress) {
     let dress = Dress {
         vlan: None,
         options: Vec::new(),
         extensions: Vec::new(),
         ttl: dress.ttl.max(2),
+        // The packet path knows by its words what is as long as TCP's headers.
+        payload: [&dress.payload[..], &[0; 12]].concat(),
         ..dress.clone()
     };
     let protocol = if from.protocol == Protocol::Sctp { Protocol::Udp } else { from.protocol };
     let (mut frame, want) = frames(FlowKey { protocol, ..from }, to, &dress);
-    let (mut plain, mut target) = (Plain::NOTHING, Plain::NOTHING);
-    plain.read_frame(&frame, frame.len(), true).expect("a plain frame");
-    target.read_frame(&want, want.len(), true).expect("a plain frame");
+    let plain = Plain::<E>::of_frame(&frame, frame.len(), true).expect("a plain frame");
+    let target = Plain::<E>::of_frame(&want, want.len(), true).expect("a plain frame");
     let parsed = parse(&frame, frame.len()).expect("valid");
     let said = (plain.ip_len, plain.ttl, plain.ip_checksum_right, plain.unfinished, plain.ports);
     assert_eq!(said, (parsed.ip_len, parsed.ttl, true, parsed.unfinished, from.ports()));
-    assert_eq!((plain.family, plain.protocol), (A::FAMILY, protocol));
+    assert_eq!(Plain::again(&frame, protocol), Some(Plain { unfinished: false, ..plain }));
+    let shape = match (A::FAMILY, protocol) {
+        (Family::V4, Protocol::Tcp) => Shape::V4Tcp,
+        (Family::V4, _) => Shape::V4Udp,
+        (Family::V6, Protocol::Tcp) => Shape::V6Tcp,
+        (Family::V6, _) => Shape::V6Udp,
+    };
+    assert_eq!((plain.shape(), shape.protocol()), (shape, protocol));
+    assert_eq!(plain.ends.key(protocol, plain.ports), A::any(FlowKey { protocol, ..from }));
     assert!(matches!(parsed.body, packet::Body::Flow { tcp_flags, .. } if tcp_flags == plain.flags));
     let Rewrite { ip, l4, .. } = Rewrite::new(&from, &to);
-    let ends = E::from_words(&target.addresses).expect("words");
+    let ends = target.ends;
     assert!(ends.reversed().reversed() == ends);
     let macs = *want.first_chunk().expect("a frame");
     frame[..12].fill(0xee);

@@ -89,6 +89,15 @@ impl Index {
         }
     }
 
+    /// Asks for the hash's second bucket, if the first, which is read, has no room for a key.
+    #[inline]
+    pub(super) fn prefetch_room(&self, hash: FlowHash) {
+        let first = self.first(hash);
+        if equal_lanes(&self.buckets[first][0], 0) & ENTRIES == 0 {
+            cpu::prefetch_index(&self.buckets, self.second(first, tag(hash)));
+        }
+    }
+
     /// Keys that are in their second bucket while this is their first.
     #[inline]
     fn away(&self, bucket: usize) -> u32 {

@@ -50,6 +50,51 @@ impl fmt::Display for InsertError {
 
 impl std::error::Error for InsertError {}
 
+/// Flows whose lines are asked for before they go.
+const AHEAD: usize = 4;
+
+/// The hashes of flows that go soon, made when their lines were asked for; a ring.
+pub(super) struct Ahead {
+    known: [(u32, [FlowHash; 2]); AHEAD],
+    /// Where the next is noted.
+    at: usize,
+}
+
+impl Ahead {
+    /// Of no flow: slots are below 2^30.
+    const NONE: (u32, [FlowHash; 2]) = (u32::MAX, [FlowHash(0); 2]);
+
+    pub(super) const fn new() -> Self {
+        Self { known: [Self::NONE; AHEAD], at: 0 }
+    }
+
+    fn get(&self, slot: u32) -> Option<[FlowHash; 2]> {
+        self.known.iter().find(|(known, _)| *known == slot).map(|(_, hashes)| *hashes)
+    }
+
+    /// The same of a flow whose slot is given free, which is forgotten.
+    pub(super) fn take(&mut self, slot: u32) -> Option<[FlowHash; 2]> {
+        let found = self.known.iter_mut().find(|(known, _)| *known == slot)?;
+        Some(std::mem::replace(found, Self::NONE).1)
+    }
+
+    /// The flow that was noted last, if it has not gone.
+    fn last(&self) -> Option<u32> {
+        let (slot, _) = self.known[(self.at + AHEAD - 1) % AHEAD];
+        (slot != u32::MAX).then_some(slot)
+    }
+
+    /// The next to be noted displaces none.
+    fn has_room(&self) -> bool {
+        self.known[self.at].0 == u32::MAX
+    }
+
+    fn note(&mut self, slot: u32, hashes: [FlowHash; 2]) {
+        self.known[self.at] = (slot, hashes);
+        self.at = (self.at + 1) % AHEAD;
+    }
+}
+
 impl FlowTable {
     /// Enters a flow whose first packet arrives now. From 90 % of the capacity on it takes the place of the oldest
     /// half-open flow.
@@ -147,20 +192,38 @@ impl FlowTable {
     }
 
     /// Gives the room of the oldest half-open flow free. In a flood that happens at every insertion, so the lines that
-    /// later times will want are asked for now: the index of the time after next, as one insertion takes about as long as
-    /// memory does, and the record of the time after that.
+    /// later times will want are asked for now, some insertions early: records first, then the index lines that their
+    /// keys should be in, and last those that they are away in.
     fn recycle(&mut self) {
         let Some(slot) = self.half_open.oldest() else { return };
         self.stats.recycled += 1;
         self.discard(slot);
-        let Some(next) = self.half_open.oldest().and_then(|oldest| Queue::next(&self.slab, oldest)) else {
-            return;
-        };
-        for direction in [Direction::Original, Direction::Reply] {
-            self.index.prefetch_first(record::hash(&self.hasher, self.slab.record(next), direction));
+        let Some(next) = self.half_open.oldest() else { return };
+        if let Some(hashes) = self.ahead.get(next) {
+            hashes.into_iter().for_each(|hash| self.index.prefetch_second(hash));
         }
-        if let Some(behind) = Queue::next(&self.slab, next) {
-            self.slab.prefetch(behind);
+        let known = self.ahead.last().filter(|&last| self.slab.state(last).is_queued());
+        let Some(after) = Queue::next(&self.slab, known.unwrap_or(next)) else { return };
+        self.look_ahead(after);
+        let Some(behind) = Queue::next(&self.slab, after) else { return };
+        if self.ahead.has_room() {
+            self.look_ahead(behind);
         }
+        if let Some(far) = Queue::next(&self.slab, behind) {
+            self.slab.prefetch(far);
+        }
+    }
+
+    /// Notes the hashes of a flow that goes soon, and asks for the lines of the index that they name.
+    fn look_ahead(&mut self, slot: u32) {
+        let hashes = self.hashes(slot);
+        self.ahead.note(slot, hashes);
+        hashes.into_iter().for_each(|hash| self.index.prefetch_first(hash));
+    }
+
+    /// The hashes of both keys of a record.
+    pub(super) fn hashes(&self, slot: u32) -> [FlowHash; 2] {
+        let record = self.slab.record(slot);
+        [Direction::Original, Direction::Reply].map(|direction| record::hash(&self.hasher, record, direction))
     }
 }

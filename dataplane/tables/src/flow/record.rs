@@ -6,8 +6,6 @@
 //! the client's first ACK or (out of the queue) the time since when the backend goes, 7 neighbours in the queue of half-open
 //! flows, or else sequence numbers (`numbers`). IPv6 addresses fill the second line instead of words 0 and 2.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
 use packet::checksum::Delta;
 use packet::nat::Rewrite;
 use packet::{Address, Family, FlowKey};
@@ -137,11 +135,17 @@ fn address<A: Address>([first, second]: [u64; 2]) -> A {
 }
 
 /// The hash of one of the record's keys.
+#[inline]
 pub(super) fn hash(hasher: &FlowHasher, record: &[Line], direction: Direction) -> FlowHash {
-    let family = record.first().map_or(Family::V4, |head| State(head[STATE]).family());
-    match family {
-        Family::V4 => hasher.hash(&key::<Ipv4Addr>(record, direction)),
-        Family::V6 => hasher.hash(&key::<Ipv6Addr>(record, direction)),
+    let Some(head) = record.first() else { return FlowHash(0) };
+    let state = State(head[STATE]);
+    let (ports, word, at) = place_of(head, direction);
+    let rest = (state.protocol(), ports);
+    match (state.family(), record.get(1)) {
+        (Family::V6, Some(tail)) => {
+            hasher.hash_v6([tail[at], tail[at + 1], tail[at + 2], tail[at + 3]], rest)
+        }
+        _ => hasher.hash_v4(head[word], rest),
     }
 }
 

@@ -86,6 +86,19 @@ impl Slab {
         &mut self.lines[slot as usize * self.lines_per_slot]
     }
 
+    /// The same of what may be no slot, as [`Candidate::NONE`](super::Candidate::NONE) has none.
+    #[inline(always)]
+    pub(super) fn get_head_mut(&mut self, slot: u32) -> Option<&mut Line> {
+        self.lines.get_mut(slot as usize * self.lines_per_slot)
+    }
+
+    /// All lines of what may be no slot.
+    #[inline(always)]
+    pub(super) fn get_mut(&mut self, slot: u32) -> Option<&mut [Line]> {
+        let range = self.range(slot);
+        self.lines.get_mut(range)
+    }
+
     #[inline]
     pub(super) fn state(&self, slot: u32) -> State {
         State(self.head(slot)[STATE])

@@ -4,6 +4,7 @@
 use packet::{Family, Protocol, TcpFlags};
 
 use super::Direction;
+use super::record::{join, upper};
 use crate::hash::lower;
 use crate::tcp_state::Phase;
 use crate::{IdleTimeout, Millis, NatMode};
@@ -116,7 +117,7 @@ impl State {
     /// True if both ways work and a reply was seen.
     #[inline]
     pub(super) const fn is_settled(self) -> bool {
-        self.0 & (7 << Self::PHASE | Self::UNANSWERED) == Self::ESTABLISHED
+        upper(self.0) & upper(7 << Self::PHASE | Self::UNANSWERED) == upper(Self::ESTABLISHED)
     }
 
     /// True if a packet of that direction, no SYN, FIN or RST, only renews the time of this flow (and tells sequence
@@ -129,9 +130,10 @@ impl State {
     /// The same for a live flow of this kind; `reply` is 1 for the reply, else 0.
     #[inline(always)]
     pub(super) const fn rests_of(self, family: Family, protocol: Protocol, reply: u32) -> bool {
-        let rests = Self::RESTS[0] << reply;
-        let asked = Self::LIVE | Self::IPV6 | 3 << Self::PROTOCOL | rests;
-        self.0 & asked == Self::kind(family, protocol) | rests
+        // Half the word has all of it: constants that fit into instructions.
+        let rests = upper(Self::RESTS[0]) << reply;
+        let asked = upper(Self::LIVE | Self::IPV6 | 3 << Self::PROTOCOL) | rests;
+        upper(self.0) & asked == upper(Self::kind(family, protocol)) | rests
     }
 
     /// Notes whose packets will only renew the time; to be done again after each other change. Settled flows rest both
@@ -157,7 +159,7 @@ impl State {
 
     #[inline]
     pub(super) const fn seen_at(self, now: Millis) -> Self {
-        Self(self.0 & !0xffff_ffff | now.0 as u64)
+        Self(join(upper(self.0), now.0))
     }
 
     #[inline]

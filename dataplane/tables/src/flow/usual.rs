@@ -26,30 +26,27 @@ pub struct Usual<E> {
 
 impl FlowTable {
     /// Notes a packet as [`find`](Self::find) and [`touch`](Self::touch) do, if it is a usual one; `None` says nothing,
-    /// and nothing was noted. `E` must be the words of the packet's family.
+    /// and nothing was noted.
     #[inline(always)]
     pub fn note_usual<E: Ends>(
         &mut self,
         candidate: Candidate,
-        (plain, numbers): (&Plain, impl FnOnce() -> Numbers),
+        (plain, numbers): (&Plain<E>, impl FnOnce() -> Numbers),
         fib_epoch: u32,
         now: Millis,
     ) -> Option<Usual<E>> {
-        if candidate == Candidate::NONE {
-            return None;
-        }
         let (slot, reply) = (candidate.0.slot(), candidate.0.is_reply());
         let (head, tail) = match E::FAMILY {
-            Family::V4 => (self.slab.head_mut(slot), &[0; 8]),
+            Family::V4 => (self.slab.get_head_mut(slot)?, &[0; 8]),
             Family::V6 => {
-                let (head, tail) = self.slab.record_mut(slot).split_first_mut()?;
+                let (head, tail) = self.slab.get_mut(slot)?.split_first_mut()?;
                 (head, tail.first()? as &_)
             }
         };
         let side = Side::<E>::of(head, tail, reply)?;
         let state = State(head[STATE]);
         let usual = state.rests_of(E::FAMILY, plain.protocol, reply) && !plain.flags.steers();
-        if !usual || side.from != (E::from_words(&plain.addresses)?, plain.ports) {
+        if !usual || side.from != (plain.ends, plain.ports) {
             return None;
         }
         let next_hop = side.next_hop(fib_epoch)?;

@@ -205,22 +205,22 @@ impl Twin {
         epoch: u32,
     ) -> Option<(FlowRef, BackendId)> {
         let hash = self.table.hash(key);
-        assert_eq!(self.table.hash_plain(&plain(key, flags)), hash);
+        assert_eq!(self.table.hash_plain(&plain::<E, A>(key, flags)), hash);
+        let packet = plain(key, flags);
+        let nowhere = self.table.note_usual::<E>(Candidate::NONE, (&packet, || NUMBERS), epoch, self.now);
+        assert_eq!(nowhere, None);
         let holds =
             |place: Place| record::holds(self.table.slab.record(place.slot()), place.direction(), key);
         // As a hint from either bucket.
         let place = self.table.index.find(hash, holds)?;
-        let usual = self.table.note_usual::<E>(
-            Candidate(place),
-            (&plain(key, flags), || NUMBERS),
-            epoch,
-            self.now,
-        )?;
+        let usual = self.table.note_usual::<E>(Candidate(place), (&packet, || NUMBERS), epoch, self.now)?;
         let flow = FlowRef(place.slot());
         let rewrite = self.table.rewrite::<A>(flow, place.direction());
-        let to = plain(&rewrite.key(key.protocol), flags);
-        let ends = E::from_words(&to.addresses).unwrap();
-        assert_eq!(usual.rewrite, PlainRewrite { ends, ports: to.ports, ip: rewrite.ip, l4: rewrite.l4 });
+        let to = plain::<E, A>(&rewrite.key(key.protocol), flags);
+        assert_eq!(
+            usual.rewrite,
+            PlainRewrite { ends: to.ends, ports: to.ports, ip: rewrite.ip, l4: rewrite.l4 }
+        );
         assert_eq!(Some(usual.next_hop), self.table.next_hop(flow, place.direction(), epoch));
         assert_eq!(self.table.last_seen(flow), self.now);
         Some((flow, usual.backend))

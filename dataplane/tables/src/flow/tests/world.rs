@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use packet::plain::Plain;
+use packet::plain::{Ends, Plain};
 use packet::{Address, AnyKey, Family, FlowKey, Protocol, TcpFlags};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -45,14 +45,22 @@ impl Tuple {
 }
 
 /// The words of a packet with this key.
-pub(super) fn plain<A: Address>(key: &FlowKey<A>, flags: TcpFlags) -> Plain {
+pub(super) fn plain<E: Ends, A: Address>(key: &FlowKey<A>, flags: TcpFlags) -> Plain<E> {
     let ([s0, s1], [d0, d1]) = (key.src.words(), key.dst.words());
-    let addresses = match A::FAMILY {
-        Family::V4 => [s0 << 32 | d0, 0, 0, 0],
-        Family::V6 => [s0, s1, d0, d1],
+    let ends = match A::FAMILY {
+        Family::V4 => E::from_words(&[s0 << 32 | d0]),
+        Family::V6 => E::from_words(&[s0, s1, d0, d1]),
     };
-    let (ports, family, protocol) = (key.ports(), A::FAMILY, key.protocol);
-    Plain { addresses, ports, flags, family, protocol, ..Plain::NOTHING }
+    Plain {
+        ends: ends.expect("the words of its family"),
+        ports: key.ports(),
+        ip_len: 60,
+        ttl: 64,
+        flags,
+        protocol: key.protocol,
+        ip_checksum_right: true,
+        unfinished: false,
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -1,0 +1,55 @@
+//! What the steps and stages know of a burst's packets.
+
+use packet::{ParseError, Parsed, plain::Shape};
+use tables::{flow::Candidate, hash::FlowHash};
+
+use crate::{
+    buf::{BURST, PacketBuf},
+    pass::is_tagged,
+};
+
+/// What the stages know of a burst's packets, by slot; made once a worker.
+pub(crate) struct Scratch {
+    /// What kind of plain packet it is, if it may be a usual one ([`may_be_usual`]).
+    pub(crate) usual: [Option<Shape>; BURST],
+    /// Its facts are not read yet: a usual packet needs none.
+    pub(crate) unread: [bool; BURST],
+    pub(crate) parsed: [Parsed; BURST],
+    /// Why a frame was refused; its facts are void then.
+    pub(crate) refused: [Option<ParseError>; BURST],
+    pub(crate) hashes: [FlowHash; BURST],
+    pub(crate) candidates: [Candidate; BURST],
+}
+
+impl Scratch {
+    pub(crate) const fn new() -> Self {
+        Self {
+            usual: [None; BURST],
+            unread: [false; BURST],
+            parsed: [Parsed::NOTHING; BURST],
+            refused: [None; BURST],
+            hashes: [FlowHash(0); BURST],
+            candidates: [Candidate::NONE; BURST],
+        }
+    }
+
+    /// The facts of a sound frame of which nothing was seen in the flow table, and the hash of its flow if it has one; not of
+    /// one for a sub-port.
+    pub(crate) fn arrived(&self, slot: usize) -> Option<(&Parsed, FlowHash)> {
+        let arrived = self.refused[slot].is_none() && self.is_unseen(slot) && !is_tagged(&self.parsed[slot]);
+        arrived.then(|| (&self.parsed[slot], self.hashes[slot]))
+    }
+
+    /// Nothing was seen of it in the flow table.
+    pub(crate) fn is_unseen(&self, slot: usize) -> bool {
+        self.candidates[slot] == Candidate::NONE
+    }
+
+    /// Reads the facts of the frame in this slot, unless they are.
+    pub(crate) fn read<B: PacketBuf>(&mut self, slot: usize, buf: &B) {
+        if std::mem::take(&mut self.unread[slot]) {
+            let facts = packet::parse_into(buf.head(), buf.total_len(), &mut self.parsed[slot]);
+            self.refused[slot] = facts.err();
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The steps that every burst takes: a look at its frames, the index lines of their flows, and then each packet its way.
+//!
+//! Most packets are done with here, so these are compiled for each [`Level`](cpu::Level), with all that is inlined into
+//! them. They are functions of their own: in one, their variables would not fit into registers.
+
+use cpu::Work;
+use packet::{AnyKey, Body, MacAddr, plain::Plain};
+use tables::{
+    flow::{Candidate, FlowTable},
+    hash::FlowHash,
+};
+
+use crate::{
+    buf::{BURST, Burst, ChecksumStatus, PacketBuf},
+    io::PortIo,
+    pass::Pass,
+    scratch::Scratch,
+    stage::{begin::Outlooks, usual::may_be_usual},
+};
+
+/// Looks at every frame, and asks for the index lines of their flows; gives the bytes of all.
+pub(crate) struct Look<'s, 'a, P: PortIo> {
+    pub(crate) pass: &'s Pass<'a, P>,
+    pub(crate) burst: &'s Burst<P::Buf>,
+    /// The address of the port they came in by.
+    pub(crate) mac: MacAddr,
+    pub(crate) scratch: &'s mut Scratch,
+}
+
+impl<P: PortIo> Work for Look<'_, '_, P> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn run(self) -> u64 {
+        let Self { pass, burst, mac, scratch } = self;
+        let flows = &pass.state.flows;
+        // With more workers a packet's owner must be asked for first; what leaves the short way is not seen.
+        let alone = pass.tables.workers <= 1 && !pass.state.capture.takes_passing();
+        let mut bytes = 0;
+        for slot in 0..burst.len().min(BURST) {
+            let Some(buf) = burst.slot(slot) else { continue };
+            let (head, len, status) = (buf.head(), buf.total_len(), buf.rx_checksum());
+            bytes += len as u64;
+            let hash = match Plain::<u64>::of_frame(head, len, status != ChecksumStatus::Good) {
+                Some(plain) => {
+                    let usual = alone && may_be_usual(&plain, head, status, mac);
+                    (scratch.usual[slot], scratch.unread[slot]) = (usual.then_some(plain.shape()), true);
+                    flows.hash_plain(&plain)
+                }
+                None => less_plain(flows, (buf, slot), (alone, mac), scratch),
+            };
+            flows.prefetch_bucket(hash);
+            scratch.hashes[slot] = hash;
+        }
+        bytes
+    }
+}
+
+/// The same for a frame that is not plain IPv4; gives the hash of its flow, or some other one: a wasted hint.
+#[inline(never)]
+fn less_plain<B: PacketBuf>(
+    flows: &FlowTable,
+    (buf, slot): (&B, usize),
+    (alone, mac): (bool, MacAddr),
+    scratch: &mut Scratch,
+) -> FlowHash {
+    let (head, len, status) = (buf.head(), buf.total_len(), buf.rx_checksum());
+    let plain = Plain::<[u64; 4]>::of_frame(head, len, status != ChecksumStatus::Good);
+    scratch.unread[slot] = plain.is_some();
+    if let Some(plain) = plain {
+        let usual = alone && may_be_usual(&plain, head, status, mac);
+        scratch.usual[slot] = usual.then_some(plain.shape());
+        return flows.hash_plain(&plain);
+    }
+    scratch.usual[slot] = None;
+    let parsed = &mut scratch.parsed[slot];
+    scratch.refused[slot] = packet::parse_into(head, len, parsed).err();
+    match &parsed.body {
+        Body::Flow { key: AnyKey::V4(key), .. } => flows.hash(key),
+        Body::Flow { key: AnyKey::V6(key), .. } => flows.hash(key),
+        _ => FlowHash(0),
+    }
+}
+
+/// Reads the index lines, and asks for the records they name; true if some name none.
+pub(crate) struct Fetch<'s> {
+    pub(crate) flows: &'s FlowTable,
+    /// Packets of the burst.
+    pub(crate) count: usize,
+    pub(crate) scratch: &'s mut Scratch,
+}
+
+impl Work for Fetch<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run(self) -> bool {
+        let Self { flows, count, scratch } = self;
+        let mut unseen = false;
+        for slot in 0..count.min(BURST) {
+            let candidate = flows.candidate(scratch.hashes[slot]);
+            unseen |= candidate == Candidate::NONE;
+            scratch.candidates[slot] = candidate;
+        }
+        unseen
+    }
+}
+
+/// Takes the packets to their ends, in their order; afterwards the burst is empty.
+pub(crate) struct Send<'s, 'a, P: PortIo> {
+    pub(crate) pass: &'s mut Pass<'a, P>,
+    pub(crate) burst: &'s mut Burst<P::Buf>,
+    /// The address of the port they came in by.
+    pub(crate) mac: MacAddr,
+    pub(crate) scratch: &'s mut Scratch,
+    /// What to do with those that have no flow, as far as that was looked at.
+    pub(crate) outlooks: Option<&'s Outlooks<'a>>,
+}
+
+impl<P: PortIo> Work for Send<'_, '_, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { pass, burst, mac, scratch, outlooks } = self;
+        for slot in 0..burst.len().min(BURST) {
+            let Some(buf) = burst.take(slot) else { continue };
+            let unusual = match scratch.usual[slot] {
+                Some(shape) => pass.pass_usual(buf, shape, scratch.candidates[slot]),
+                None => Err(buf),
+            };
+            if let Err(buf) = unusual {
+                pass.finish(buf, mac, (scratch, slot), outlooks);
+            }
+        }
+        burst.emptied();
+    }
+}
