@@ -48,19 +48,22 @@ pub struct Batch {
     pub services: BTreeMap<ObjectKey, Outcome>,
     /// AddressPools.
     pub pools: BTreeMap<String, PoolOutcome>,
+    /// What traffic has shown to be wrong with a Service, each time it shows anew.
+    pub warnings: BTreeMap<ObjectKey, String>,
 }
 
 impl Batch {
     /// Whether nothing is in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty() && self.pools.is_empty()
+        self.services.is_empty() && self.pools.is_empty() && self.warnings.is_empty()
     }
 
     /// Takes newer values in.
     pub fn extend(&mut self, newer: Self) {
         self.services.extend(newer.services);
         self.pools.extend(newer.pools);
+        self.warnings.extend(newer.warnings);
     }
 }
 
@@ -125,7 +128,7 @@ mod tests {
 
     fn one(name: &str, lack: &str) -> Batch {
         let outcome = Outcome { lacks: vec![lack.into()], ..Outcome::default() };
-        Batch { services: [(ObjectKey::new("default", name), outcome)].into(), pools: BTreeMap::new() }
+        Batch { services: [(ObjectKey::new("default", name), outcome)].into(), ..Batch::default() }
     }
 
     #[tokio::test]

@@ -112,7 +112,7 @@ impl Stand {
 
     fn put(&self, outcome: Outcome) {
         let services = [(ObjectKey::new("shop", "web"), outcome)].into();
-        self.election.outcomes.put(Batch { services, pools: BTreeMap::new() });
+        self.election.outcomes.put(Batch { services, ..Batch::default() });
     }
 
     fn seen(&self) -> Vec<(String, Value)> {
@@ -284,6 +284,16 @@ async fn warnings_are_told_once() {
     assert_eq!((&seen[0].1["type"], &seen[0].1["reason"]), (&json!("Warning"), &json!("AllocationFailed")));
     stand.put(lacks());
     assert_eq!(stand.asked(1).await.len(), 1);
+    // What traffic has shown, of a Service that is there and of one that is not.
+    let shown = |name: &str| (ObjectKey::new("shop", name), "port 80: replies take another way".to_owned());
+    let warnings = [shown("web"), shown("unknown")].into();
+    stand.election.outcomes.put(Batch { warnings, ..Batch::default() });
+    let event = &stand.asked(2).await.split_off(1)[0].1;
+    let told = (&event["reason"], &event["note"], &event["regarding"]["name"]);
+    assert_eq!(
+        told,
+        (&json!("LoadBalancerFailed"), &json!("port 80: replies take another way"), &json!("web"))
+    );
 }
 
 #[tokio::test]
@@ -292,10 +302,7 @@ async fn a_refused_pool_is_told_why_in_its_status_and_by_an_event() {
     let mut stand = Stand::new(&[(POOL, object)], &[]).await;
     stand.leads().await;
     let pool = PoolOutcome { generation: Some(1), count: None, refused: "overlaps".into() };
-    stand
-        .election
-        .outcomes
-        .put(Batch { services: BTreeMap::new(), pools: [("public".to_owned(), pool)].into() });
+    stand.election.outcomes.put(Batch { pools: [("public".to_owned(), pool)].into(), ..Batch::default() });
     let seen = stand.asked(3).await;
     // What is in no namespace has its events in this one.
     let events = EVENTS.replace("/shop/", "/default/");

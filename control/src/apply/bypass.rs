@@ -8,6 +8,7 @@ use tables::{ServiceId, Tables};
 use tokio::time::Instant;
 
 use crate::metrics::{ControlMetrics, ServiceLabels};
+use crate::model::ObjectKey;
 
 /// Service ports that are told apart.
 const SERVICES_MAX: usize = 128;
@@ -32,31 +33,33 @@ impl Reported {
 }
 
 impl Bypassed {
-    /// A worker found `flows` flows of a Service port.
+    /// A worker found `flows` flows of a Service port. Gives what to tell of the Service, if it was not told of lately.
     pub(super) fn note(
         &mut self,
         (id, flows): (ServiceId, u32),
         tables: &Tables,
         metrics: &ControlMetrics,
         now: Instant,
-    ) {
-        let Some(service) = tables.service(id) else { return };
+    ) -> Option<(ObjectKey, String)> {
+        let service = tables.service(id)?;
         if !self.0.contains_key(&id) && self.0.len() == SERVICES_MAX {
             metrics.bypassed(&ServiceLabels::default()).inc_by(flows.into());
-            return;
+            return None;
         }
         let reported = self.0.entry(id).or_insert_with(|| Reported {
             flows: 0,
             last: None,
             labels: ServiceLabels::of(&service.info),
         });
-        if !reported.is_recent(now) {
-            let (namespace, name) = (&service.info.namespace, &service.info.name);
-            tracing::warn!(%namespace, %name, port = service.info.port, "{REMEDY}");
-        }
+        let known = reported.is_recent(now);
         reported.flows += u64::from(flows);
         reported.last = Some(now);
         metrics.bypassed(&reported.labels).inc_by(flows.into());
+        let (namespace, name, port) = (&service.info.namespace, &service.info.name, service.info.port);
+        (!known).then(|| {
+            tracing::warn!(%namespace, %name, port, "{REMEDY}");
+            (ObjectKey::new(&**namespace, &**name), format!("port {port}: {REMEDY}"))
+        })
     }
 
     /// Forgets Service ports that are gone, their series too.
@@ -139,8 +142,12 @@ mod tests {
             (Metrics::new(Vec::new(), Vec::new(), None), tables(1), Instant::now());
         let mut bypassed = Bypassed::default();
         assert_eq!(bypassed.problem(&[id(0)], start), None);
-        bypassed.note((id(0), 3), &tables, &metrics.control, start);
-        bypassed.note((id(0), 2), &tables, &metrics.control, start + Duration::from_secs(1));
+        let told = bypassed.note((id(0), 3), &tables, &metrics.control, start).expect("something new");
+        assert!(told.0 == ObjectKey::new("shop", "web-0") && told.1.starts_with("port 80: "), "{told:?}");
+        assert_eq!(
+            bypassed.note((id(0), 2), &tables, &metrics.control, start + Duration::from_secs(1)),
+            None
+        );
         let problem = bypassed.problem(&[id(7), id(0)], start + Duration::from_secs(2)).expect("a problem");
         assert!(problem.starts_with("5 flows saw no reply: ") && problem.contains("fairlead.dev/mode: snat"));
         assert_eq!(bypassed.problem(&[id(0)], start + TOLD_FOR + Duration::from_secs(1)), None);

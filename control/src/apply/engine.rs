@@ -272,7 +272,10 @@ impl Engine {
 
     fn note_bypass(&mut self, bypass: Bypass) {
         let tables = self.parts.publisher.newest();
-        self.bypassed.note(bypass, tables, &self.parts.metrics, Instant::now());
+        let told = self.bypassed.note(bypass, tables, &self.parts.metrics, Instant::now());
+        if let (Some(warning), Some(election)) = (told, &self.parts.election) {
+            election.outcomes.put(Batch { warnings: [warning].into(), ..Batch::default() });
+        }
     }
 
     async fn serve(&mut self, request: Request) {

@@ -49,7 +49,7 @@ impl Compiler {
             let outcome = self.pool_outcome(&name);
             (name, outcome)
         });
-        Batch { services, pools: pools.collect() }
+        Batch { services, pools: pools.collect(), ..Batch::default() }
     }
 
     fn outcome(&self, key: &ObjectKey) -> Outcome {

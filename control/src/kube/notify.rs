@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::write::Target;
-use crate::model::{ObjectKey, ServiceType};
+use crate::model::{ObjectKey, Service, ServiceType};
 use crate::outcome::{Outcome, PoolOutcome};
 
 /// Events at once, and the time after which one more may go.
@@ -42,12 +42,20 @@ impl Told {
             *self = Self::default();
             return Vec::new();
         };
-        let balanced = service.kind == ServiceType::LoadBalancer;
-        let problems = if balanced { "LoadBalancerFailed" } else { "Degraded" };
         let mut notices = fresh(&mut self.lacks, &outcome.lacks, "AllocationFailed");
-        notices.extend(fresh(&mut self.problems, &outcome.problems, problems));
+        notices.extend(fresh(&mut self.problems, &outcome.problems, trouble(service)));
         notices
     }
+}
+
+/// The word for what is wrong with a Service besides its addresses.
+fn trouble(service: &Service) -> &'static str {
+    if service.kind == ServiceType::LoadBalancer { "LoadBalancerFailed" } else { "Degraded" }
+}
+
+/// What traffic has shown to be wrong with a Service.
+pub(super) fn of_traffic(service: &Service, note: String) -> Notice {
+    Notice { normal: false, reason: trouble(service), note }
 }
 
 /// The sentences that were not there before.
@@ -193,7 +201,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::{Ingress, IpMode, Service};
+    use crate::model::{Ingress, IpMode};
 
     fn outcome(lacks: &[&str], problems: &[&str]) -> Outcome {
         let service = Service { kind: ServiceType::LoadBalancer, ..Service::default() };

@@ -164,6 +164,15 @@ impl Writer {
             (entry.outcome, entry.quiet) = (Some(wanted), None);
             self.due.insert(target);
         }
+        for (key, note) in batch.warnings {
+            let target = Target::Service(key);
+            if let Some(Wanted::Service(Outcome { service: Some(service), .. })) =
+                self.entries.get(&target).and_then(|entry| entry.outcome.as_ref())
+            {
+                let (uid, notice) = (service.upkeep.uid.clone(), notify::of_traffic(service, note));
+                self.notify(target, uid, notice);
+            }
+        }
     }
 
     fn forget(&mut self, target: &Target) {
