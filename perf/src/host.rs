@@ -33,6 +33,8 @@ pub struct Host {
     pub transparent_huge_pages: String,
     /// Reserved huge pages, free of total.
     pub huge_pages: String,
+    /// What decides the processors' frequency; `none` where the machine cannot, as in most virtual ones.
+    pub governor: String,
     /// Load average of 1, 5 and 15 minutes.
     pub load: String,
     /// Instruction set the bench was compiled for.
@@ -66,10 +68,18 @@ impl Host {
                 field(&meminfo, "HugePages_Free"),
                 field(&meminfo, "HugePages_Total")
             ),
+            governor: governor(&read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
             load: load.split_whitespace().take(3).collect::<Vec<_>>().join(" "),
             compiled_for: compiled_for(),
             optimised: !cfg!(debug_assertions),
         }
+    }
+}
+
+fn governor(text: &str) -> String {
+    match text.trim() {
+        "" => "none".to_owned(),
+        name => name.to_owned(),
     }
 }
 
@@ -101,5 +111,6 @@ mod tests {
     fn the_first_field_of_a_name_is_taken() {
         assert_eq!(field("a\t: x y\nb: 2\na: 3", "a"), "x y");
         assert_eq!(field("a: 1", "c"), "");
+        assert_eq!((governor("").as_str(), governor("performance\n").as_str()), ("none", "performance"));
     }
 }

@@ -140,6 +140,7 @@ impl Report {
             kernel,
             transparent_huge_pages,
             huge_pages,
+            governor,
             load,
             compiled_for,
             optimised,
@@ -154,7 +155,7 @@ impl Report {
         lines.push(String::new());
         lines.push(format!(
             "Host: {cpu}, {processors} processors ({}), Linux {kernel}, THP {transparent_huge_pages}, huge pages free \
-             {huge_pages}, load {load}, compiled for {compiled_for}{}.",
+             {huge_pages}, governor {governor}, load {load}, compiled for {compiled_for}{}.",
             flags.join(" "),
             if *optimised { "" } else { " WITHOUT OPTIMISATION" }
         ));
