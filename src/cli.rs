@@ -29,6 +29,31 @@ pub(crate) enum Command {
     Trace(TraceArgs),
     /// Write packets of the running appliance to a file for Wireshark or tcpdump.
     Capture(CaptureArgs),
+    /// Watch rates of ports and workers, and what is dropped.
+    Top(TopArgs),
+}
+
+/// `fairlead top`.
+#[derive(Args, Debug)]
+pub(crate) struct TopArgs {
+    #[command(flatten)]
+    pub(crate) appliance: SocketArgs,
+    /// How long rates are measured, and how often they are told, such as 2s or 500ms.
+    #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = interval)]
+    pub(crate) interval: Duration,
+    /// Tell once, and end.
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// How to print it; json is one object a line.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+/// A time in which rates mean something.
+fn interval(text: &str) -> Result<Duration, String> {
+    let time = control::config::parse_duration(text).map_err(|error| error.to_string())?;
+    let range = Duration::from_millis(100)..=Duration::from_secs(3600);
+    if range.contains(&time) { Ok(time) } else { Err("expected a time from 100ms to 1h".to_owned()) }
 }
 
 /// `fairlead capture`. What is said of the packets must all hold.
@@ -208,6 +233,15 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn an_interval_of_rates_is_neither_nothing_nor_forever() {
+        for (text, want) in
+            [("1s", Some(1000)), ("100ms", Some(100)), ("99ms", None), ("2h", None), ("0", None)]
+        {
+            assert_eq!(interval(text).ok(), want.map(Duration::from_millis), "{text}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

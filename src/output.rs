@@ -9,9 +9,17 @@ use anyhow::{Context, Result};
 /// # Errors
 /// When it cannot be written for another reason than a closed pipe.
 pub(crate) fn print(text: &str) -> Result<()> {
+    print_more(text).map(drop)
+}
+
+/// Prints `text` as it is; false if nobody reads any more.
+///
+/// # Errors
+/// When it cannot be written for another reason than a closed pipe.
+pub(crate) fn print_more(text: &str) -> Result<bool> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot print the answer"),
-        _ => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        written => written.context("cannot print the answer").map(|()| true),
     }
 }
