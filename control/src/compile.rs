@@ -12,6 +12,7 @@ mod doubt;
 mod endpoints;
 mod frontends;
 mod health;
+mod origins;
 mod pools;
 mod probes;
 mod ramp;
@@ -48,6 +49,7 @@ use claims::{Claim, Claims};
 use cluster::{Cluster, NodeIds};
 use doubt::Doubts;
 use frontends::Reserved;
+use origins::Origins;
 use pools::MaglevCache;
 use probes::Probes;
 use ramp::Step;
@@ -75,6 +77,7 @@ pub struct Compiler {
     service_cidrs: Vec<Prefix>,
     reserved: Reserved,
     doubts: Doubts,
+    origins: Origins,
     routing: Routing,
     /// Whether anybody must be told of it.
     rerouted: bool,
@@ -130,6 +133,7 @@ impl Compiler {
             service_cidrs: Vec::new(),
             reserved: Reserved::default(),
             doubts: Doubts::default(),
+            origins: Origins::default(),
             routing: Routing::default(),
             rerouted: false,
             claims: Claims::default(),
@@ -230,6 +234,7 @@ impl Compiler {
         self.serve_hopeful();
         self.settle_claims();
         self.settle_addresses();
+        self.origins.settle(&mut self.tables.origins);
         if std::mem::take(&mut self.dirty.node_ports) {
             self.compile_snat();
         }

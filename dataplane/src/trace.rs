@@ -2,13 +2,14 @@
 
 use std::{fmt, net::SocketAddr};
 
-use packet::{Address, AnyKey, FlowKey};
+use packet::{Address, AnyKey, FlowKey, Protocol};
 use tables::{Action, DropReason, FrontendKind, Generation, NatMode, Route, Tables, hash::maglev_hash};
 
 use crate::stage::{
     admit::{mode, reach},
     balance::{Refusal, balance, pool},
     classify::{Class, Served, classify},
+    reply::answered,
 };
 
 /// What becomes of a packet, in the words of `fairlead trace`.
@@ -51,7 +52,7 @@ impl fmt::Display for Verdict {
 pub struct Explanation {
     /// What becomes of the packet.
     pub verdict: Verdict,
-    /// Why, as a symbol: of a [`DropReason`], or `Balanced`, `Own`, `Routed`, `VipPortUnknown`.
+    /// Why, as a symbol: of a [`DropReason`], or `Answered`, `Balanced`, `Own`, `Routed`, `VipPortUnknown`.
     pub reason: &'static str,
     /// The Service port, as `namespace/name:port`.
     pub service: Option<String>,
@@ -104,12 +105,29 @@ fn explain_key<A: Address>(tables: &Tables, key: &FlowKey<A>) -> Explanation {
     let (verdict, reason) = match classify(tables, key) {
         Class::Service(served) => return explain_service(tables, key, &served),
         Class::Own => (Verdict::Deliver, "Own"),
-        Class::Transit => return explain_route(tables, key),
+        Class::Transit => return explain_transit(tables, key),
         Class::UnknownPort => (Verdict::Pass, DropReason::VipPortUnknown.symbol()),
         Class::Reject(reason) => (Verdict::Reject, reason.symbol()),
         Class::Drop(reason) => (Verdict::Drop, reason.symbol()),
     };
     Explanation::plain(tables, verdict, reason)
+}
+
+/// Of a dnat Service's endpoint a datagram is taken for its answer to a client; a TCP or SCTP packet is taken for the first of
+/// its flow here, and that is no answer.
+fn explain_transit<A: Address>(tables: &Tables, key: &FlowKey<A>) -> Explanation {
+    match answered(tables, key).filter(|_| key.protocol == Protocol::Udp) {
+        None => explain_route(tables, key),
+        Some(None) => Explanation::plain(tables, Verdict::Drop, DropReason::ReplyWithoutFlow.symbol()),
+        Some(Some((served, _))) => Explanation {
+            service: Some(name_of(&served)),
+            frontend: Some(served.kind),
+            backend: Some(SocketAddr::new(key.src.into(), key.sport)),
+            candidates: candidates(tables, &served),
+            mode: Some(NatMode::Dnat),
+            ..Explanation::plain(tables, Verdict::Forward, "Answered")
+        },
+    }
 }
 
 /// Not a service packet, whatever becomes of it; the reason says whether there is a way.
@@ -124,10 +142,8 @@ fn explain_route<A: Address>(tables: &Tables, key: &FlowKey<A>) -> Explanation {
 }
 
 fn explain_service<A: Address>(tables: &Tables, key: &FlowKey<A>, served: &Served<'_>) -> Explanation {
-    let info = &served.port.info;
-    let port = if info.port_name.is_empty() { info.port.to_string() } else { info.port_name.clone() };
     let mut answer = Explanation {
-        service: Some(format!("{}/{}:{port}", info.namespace, info.name)),
+        service: Some(name_of(served)),
         frontend: Some(served.kind),
         candidates: candidates(tables, served),
         ..Explanation::plain(tables, Verdict::Forward, "Balanced")
@@ -142,6 +158,12 @@ fn explain_service<A: Address>(tables: &Tables, key: &FlowKey<A>, served: &Serve
         Err(Refusal::Reject(reason)) => (answer.verdict, answer.reason) = (Verdict::Reject, reason.symbol()),
     }
     answer
+}
+
+fn name_of(served: &Served<'_>) -> String {
+    let info = &served.port.info;
+    let port = if info.port_name.is_empty() { info.port.to_string() } else { info.port_name.clone() };
+    format!("{}/{}:{port}", info.namespace, info.name)
 }
 
 fn candidates(tables: &Tables, served: &Served<'_>) -> Vec<SocketAddr> {

@@ -126,3 +126,42 @@ fn the_worker_picks_the_backend_that_trace_names() {
         assert_eq!((sent.dst(), sent.dport()), (backend.ip(), backend.port()));
     }
 }
+
+#[test]
+fn a_datagram_of_an_endpoint_is_an_answer() {
+    let mut fixture = fixture();
+    let backends = ["10.244.1.1:53", "10.244.2.1:53"];
+    let dns = fixture.service("dns", Protocol::Udp, &backends, NatMode::Dnat);
+    fixture.vip(FrontendKind::LoadBalancer, "203.0.113.10:53", dns);
+    let tables = fixture.tables();
+    let ask = |src: &str, dst: &str, protocol| {
+        explain(&tables, &AnyKey::new(src.parse().unwrap(), dst.parse().unwrap(), protocol).unwrap())
+    };
+    for sport in 1..50 {
+        let client = format!("192.0.2.2:{sport}");
+        let had = ask(&client, "203.0.113.10:53", Protocol::Udp).backend.unwrap().to_string();
+        for backend in backends {
+            let answer = ask(backend, &client, Protocol::Udp);
+            if backend == had {
+                assert_eq!((answer.verdict, answer.reason), (Verdict::Forward, "Answered"));
+                assert_eq!(answer.service.as_deref(), Some("default/dns:80"));
+                assert_eq!(answer.frontend, Some(FrontendKind::LoadBalancer));
+                assert_eq!(
+                    (answer.backend, answer.mode),
+                    (Some(backend.parse().unwrap()), Some(NatMode::Dnat))
+                );
+                assert_eq!(answer.candidates.len(), 2);
+            } else {
+                assert_eq!((answer.verdict, answer.reason), (Verdict::Drop, "ReplyWithoutFlow"));
+            }
+        }
+    }
+    for (name, src, dst, protocol) in [
+        ("another port", "10.244.1.1:54", "192.0.2.2:1", Protocol::Udp),
+        ("to a pod", "10.244.1.1:53", "10.244.2.9:1", Protocol::Udp),
+        ("a SYN", "10.244.1.1:80", "192.0.2.2:1", Protocol::Tcp),
+    ] {
+        let answer = ask(src, dst, protocol);
+        assert_eq!((answer.verdict, answer.reason), (Verdict::Pass, "Routed"), "{name}");
+    }
+}

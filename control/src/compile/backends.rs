@@ -7,6 +7,7 @@ use tables::{Backend, BackendId, BackendState};
 
 use super::Compiler;
 use super::endpoints::Candidates;
+use super::origins::Part;
 use super::service::CompiledPort;
 
 impl Compiler {
@@ -53,6 +54,7 @@ impl Compiler {
 
     /// Gives a port's slots back.
     pub(super) fn retire(&mut self, port: CompiledPort) {
+        self.origins.change((port.id, port.protocol), &port.says(), &Part::default());
         for id in port.backends.into_values() {
             self.tables.backends.remove(id);
             self.backend_slots.retire(id, self.tables.generation);

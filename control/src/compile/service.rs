@@ -14,6 +14,7 @@ use super::annotations::{self, Weights};
 use super::claims::{Claim, Rank};
 use super::endpoints::{Candidates, OF_A_SERVICE_MAX};
 use super::frontends::{self, Grounds, Wanted};
+use super::origins::{self, Front, Part};
 use super::pools::MaglevCache;
 use super::ramp::Ramps;
 use super::report::name_some;
@@ -51,6 +52,8 @@ pub(super) struct CompiledPort {
     pub(super) family: Family,
     pub(super) id: ServiceId,
     pub(super) backends: BTreeMap<SocketAddr, BackendId>,
+    /// Those by which clients outside reach it with their own address.
+    pub(super) fronts: Arc<[Front]>,
     /// What it asks for; whether it has it is `Claims`' to say.
     pub(super) claims: Vec<Claim>,
     /// How its endpoints are asked whether they serve.
@@ -189,6 +192,7 @@ impl Compiler {
         candidates.weigh(work.weights);
         let probes = self.check_endpoints(work, node_port.is_some(), &mut candidates, &mut compiled.problems);
         let ramps = self.ramp(&work.service.key, work.slow_start, before.as_ref(), &mut candidates);
+        let said = before.as_ref().map(CompiledPort::says).unwrap_or_default();
         let (id, known) = match before {
             Some(before) => (Some(before.id), before.backends),
             None => (self.service_slots.allocate(), BTreeMap::new()),
@@ -204,7 +208,6 @@ impl Compiler {
         let usable = candidates.any();
         compiled.ready_here.extend(candidates.ready_on(self.settings.node_name.as_deref()));
         let service = self.service_port(work, id, rules, &candidates, &backends);
-        self.tables.services.insert(Arc::new(service));
         let rank = Rank::new(work.service, work.position);
         let port = &work.port;
         let mut claims: Vec<_> = Vec::new();
@@ -213,25 +216,29 @@ impl Compiler {
             self.claim(claim, *kind, &rank, id);
             self.vips.entry(*address).or_default().insert(id, (address_kind(*kind), usable));
             self.dirty.addresses.insert(*address);
-            claims.push(claim);
+            claims.push((claim, *kind));
         }
         if let Some(node_port) = port.node_port {
             compiled.problems.extend(self.stray_node_port(node_port));
             let claim = Claim::NodePort(work.family, port.protocol, node_port);
             self.claim(claim, FrontendKind::NodePort, &rank, id);
-            claims.push(claim);
+            claims.push((claim, FrontendKind::NodePort));
         }
-        compiled.ports.push(CompiledPort {
+        let placed = CompiledPort {
             name: port.name.clone(),
             protocol: port.protocol,
             family: work.family,
             id,
             backends,
-            claims,
+            fronts: origins::fronts(&service, &claims),
+            claims: claims.into_iter().map(|(claim, _)| claim).collect(),
             probes,
             ramps,
             rank,
-        });
+        };
+        self.tables.services.insert(Arc::new(service));
+        self.origins.change((id, port.protocol), &said, &placed.says());
+        compiled.ports.push(placed);
     }
 
     /// A nodePort that translated flows may be using: harmless to one worker, which finds the flow first.
@@ -306,6 +313,16 @@ impl Compiler {
                 }
             }
         }
+    }
+}
+
+impl CompiledPort {
+    /// Where its endpoints' clients come from; nothing where no client outside keeps its address.
+    pub(super) fn says(&self) -> Part {
+        if self.fronts.is_empty() {
+            return Part::default();
+        }
+        Part { fronts: Arc::clone(&self.fronts), backends: self.backends.clone() }
     }
 }
 

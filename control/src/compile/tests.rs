@@ -6,6 +6,7 @@ mod frontends;
 mod health;
 mod history;
 mod hostile;
+mod origins;
 mod policies;
 mod probes;
 mod ramp;
@@ -66,6 +67,17 @@ impl World {
     /// What becomes of a TCP packet, as text.
     pub(super) fn tcp(&self, src: &str, dst: &str) -> String {
         look(&self.tables, Protocol::Tcp, src, dst)
+    }
+
+    /// What an endpoint's answers come from: a frontend, `none` if that is not sure, `-` if it is nobody's to say.
+    pub(super) fn origin(&self, endpoint: &str) -> String {
+        let at: SocketAddr = endpoint.parse().expect("address:port");
+        let found = self.tables.origins.get(at.ip(), Protocol::Tcp, at.port());
+        if let Some(origin) = found {
+            let backend = self.tables.backend(origin.backend).expect("one of its names");
+            assert_eq!((backend.address, backend.port), (at.ip(), at.port()));
+        }
+        found.map_or("-".into(), |origin| origin.vip.map_or("none".into(), |vip| vip.to_string()))
     }
 
     pub(super) fn report(&self, name: &str) -> ServiceReport {

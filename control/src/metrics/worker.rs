@@ -79,7 +79,7 @@ const PACKETS: [(&str, Kind); 9] = [
 ];
 
 /// In the order of `FlowCounts`.
-const FLOWS: [(&str, Kind); 12] = [
+const FLOWS: [(&str, Kind); 13] = [
     ("Flows the table can hold", Kind::Gauge),
     ("Flows now in the table", Kind::Gauge),
     ("Flows now in the table that are half-open, and may be recycled", Kind::Gauge),
@@ -95,6 +95,7 @@ const FLOWS: [(&str, Kind); 12] = [
     ("Flows found to have replies that never pass here", Kind::Counter),
     ("Resets not believed, as their sequence number is far from what was seen", Kind::Counter),
     ("Flows that went on after a reset", Kind::Counter),
+    ("Replies without a flow that were translated by the tables alone", Kind::Counter),
 ];
 
 /// In the order of `AffinityCounts`.

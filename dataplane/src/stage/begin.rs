@@ -16,6 +16,7 @@ use super::{
     balance::{Refusal, balance},
     classify::{Class, Served, classify},
     police::is_impossible,
+    reply::{Reply, transit},
     rewrite::Forward,
     translate::Outlook,
 };
@@ -33,6 +34,10 @@ pub(crate) enum Intent<'t> {
     Enter(Course<'t>),
     /// For the appliance itself.
     Deliver,
+    /// From a client outside to this endpoint of a dnat Service, by its own address.
+    Direct(BackendId),
+    /// From such an endpoint to a client outside.
+    Reply(Reply),
     /// To be routed as it is.
     Route,
     /// To be refused with an answer.
@@ -78,7 +83,7 @@ fn intent<'t, A: Address>(
             serve(tables, key, &served, timeout.and_then(|_| affinity.recall(key.src, served.port.id, now)))
         }
         Class::Own => Intent::Deliver,
-        Class::Transit => Intent::Route,
+        Class::Transit => transit(tables, key, (affinity, now)),
         // The rest of a VIP is as closed as its ports are.
         Class::UnknownPort if !serves.vip => Intent::Drop(DropReason::NotServedHere),
         Class::Reject(DropReason::VipPortUnknown) if !serves.cluster_ip => {
@@ -119,7 +124,7 @@ pub(crate) fn source_fault(tables: &Tables, src: IpAddr) -> Option<DropReason> {
 
 /// Whether a flow may begin with this packet. A lone RST or FIN, the answer to a SYN, and flags that no sender sets are
 /// refused, as nf_conntrack's state table has it; a segment from the middle of a connection is taken up.
-fn may_begin(parsed: &Parsed) -> bool {
+pub(crate) fn may_begin(parsed: &Parsed) -> bool {
     match parsed.body {
         Body::Flow { key, tcp_flags } if key.protocol() == Protocol::Tcp => tcp_flags.begins(),
         _ => true,
@@ -220,6 +225,8 @@ impl<'a, P: PortIo> Pass<'a, P> {
                 Some(reason) => self.drop(buf, reason),
             },
             Intent::Deliver => self.deliver(buf, parsed),
+            Intent::Direct(backend) => self.direct(buf, parsed, key, *backend),
+            Intent::Reply(reply) => self.reply(buf, parsed, key, *reply),
             Intent::Route => self.transit(buf, parsed, key.dst.into()),
             Intent::Reject(reason) => self.reject(buf, parsed, *reason),
             Intent::Drop(reason) => self.drop(buf, *reason),

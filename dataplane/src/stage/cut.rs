@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use packet::{
     Parsed,
     cut::{Cut, Part},
-    ether, nat,
+    ether,
+    nat::{self, Rewrite},
 };
-use tables::{DropReason, flow::Direction, flow::FlowRef};
+use tables::DropReason;
 
 use super::{rewrite::Forward, route::Egress};
 use crate::{buf::PacketBuf, io::PortIo, pass::Pass};
@@ -21,13 +22,12 @@ impl<P: PortIo> Pass<'_, P> {
         &mut self,
         mut buf: P::Buf,
         parsed: &Parsed,
-        (flow, direction): (FlowRef, Direction),
+        rewrite: &Rewrite<A>,
         (egress, mtu): (Egress, u16),
     ) {
         let Some(cut) = Cut::new(parsed, mtu) else { return self.too_big(buf, parsed, mtu) };
-        let rewrite = self.state.flows.rewrite::<A>(flow, direction);
         self.finish_checksum(&mut buf, parsed, Egress::Kernel);
-        A::forward(&rewrite, buf.head_mut(), parsed);
+        A::forward(rewrite, buf.head_mut(), parsed);
         self.emit_parts(buf, parsed, (rewrite.dst.into(), egress), cut);
     }
 

@@ -24,6 +24,20 @@ impl<P: PortIo> Pass<'_, P> {
         }
     }
 
+    /// Whether the flow's packets of this key are known by another one to their sender; else an error about one is routed as
+    /// any other packet is.
+    pub(crate) fn is_translated(&self, quoted: AnyKey, (flow, direction): (FlowRef, Direction)) -> bool {
+        self.quoted_as_sent(quoted, (flow, direction)) != quoted
+    }
+
+    fn quoted_as_sent(&self, quoted: AnyKey, (flow, direction): (FlowRef, Direction)) -> AnyKey {
+        let protocol = quoted.protocol();
+        match quoted.family() {
+            Family::V4 => self.as_sent::<Ipv4Addr>(flow, direction, protocol),
+            Family::V6 => self.as_sent::<Ipv6Addr>(flow, direction, protocol),
+        }
+    }
+
     /// Translates an error that quotes a packet of the flow and travels in `direction`, and sends it on.
     #[cold]
     pub(crate) fn translate_error(
@@ -39,11 +53,7 @@ impl<P: PortIo> Pass<'_, P> {
         if !concerns_the_sender(icmp) {
             return self.drop(buf, DropReason::IcmpErrorUnsupported);
         }
-        let protocol = inner.key.protocol();
-        let quoted = match inner.key.family() {
-            Family::V4 => self.as_sent::<Ipv4Addr>(flow, direction, protocol),
-            Family::V6 => self.as_sent::<Ipv6Addr>(flow, direction, protocol),
-        };
+        let quoted = self.quoted_as_sent(inner.key, (flow, direction));
         self.send_error(buf, parsed, quoted, (flow, direction));
     }
 

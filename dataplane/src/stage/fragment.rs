@@ -95,7 +95,9 @@ impl<'a, P: PortIo> Pass<'a, P> {
         let known = unseen.then(|| Foreseen::of(self.intent(key)));
         let intent = known.map(|known| known.intent);
         // Its CRC covers the ports and depends on the length of the datagram, which no fragment but the last one tells.
-        if key.protocol == Protocol::Sctp && matches!(intent, None | Some(Intent::Enter(_))) {
+        if key.protocol == Protocol::Sctp
+            && matches!(intent, None | Some(Intent::Direct(_) | Intent::Enter(_)))
+        {
             self.drop(buf, DropReason::FragmentUnsupported);
             return Course::Refused(DropReason::FragmentUnsupported);
         }
@@ -104,7 +106,8 @@ impl<'a, P: PortIo> Pass<'a, P> {
         self.flow(buf, whole, (key, flags), outlook);
         match intent {
             _ if self.state.flows.lookup(key, self.now).is_some() => Course::Flow(A::any(*key)),
-            Some(Intent::Route) => Course::Route,
+            Some(Intent::Direct(_) | Intent::Route) => Course::Route,
+            Some(Intent::Reply(_)) => Course::Refused(DropReason::ReplyWithoutFlow),
             Some(Intent::Deliver) => Course::Deliver,
             Some(Intent::Drop(reason) | Intent::Reject(reason)) => Course::Refused(reason),
             // The flow could not be entered, or a hop too many was taken.

@@ -80,6 +80,7 @@ impl<P: PortIo> Pass<'_, P> {
     fn icmp(&mut self, buf: P::Buf, parsed: &Parsed, icmp: Icmp) {
         if let Some(inner) = icmp.inner
             && let Some(found) = self.flow_of(inner.key.reversed())
+            && self.is_translated(inner.key, found)
         {
             return self.translate_error(buf, parsed, (icmp, inner), found);
         }

@@ -1,6 +1,6 @@
 //! TCP, UDP and SCTP packets: the flow they belong to, and what is done to a packet of one.
 
-use packet::{FlowKey, Parsed, Protocol, TcpFlags, plain::Shape};
+use packet::{FlowKey, Parsed, Protocol, TcpFlags, nat::Rewrite, plain::Shape};
 use tables::{
     BackendState,
     flow::{Candidate, Direction, FlowRef, Numbers, Touch},
@@ -8,7 +8,7 @@ use tables::{
     tcp_state::Phase,
 };
 
-use super::{begin::Foreseen, checksum::leave_to_port, rewrite::Forward};
+use super::{begin::Foreseen, checksum::leave_to_port, rewrite::Forward, route::Egress};
 use crate::{buf::PacketBuf, io::PortIo, pass::Pass};
 
 /// What is known of a packet before its turn comes.
@@ -89,23 +89,34 @@ impl<'a, P: PortIo> Pass<'a, P> {
     /// Rewrites a packet of a flow and sends it on.
     pub(crate) fn forward<A: Forward>(
         &mut self,
-        mut buf: P::Buf,
+        buf: P::Buf,
         parsed: &Parsed,
         key: &FlowKey<A>,
         (flow, direction): (FlowRef, Direction),
     ) {
         let rewrite = self.state.flows.rewrite::<A>(flow, direction);
-        let dst = rewrite.dst.into();
-        let egress = self.flow_way(flow, direction, dst);
+        let egress = self.flow_way(flow, direction, rewrite.dst.into());
+        self.forward_as(buf, parsed, (&rewrite, key.protocol), egress);
+    }
+
+    /// Rewrites a packet so, and sends it on this way.
+    #[inline(always)]
+    pub(crate) fn forward_as<A: Forward>(
+        &mut self,
+        mut buf: P::Buf,
+        parsed: &Parsed,
+        (rewrite, protocol): (&Rewrite<A>, Protocol),
+        egress: Egress,
+    ) {
         if let Some(mtu) = egress.too_small_for(parsed) {
-            return self.forward_narrow::<A>(buf, parsed, (flow, direction), (egress, mtu));
+            return self.forward_narrow(buf, parsed, rewrite, (egress, mtu));
         }
         self.clamp_offer(&mut buf, parsed, egress);
         let later = self.finish_checksum(&mut buf, parsed, egress);
-        A::forward(&rewrite, buf.head_mut(), parsed);
+        A::forward(rewrite, buf.head_mut(), parsed);
         if let Some(request) = later {
-            leave_to_port(&mut buf, parsed, A::any(rewrite.key(key.protocol)), request);
+            leave_to_port(&mut buf, parsed, A::any(rewrite.key(protocol)), request);
         }
-        self.emit(buf, parsed, dst, egress);
+        self.emit(buf, parsed, rewrite.dst.into(), egress);
     }
 }

@@ -1,13 +1,17 @@
 //! Tables built by hand, as the compiler would build them.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use packet::{Family, MacAddr, Protocol};
 use tables::{
     Action, AddressInfo, AddressKind, Adjacency, AdjacencyState, Backend, BackendId, BackendState, Choice,
-    DropReason, Frontend, FrontendKey, FrontendKind, Generation, IdleTimeout, Lpm, NatMode, NextHopId, Pool,
-    PortAddress, PortId, PortInfo, PortSet, Prefix, Route, Rule, Serves, ServiceId, ServiceInfo, ServicePort,
-    Source, Spread, Tables, Vlan,
+    DropReason, Frontend, FrontendKey, FrontendKind, Generation, IdleTimeout, Lpm, NatMode, NextHopId,
+    Origin, Origins, Pool, PortAddress, PortId, PortInfo, PortSet, Prefix, Route, Rule, Serves, ServiceId,
+    ServiceInfo, ServicePort, Source, Spread, Tables, Vlan,
     maglev::{Maglev, Member, name_of},
 };
 
@@ -301,8 +305,35 @@ impl Fixture {
         self.tables.index.insert_node_port(family, protocol, port, service);
     }
 
+    /// The frontends that a client outside reaches a backend by with its own address, from all that there are.
+    fn origins(&self) -> Origins {
+        let tables = &self.tables;
+        let node_port = |(_, port, frontend)| (frontend, SocketAddr::new([0; 4].into(), port));
+        let node_ports = tables.index.node_ports().map(node_port);
+        let vips = tables.index.vips().map(|(key, at)| (at, SocketAddr::new(key.address, key.port)));
+        let mut found = BTreeMap::<_, (BackendId, Vec<_>)>::new();
+        for (Frontend { service, kind }, at) in vips.chain(node_ports) {
+            let Some(port) = tables.service(service) else { continue };
+            if port.rule(kind).outside.mode != NatMode::Dnat {
+                continue;
+            }
+            for id in port.pools.iter().flat_map(|pool| pool.backends.iter()) {
+                let Some(backend) = tables.backend(*id) else { continue };
+                let end = (SocketAddr::new(backend.address, backend.port), port.protocol);
+                found.entry(end).or_insert((*id, Vec::new())).1.push((kind, at));
+            }
+        }
+        let mut origins = Origins::default();
+        for ((at, protocol), (backend, frontends)) in found {
+            let vip = Origin::sole_vip(frontends.iter().copied());
+            origins.insert(at, protocol, Origin { backend, vip });
+        }
+        origins
+    }
+
     /// The next version of the tables.
     pub fn tables(&mut self) -> Tables {
+        self.tables.origins = self.origins();
         self.tables.generation = self.tables.generation.next();
         self.tables.fib.routes = Arc::new(Lpm::build(self.routes.iter().copied()));
         self.tables.sources = Arc::new(Lpm::build(self.sources.iter().copied()));

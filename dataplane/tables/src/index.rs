@@ -121,6 +121,11 @@ impl Index {
         v4.chain(v6).map(|(address, port, protocol, at)| (FrontendKey { address, protocol, port }, at))
     }
 
+    /// Every nodePort with its family, in no order.
+    pub fn node_ports(&self) -> impl Iterator<Item = (Family, u16, Frontend)> {
+        self.node_ports.iter().map(|((family, port, _), at)| (family, port, at))
+    }
+
     /// VIP frontends and nodePorts together.
     #[must_use]
     pub const fn len(&self) -> usize {
@@ -172,6 +177,8 @@ mod tests {
         for (key, _) in index.clone().vips() {
             assert_eq!(index.remove_vip(key), Some(frontend));
         }
+        let node_ports: Vec<_> = index.node_ports().map(|(family, port, _)| (family, port)).collect();
+        assert_eq!(node_ports, [(Family::V4, 30_080)]);
         assert!(index.remove_node_port(Family::V4, Protocol::Tcp, 30_080).is_some() && index.is_empty());
     }
 

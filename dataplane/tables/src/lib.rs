@@ -25,6 +25,7 @@ mod index;
 mod limits;
 mod lpm;
 pub mod maglev;
+mod origin;
 pub mod owner;
 mod port;
 mod prefix;
@@ -51,6 +52,7 @@ pub use ids::{
 pub use index::{Frontend, FrontendKey, FrontendKind, Index};
 pub use limits::{KernelRates, Limits};
 pub use lpm::Lpm;
+pub use origin::{Origin, Origins};
 pub use port::{PortAddress, PortInfo, Serves, Vlan};
 pub use prefix::{BadPrefix, Prefix};
 pub use service::{

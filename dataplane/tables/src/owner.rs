@@ -7,7 +7,8 @@
 //! a nodePort while they live (the compiler leaves the whole range of nodePorts out of `SnatConfig`). Everything else goes by the client's end, which is
 //! the source on the way to a Service and the destination on the way back. The client's port takes part only where
 //! the reply cannot need it: on the way to a Service port that translates the source and has no affinity. A dnat
-//! reply names no Service, so it goes by the client's address alone, and so must the packets that it answers.
+//! reply names no Service, so it goes by the client's address alone, and so must the packets that it answers; those too
+//! that its client sent to the endpoint itself.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -50,7 +51,9 @@ fn of_flow<A: Address>(key: &FlowKey<A>, tables: &Tables) -> WorkerId {
         return port_owner(key.dport, tables.workers);
     }
     let (client, port) = if tables.addresses.get(dst).is_none() {
-        (key.dst, 0)
+        // Who talks to an endpoint of a dnat Service by its own address is its client, too.
+        let asks = tables.origins.get(dst, key.protocol, key.dport).is_some();
+        (if asks { key.src } else { key.dst }, 0)
     } else if goes_by_port(key, tables) {
         (key.src, key.sport)
     } else {

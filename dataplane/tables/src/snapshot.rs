@@ -9,8 +9,8 @@ use packet::{Family, Protocol};
 
 use crate::{
     Action, AddressKind, Addresses, Adjacencies, Adjacency, Backend, BackendId, Backends, DropReason, Fib,
-    Frontend, Generation, Index, Limits, Lpm, NextHopId, NodeId, PortId, PortInfo, ServiceId, ServicePort,
-    Services, Source, Vlan, publish::Published,
+    Frontend, Generation, Index, Limits, Lpm, NextHopId, NodeId, Origins, PortId, PortInfo, ServiceId,
+    ServicePort, Services, Source, Vlan, publish::Published,
 };
 
 /// A version of the tables. Control keeps one to edit and publishes clones: a clone shares every chunk, an edit copies
@@ -25,6 +25,8 @@ pub struct Tables {
     pub services: Services,
     /// Endpoints.
     pub backends: Backends,
+    /// From the endpoints of dnat Services back to their frontends.
+    pub origins: Origins,
     /// Pods (podCIDRs) and Nodes (their addresses); what is not in it is outside.
     pub sources: Arc<Lpm<Source>>,
     /// The cluster's service CIDRs.
@@ -67,6 +69,7 @@ impl Tables {
             index: Index::default(),
             services: Services::default(),
             backends: Backends::default(),
+            origins: Origins::default(),
             sources: Arc::default(),
             service_cidrs: Arc::default(),
             fib: Fib::default(),

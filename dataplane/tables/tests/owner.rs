@@ -10,8 +10,8 @@ use tables::owner::{of_key, owner};
 use tables::snat::{SnatPorts, SnatRequest};
 use tables::tcp_state::Timeouts;
 use tables::{
-    Action, AddressInfo, AddressKind, Choice, Frontend, FrontendKey, FrontendKind, Generation, Millis,
-    NatMode, PortId, PortSet, Rule, ServiceId, ServiceInfo, ServicePort, Tables, WorkerId,
+    Action, AddressInfo, AddressKind, BackendId, Choice, Frontend, FrontendKey, FrontendKind, Generation,
+    Millis, NatMode, Origin, PortId, PortSet, Rule, ServiceId, ServiceInfo, ServicePort, Tables, WorkerId,
 };
 
 const OWN: [&str; 2] = ["192.0.2.1", "2001:db8:1::1"];
@@ -58,6 +58,10 @@ fn tables(workers: u16) -> Tables {
             tables.index.insert_vip(key, Frontend { service: service.id, kind: FrontendKind::LoadBalancer });
         }
         tables.services.insert(Arc::new(service));
+    }
+    let origin = Origin { backend: BackendId::NONE, vip: None };
+    for backend in BACKEND {
+        tables.origins.insert(SocketAddr::new(ip(backend), 8080), Protocol::Tcp, origin);
     }
     tables
 }
@@ -124,6 +128,28 @@ proptest! {
         // What leaves is the other key, reversed: that is what routers quote.
         prop_assert_eq!(owner(&error_about(reply.reversed()), &tables), Some(worker));
         prop_assert_eq!(owner(&error_about(original.reversed()), &tables), Some(worker));
+    }
+
+    /// Those of a client that was given the endpoint's address, and those that the endpoint begins.
+    #[test]
+    fn what_is_said_to_an_endpoint_itself_has_the_owner_of_its_answers(
+        v6: bool,
+        client: u32,
+        port in 1u16..,
+        workers in 1u16..9,
+    ) {
+        let tables = tables(workers);
+        let client: IpAddr = match v6 {
+            false => Ipv4Addr::from_bits(client | 1 << 30).into(),
+            true => Ipv6Addr::from_bits(0x2001_0db8_00ff << 80 | u128::from(client)).into(),
+        };
+        let endpoint = SocketAddr::new(ip(BACKEND[usize::from(v6)]), 8080);
+        let question = AnyKey::new(SocketAddr::new(client, port), endpoint, Protocol::Tcp).expect("one family");
+        prop_assert_eq!(of_key(question, &tables), of_key(question.reversed(), &tables));
+        // A Service's client, whose answers come from there as well.
+        let vip = SocketAddr::new(ip(VIP[usize::from(v6)]), 82);
+        let served = AnyKey::new(SocketAddr::new(client, port), vip, Protocol::Tcp).expect("one family");
+        prop_assert_eq!(of_key(served, &tables), of_key(question, &tables));
     }
 
     #[test]

@@ -98,7 +98,9 @@ fn finish(mut rig: Rig<CountedPort>, count: &Count) {
 
 /// Every way out was taken: a test in which all is dropped would prove nothing.
 fn assert_reached(model: &Model, frames_total: usize) {
-    for kind in ["to a backend", "to a client", "error", "routed", "part", "answer", "ARP", "ND"] {
+    for kind in
+        ["to a backend", "to a client", "error", "for the VIP", "routed", "part", "answer", "ARP", "ND"]
+    {
         let sent = model.sent.get(kind).copied().unwrap_or_default();
         assert!(
             sent * 5_000 > frames_total as u64,

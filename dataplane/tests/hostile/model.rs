@@ -55,6 +55,8 @@ pub(crate) struct Model {
     /// Clients that had their backend's key when the burst at hand began, and another one has now.
     before: Vec<(AnyKey, AnyKey)>,
     pairs: Pairs,
+    /// Begun with an endpoint by its own address, or by it: as its client's packets are.
+    direct: HashSet<AnyKey>,
     arrived: Vec<Seen>,
     /// Frames sent, by what they were.
     pub(crate) sent: HashMap<&'static str, u64>,
@@ -69,6 +71,11 @@ impl Model {
             }
             if let Some((_, key)) = seen.flow.filter(|_| seen.parsed.ip_len > INSIDE_MTU) {
                 self.begun.insert(key);
+            }
+            if let Some((facts, key)) = seen.flow {
+                self.direct.extend(is_endpoint(key.dst(), key.dport()).then_some(key));
+                let opens = matches!(facts.body, Body::Flow { tcp_flags, .. } if tcp_flags.opens());
+                self.direct.extend((opens && is_endpoint(key.src(), key.sport())).then(|| key.reversed()));
             }
             self.arrived.push(seen);
         }
@@ -165,7 +172,17 @@ impl Model {
         {
             return Some("error");
         }
-        if of(&|from| from.parsed.addrs() == Some(addrs) && is_routed(from, seen)) {
+        if let Some((_, key)) = seen.flow
+            && of(&|from| {
+                is_one_hop_on(from, seen) && is_for_the_vip(from, key) && from.content() == seen.content()
+            })
+        {
+            return Some("for the VIP");
+        }
+        let stray = seen
+            .flow
+            .is_some_and(|(_, key)| is_answer_of_an_endpoint(key) && !self.direct.contains(&key.reversed()));
+        if !stray && of(&|from| from.parsed.addrs() == Some(addrs) && is_routed(from, seen)) {
             return Some("routed");
         }
         // Later parts, and what was cut here, have no ports.
@@ -213,6 +230,28 @@ fn is_answer(from: &Seen, answer: &Seen) -> bool {
         }
         _ => false,
     }
+}
+
+/// The packet is of an endpoint whose client has no flow, and may leave as the answer of the dnat Service's VIP.
+fn is_for_the_vip(from: &Seen, to: AnyKey) -> bool {
+    let whole = from.parsed.fragment == Fragment::Whole;
+    let lb = [ip("203.0.113.10"), ip("2001:db8:f::10")].contains(&to.src());
+    let Some((_, from)) = from.flow.filter(|_| whole && lb) else { return false };
+    is_answer_of_an_endpoint(from) && is_served(to.reversed(), from.reversed(), INSIDE) && to.sport() == 81
+}
+
+/// An endpoint of the dnat Services says something to somebody outside.
+fn is_answer_of_an_endpoint(key: AnyKey) -> bool {
+    let inside = match key.dst() {
+        IpAddr::V4(v4) => matches!(v4.octets(), [10, 244, 1 | 2, _] | [10, 0, 0, _]),
+        IpAddr::V6(v6) => matches!(v6.segments(), [0xfd00, 0, 0, 0, ..] | [0xfd00, 0x244, 1 | 2, 0, ..]),
+    };
+    !inside && is_endpoint(key.src(), key.sport())
+}
+
+fn is_endpoint(address: IpAddr, port: u16) -> bool {
+    let pods = ["10.244.1.5", "10.244.2.5", "fd00:244:1::5", "fd00:244:2::5"];
+    port == 8_080 && pods.iter().any(|text| ip(text) == address)
 }
 
 /// A packet of a client with this key is one of a Service, and may go to a backend as that.

@@ -2,7 +2,7 @@
 //! sequence numbers, which no translation changes, and a connection stays at the backend that it began at.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
 };
 
@@ -38,6 +38,8 @@ pub(crate) struct Model {
     vip: SocketAddr,
     /// Backends, and the Ethernet addresses of their machines.
     backends: HashMap<SocketAddr, packet::MacAddr>,
+    /// Those of them that are not the Service's.
+    gone: HashSet<SocketAddr>,
     /// By the client's port.
     clients: HashMap<u16, Client>,
 }
@@ -49,7 +51,7 @@ impl Model {
         vip: SocketAddr,
         backends: HashMap<SocketAddr, packet::MacAddr>,
     ) -> Self {
-        Self { mode, client, vip, backends, clients: HashMap::new() }
+        Self { mode, client, vip, backends, gone: HashSet::new(), clients: HashMap::new() }
     }
 
     /// A client begins a connection with this many bytes to send.
@@ -76,6 +78,11 @@ impl Model {
     pub(crate) fn is_established(&self, port: u16) -> bool {
         let pinned = self.clients.get(&port).and_then(|client| client.pinned.as_ref());
         pinned.is_some_and(|pinned| pinned.established)
+    }
+
+    /// Only these backends are not the Service's from now on.
+    pub(crate) fn set_gone(&mut self, gone: impl Iterator<Item = SocketAddr>) {
+        self.gone = gone.collect();
     }
 
     /// A backend goes: the appliance forgets flows there that are not established, when their clients ask again.
@@ -156,8 +163,8 @@ impl Model {
         assert_eq!(key.dst(), self.client, "the client asked");
         let src = SocketAddr::new(key.src(), key.sport());
         if src != self.vip {
-            // A backend that goes on after its flow went is routed as any other host.
-            let routed = self.mode == NatMode::Dnat && self.backends.contains_key(&src);
+            // A backend that is none any more, and goes on after its flow went, is routed as any other host.
+            let routed = self.mode == NatMode::Dnat && self.gone.contains(&src);
             return assert!(
                 routed && (client.ended || client.forgotten),
                 "the client asked the VIP, not {src}"

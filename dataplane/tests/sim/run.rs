@@ -107,7 +107,7 @@ impl Run {
         match event {
             Event::Swap => {}
             Event::Backends(states) => {
-                self.site.set_backends(states);
+                self.model.set_gone(self.site.set_backends(states));
                 let refuses = !states.contains(&State::Serving);
                 // What is not established at a backend that goes may begin anew, and find the old answer under way.
                 if refuses || states.contains(&State::Gone) {

@@ -99,7 +99,7 @@ impl Site {
         let (rigs, asked) = (Vec::new(), VecDeque::new());
         let mut site =
             Self { rigs, fixture, workers, service, mode, backends, neighbors, asked, frames: [0; 2] };
-        site.set_backends([State::Serving; BACKENDS]);
+        drop(site.set_backends([State::Serving; BACKENDS]));
         site.start(Millis(1_000));
         site
     }
@@ -128,8 +128,8 @@ impl Site {
         }
     }
 
-    /// The Service's backends are these; without one that serves, clients are refused.
-    pub(crate) fn set_backends(&mut self, states: [State; BACKENDS]) {
+    /// The Service's backends are these; without one that serves, clients are refused. Gives those that are gone.
+    pub(crate) fn set_backends(&mut self, states: [State; BACKENDS]) -> impl Iterator<Item = SocketAddr> {
         for ((at, id), state) in self.backends.iter_mut().zip(states) {
             match (state, *id) {
                 (State::Gone, Some(old)) => {
@@ -152,10 +152,13 @@ impl Site {
         let action =
             if ids.is_empty() { Action::Reject(DropReason::NoEndpoints) } else { Action::Balance(0) };
         let rule = Rule::same(Choice { action, mode: self.mode });
-        let pool = self.fixture.pool_of(&ids);
+        // Those that drain are the Service's as well, in no pool that is chosen from.
+        let all: Vec<BackendId> = self.backends.iter().filter_map(|(_, id)| *id).collect();
+        let pools = vec![self.fixture.pool_of(&ids), self.fixture.pool_of(&all)];
         let old = self.fixture.get_service(self.service);
-        let (internal, external, pools) = (rule.clone(), rule, vec![pool].into());
+        let (internal, external, pools) = (rule.clone(), rule, pools.into());
         self.fixture.put_service(tables::ServicePort { internal, external, pools, ..old });
+        self.backends.into_iter().filter(|(_, id)| id.is_none()).map(|(at, _)| at)
     }
 
     /// Sets what a port sends in one piece.

@@ -11,6 +11,7 @@ mod frames;
 mod handoff;
 mod local;
 mod protection;
+mod replies;
 mod routing;
 mod sctp;
 mod services;

@@ -85,7 +85,15 @@ fn meaning(world: &World) -> Vec<String> {
         let hop = world.tables.fib.lookup(at.parse().expect("address"), || 0);
         format!("{at}: {}", matches!(hop, Some(tables::Route::Via(_))))
     }));
-    let counts = (world.tables.services.len(), world.tables.backends.len(), world.tables.index.len());
+    said.extend(
+        ["10.1.1.1:8080", "10.1.2.1:8080", "10.1.2.2:8080", "10.1.3.1:8080"].map(|at| world.origin(at)),
+    );
+    let counts = (
+        world.tables.services.len(),
+        world.tables.backends.len(),
+        world.tables.index.len(),
+        world.tables.origins.len(),
+    );
     said.push(format!("{counts:?} {:?}", world.tables.snat));
     for mut report in world.compiler.services() {
         report.ids.clear();

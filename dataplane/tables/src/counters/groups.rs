@@ -85,6 +85,8 @@ counter_group! {
         resets_ignored,
         /// Flows that went on after a reset.
         revived,
+        /// Replies without a flow that were translated by the tables alone.
+        replies_restored,
     }
 }
 
