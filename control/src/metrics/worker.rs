@@ -93,7 +93,10 @@ const FLOWS: [(&str, Kind); 13] = [
         Kind::Counter,
     ),
     ("Flows found to have replies that never pass here", Kind::Counter),
-    ("Resets not believed, as their sequence number is far from what was seen", Kind::Counter),
+    (
+        "Resets not believed, as their sequence number is far from what was seen, or their SCTP tag wrong",
+        Kind::Counter,
+    ),
     ("Flows that went on after a reset", Kind::Counter),
     ("Replies without a flow that were translated by the tables alone", Kind::Counter),
 ];

@@ -1,5 +1,5 @@
-//! SCTP common header (RFC 9260 §3.1), and what the chunks behind it do to the association. Their contents are not read:
-//! an association has one address at each end here.
+//! SCTP common header (RFC 9260 §3.1), and what the chunks behind it do to the association. Of their contents only the
+//! tags are read: an association has one address at each end here.
 
 use std::borrow::{Borrow, BorrowMut};
 
@@ -23,23 +23,64 @@ const SHUTDOWN: u8 = 7;
 const SHUTDOWN_ACK: u8 = 8;
 
 /// What the chunks of a packet do to its association, as flags of TCP would: INIT opens as a SYN does, SHUTDOWN and its
-/// answer close the two ways as FINs do, ABORT resets; all the rest goes on as an ACK.
+/// answer close the two ways as FINs do, ABORT resets; all the rest goes on as an ACK. An INIT with a verification tag is
+/// nothing, as its receiver takes none (RFC 9260 §8.5.1).
 #[must_use]
-pub fn flags(chunks: &[u8]) -> TcpFlags {
+pub fn flags(tag: u32, chunks: &[u8]) -> TcpFlags {
+    let Some((header, _)) = steering(chunks) else { return TcpFlags::ACK };
+    match header[0] {
+        INIT if tag == 0 => TcpFlags::SYN,
+        INIT => TcpFlags::NONE,
+        INIT_ACK => TcpFlags::SYN | TcpFlags::ACK,
+        ABORT => TcpFlags::RST,
+        _ => TcpFlags::FIN | TcpFlags::ACK,
+    }
+}
+
+/// The chunk that steers the association, and what is behind its header; none before data.
+fn steering(chunks: &[u8]) -> Option<(&[u8; 4], &[u8])> {
     let mut at = 0;
     for _ in 0..CHUNKS_MAX {
-        let Some(header) = chunk::<4>(chunks, at) else { break };
+        let header = chunk::<4>(chunks, at)?;
         match header[0] {
-            INIT => return TcpFlags::SYN,
-            INIT_ACK => return TcpFlags::SYN | TcpFlags::ACK,
-            ABORT => return TcpFlags::RST,
-            SHUTDOWN | SHUTDOWN_ACK => return TcpFlags::FIN | TcpFlags::ACK,
-            DATA => break,
+            DATA => return None,
+            INIT | INIT_ACK | ABORT | SHUTDOWN | SHUTDOWN_ACK => {
+                return Some((header, chunks.get(at + 4..)?));
+            }
             // A length below that of its own header says nothing of where the next chunk is.
             _ => at += usize::from(be16(header, 2).max(4)).next_multiple_of(4),
         }
     }
-    TcpFlags::ACK
+    None
+}
+
+/// The tags of a packet, from its common header on (RFC 9260 §8.5).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Tags {
+    /// The verification tag: that of the association's receiving side.
+    pub carried: u32,
+    /// With INIT and INIT ACK: the tag that packets to their sender must carry.
+    pub initiate: u32,
+    /// With ABORT: its sender knows no association, and carries the tag that it was sent (the T bit).
+    pub reflected: bool,
+}
+
+impl Tags {
+    /// Reads them; what is not there is 0.
+    #[must_use]
+    pub fn of(packet: &[u8]) -> Self {
+        let Some(header) = chunk::<HEADER_LEN>(packet, 0) else { return Self::default() };
+        let carried = Header(header).tag();
+        let found = steering(packet.get(HEADER_LEN..).unwrap_or_default());
+        let (initiate, reflected) = match found {
+            Some(([INIT | INIT_ACK, ..], value)) => {
+                (chunk::<4>(value, 0).map_or(0, |tag| be32(tag, 0)), false)
+            }
+            Some(([ABORT, flags, ..], _)) => (0, flags & 1 != 0),
+            _ => (0, false),
+        };
+        Self { carried, initiate, reflected }
+    }
 }
 
 /// The 12 bytes of an SCTP common header; holding them is the proof that they are there.
@@ -108,7 +149,28 @@ mod tests {
             ("chunks of length 0", &[9, 0, 0, 0, 6, 0, 0, 4], TcpFlags::RST),
             ("nothing", &[], TcpFlags::ACK),
         ] {
-            assert_eq!(flags(chunks), want, "{name}");
+            assert_eq!(flags(0, chunks), want, "{name}");
+            let tagged = if want == TcpFlags::SYN { TcpFlags::NONE } else { want };
+            assert_eq!(flags(7, chunks), tagged, "{name} with a tag");
         }
+    }
+    #[test]
+    fn tags_are_found_where_they_are() {
+        let header = [0, 1, 0, 2, 0, 0, 0, 7, 0, 0, 0, 0];
+        let tags = |initiate, reflected| Tags { carried: 7, initiate, reflected };
+        for (name, chunks, want) in [
+            ("INIT", &[1, 0, 0, 20, 0, 0, 1, 2][..], tags(0x102, false)),
+            ("INIT ACK", &[2, 0, 0, 20, 9, 0, 0, 0, 1], tags(0x0900_0000, false)),
+            ("an INIT that ends", &[1, 0, 0, 20, 0, 0, 1], tags(0, false)),
+            ("ABORT", &[6, 0, 0, 4], tags(0, false)),
+            ("ABORT, reflected", &[6, 1, 0, 4], tags(0, true)),
+            ("ABORT behind an ERROR", &[9, 0, 0, 5, 0, 0, 0, 0, 6, 1, 0, 4], tags(0, true)),
+            ("SHUTDOWN", &[7, 1, 0, 8, 0, 0, 0, 1], tags(0, false)),
+            ("DATA", &[0, 3, 0, 16, 6, 1, 0, 4], tags(0, false)),
+            ("nothing", &[], tags(0, false)),
+        ] {
+            assert_eq!(Tags::of(&[&header[..], chunks].concat()), want, "{name}");
+        }
+        assert_eq!(Tags::of(&header[..11]), Tags::default());
     }
 }

@@ -123,10 +123,11 @@ pub(crate) fn source_fault(tables: &Tables, src: IpAddr) -> Option<DropReason> {
 }
 
 /// Whether a flow may begin with this packet. A lone RST or FIN, the answer to a SYN, and flags that no sender sets are
-/// refused, as nf_conntrack's state table has it; a segment from the middle of a connection is taken up.
+/// refused, as nf_conntrack's state table has it, and what is the same in SCTP; a packet from the middle of a connection is
+/// taken up.
 pub(crate) fn may_begin(parsed: &Parsed) -> bool {
     match parsed.body {
-        Body::Flow { key, tcp_flags } if key.protocol() == Protocol::Tcp => tcp_flags.begins(),
+        Body::Flow { key, tcp_flags } if key.protocol() != Protocol::Udp => tcp_flags.begins(),
         _ => true,
     }
 }

@@ -1,6 +1,6 @@
 //! TCP, UDP and SCTP packets: the flow they belong to, and what is done to a packet of one.
 
-use packet::{FlowKey, Parsed, Protocol, TcpFlags, nat::Rewrite, plain::Shape};
+use packet::{FlowKey, Parsed, Protocol, TcpFlags, nat::Rewrite, plain::Shape, sctp::Tags};
 use tables::{
     BackendState,
     flow::{Candidate, Direction, FlowRef, Numbers, Touch},
@@ -32,6 +32,20 @@ pub(crate) fn numbers(head: &[u8], l4: u16) -> Numbers {
     }
 }
 
+/// The same, or the tags of an SCTP packet.
+fn numbers_of(protocol: Protocol, head: &[u8], l4: u16) -> Numbers {
+    match protocol {
+        Protocol::Sctp => tags(head, l4),
+        Protocol::Tcp | Protocol::Udp => numbers(head, l4),
+    }
+}
+
+#[inline(never)]
+fn tags(head: &[u8], l4: u16) -> Numbers {
+    let Tags { carried, initiate, reflected } = Tags::of(head.get(l4.into()..).unwrap_or_default());
+    Numbers::of_sctp(carried, initiate, reflected)
+}
+
 impl<'a, P: PortIo> Pass<'a, P> {
     /// A packet with ports.
     pub(crate) fn flow<A: Forward>(
@@ -50,7 +64,12 @@ impl<'a, P: PortIo> Pass<'a, P> {
         if parsed.ttl <= 1 {
             return self.ttl_exceeded(buf, parsed);
         }
-        match self.state.flows.touch(flow, direction, (flags, || numbers(buf.head(), parsed.l4)), self.now) {
+        match self.state.flows.touch(
+            flow,
+            direction,
+            (flags, || numbers_of(key.protocol, buf.head(), parsed.l4)),
+            self.now,
+        ) {
             Touch::Same | Touch::Entered(_) | Touch::Reopened => {}
             Touch::ReplyBypass => self.bypassed(self.state.flows.ids(flow).0),
             Touch::ResetIgnored => self.state.counts.flows.resets_ignored += 1,

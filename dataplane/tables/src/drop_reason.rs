@@ -72,7 +72,7 @@ drop_reasons! {
     // Flows and translation.
     FlowTableFull: "the flow table is full of flows that saw a reply; raise forwarding.flowsPerWorker or add workers",
     FlowKeyTaken: "another flow already has these addresses and ports; the client may retry from another source port",
-    TcpWithoutFlow: "TCP segment of a Service that belongs to no flow and can begin none (RST, FIN or SYN-ACK); late, a scan, or flows lost by a restart",
+    TcpWithoutFlow: "TCP segment or SCTP packet of a Service that belongs to no flow and can begin none (RST, FIN or SYN-ACK; ABORT, SHUTDOWN, INIT ACK, an INIT with a tag); late, a scan, or flows lost by a restart",
     ReplyWithoutFlow: "a dnat Service's endpoint answers a client of whom no flow is known, and several frontends are possible or another endpoint would serve it now; normal after a restart or a change of endpoints, else the client reaches the endpoint past the appliance",
     SnatExhausted: "no free source port towards this backend; add forwarding.snatAddresses or widen forwarding.snatPorts",
     SnatNoAddress: "no address of this family to translate to; give the port towards the backend an address of the family",

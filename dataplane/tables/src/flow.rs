@@ -15,6 +15,7 @@ mod record;
 mod slab;
 mod state;
 mod sweep;
+mod tags;
 mod touch;
 mod usual;
 mod view;
@@ -48,6 +49,18 @@ pub enum Direction {
     Original,
     /// Backend to client (or to the SNAT address).
     Reply,
+}
+
+impl Direction {
+    /// The other way.
+    #[inline]
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Original => Self::Reply,
+            Self::Reply => Self::Original,
+        }
+    }
 }
 
 /// A flow of the table that gave this out. Good until that table inserts, sweeps, or removes a flow: then the slot may

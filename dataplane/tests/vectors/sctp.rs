@@ -5,12 +5,13 @@ use packet::{
     AnyKey, Protocol, checksum, parse,
     testkit::{PacketBuilder, assert_valid_checksums, flow_of},
 };
-use tables::{FrontendKind, NatMode};
+use tables::{DropReason, FrontendKind, NatMode};
 
 use crate::world::*;
 
-const INIT: [u8; 20] = [1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 10, 0, 10, 0, 0, 0, 1];
-const INIT_ACK: [u8; 4] = [2, 0, 0, 20];
+/// Both sides ask for tag 7, which the builder's packets carry.
+const INIT: [u8; 20] = [1, 0, 0, 20, 0, 0, 0, 7, 0, 1, 0, 0, 0, 10, 0, 10, 0, 0, 0, 1];
+const INIT_ACK: [u8; 20] = [2, 0, 0, 20, 0, 0, 0, 7, 0, 1, 0, 0, 0, 10, 0, 10, 0, 0, 0, 1];
 const COOKIE_ECHO: [u8; 8] = [10, 0, 0, 8, 1, 2, 3, 4];
 const SHUTDOWN: [u8; 8] = [7, 0, 0, 8, 0, 0, 0, 1];
 const SHUTDOWN_ACK: [u8; 4] = [8, 0, 0, 4];
@@ -89,6 +90,64 @@ fn chunks_decide_how_long_an_association_is_remembered() {
                 assert_eq!(rig.counts().flows.used, alive, "{name} after {silence} ms");
             }
         }
+    }
+}
+
+#[test]
+fn an_abort_or_shutdown_with_a_wrong_tag_is_passed_on_and_ends_nothing() {
+    const REFLECTED: [u8; 4] = [6, 1, 0, 4];
+    for world in &WORLDS {
+        // From the client or the backend, with this tag; whether the flow ends by it.
+        for (name, from_client, bytes, tag, ends) in [
+            ("ABORT", true, &ABORT[..], 8, true),
+            ("ABORT", false, &ABORT, 9, true),
+            ("ABORT with the T bit", false, &REFLECTED, 8, true),
+            ("ABORT with the T bit", true, &REFLECTED, 9, true),
+            ("ABORT with its sender's tag", true, &ABORT, 9, false),
+            ("ABORT with the T bit and its receiver's tag", true, &REFLECTED, 8, false),
+            ("ABORT with any tag", false, &ABORT, 1_000, false),
+            ("ABORT without a tag", true, &ABORT, 0, false),
+        ] {
+            let mut rig = rig(&mut served(world));
+            let to_service = key(Protocol::Sctp, at(world.client, 3_868), at(world.lb, 80));
+            let mut say = |key: AnyKey, bytes: &[u8], tag: u32| {
+                let port = if key.dport() == 8080 || key.dport() == 80 { OUTSIDE } else { INSIDE };
+                let (_, frame) = one(rig.exchange(port, &arriving(port, chunk(key, bytes).tag(tag))), name);
+                assert_valid_checksums(&frame);
+                (flow_of(&frame), rig.counts().flows.resets_ignored)
+            };
+            let to_client = say(to_service, &[&INIT[..7], &[9], &INIT[8..]].concat(), 0).0.reversed();
+            say(to_client, &[&INIT_ACK[..7], &[8], &INIT_ACK[8..]].concat(), 9);
+            say(to_service, &COOKIE_ECHO, 8);
+            say(to_client, &DATA, 9);
+            let ignored = say(if from_client { to_service } else { to_client }, bytes, tag).1;
+            assert_eq!(ignored, u64::from(!ends), "{name} {tag}");
+            rig.now = rig.now.plus(60_000);
+            rig.turn();
+            assert_eq!(rig.counts().flows.used, u64::from(!ends), "{name} {tag}");
+        }
+    }
+}
+
+#[test]
+fn an_association_begins_with_an_init_or_in_its_middle_and_with_nothing_else() {
+    for world in &WORLDS {
+        let mut rig = rig(&mut served(world));
+        let to_service = |sport| key(Protocol::Sctp, at(world.client, sport), at(world.lb, 80));
+        for (name, bytes, tag) in [
+            ("INIT with a tag", &INIT[..], 7),
+            ("INIT ACK", &INIT_ACK, 7),
+            ("ABORT", &ABORT, 7),
+            ("SHUTDOWN", &SHUTDOWN, 7),
+            ("SHUTDOWN ACK", &SHUTDOWN_ACK, 7),
+        ] {
+            let packet = arriving(OUTSIDE, chunk(to_service(900), bytes).tag(tag));
+            expect_drop(&mut rig, OUTSIDE, &packet, DropReason::TcpWithoutFlow, name);
+        }
+        for (sport, bytes) in [(901, &INIT[..]), (902, &COOKIE_ECHO), (903, &DATA)] {
+            pass(&mut rig, to_service(sport), bytes);
+        }
+        assert_eq!(rig.counts().flows.created, 3);
     }
 }
 

@@ -32,7 +32,10 @@ pub fn first_fragment(head: &[u8], parsed: &Parsed) -> Option<Parsed> {
                 return None;
             }
         }
-        Protocol::Sctp => tcp_flags = sctp::flags(payload.get(chunk::<12>(payload, 0)?.len()..)?),
+        Protocol::Sctp => {
+            let header: &[u8; sctp::HEADER_LEN] = chunk(payload, 0)?;
+            tcp_flags = sctp::flags(sctp::Header(header).tag(), payload.get(header.len()..)?);
+        }
     }
     let ports: &[u8; 4] = chunk(payload, 0)?;
     Some(Parsed { body: Body::Flow { key: key(addrs, ports, protocol), tcp_flags }, ..*parsed })

@@ -129,8 +129,10 @@ fn flow(head: &[u8], place: Place, addrs: AnyAddrs, protocol: Protocol) -> Resul
             }
         }
         Protocol::Sctp => {
-            let behind = place.at + place.chunk::<12>(head)?.len();
-            tcp_flags = sctp::flags(head.get(behind..place.end.min(head.len())).unwrap_or_default());
+            let header = place.chunk::<{ sctp::HEADER_LEN }>(head)?;
+            let behind = place.at + header.len();
+            let chunks = head.get(behind..place.end.min(head.len())).unwrap_or_default();
+            tcp_flags = sctp::flags(sctp::Header(header).tag(), chunks);
         }
     }
     let ports: &[u8; 4] = place.chunk(head)?;

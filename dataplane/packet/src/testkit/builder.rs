@@ -24,6 +24,8 @@ pub struct PacketBuilder {
     extensions: Vec<(u8, Vec<u8>)>,
     content: Content,
     flags: TcpFlags,
+    /// SCTP's verification tag.
+    tag: Option<u32>,
     seq: u32,
     ack: u32,
     tcp_options: Vec<u8>,
@@ -157,6 +159,7 @@ impl PacketBuilder {
             extensions: Vec::new(),
             content,
             flags: TcpFlags::ACK,
+            tag: None,
             seq: 1,
             ack: 1,
             tcp_options: Vec::new(),
@@ -212,6 +215,12 @@ impl PacketBuilder {
     pub fn extension(mut self, kind: u8, body: &[u8]) -> Self {
         self.extensions.push((kind, body.to_vec()));
         self
+    }
+
+    /// The verification tag of SCTP; else it is 7, and 0 before an INIT.
+    #[must_use]
+    pub fn tag(self, tag: u32) -> Self {
+        Self { tag: Some(tag), ..self }
     }
 
     /// TCP flags.
@@ -290,7 +299,11 @@ impl PacketBuilder {
                 6
             }
             Protocol::Sctp => {
-                bytes.extend([0, 0, 0, 7, 0, 0, 0, 0]);
+                // As it must be: none with an INIT.
+                let init = self.payload.first() == Some(&1);
+                let tag = self.tag.unwrap_or(if init { 0 } else { 7 });
+                bytes.extend(tag.to_be_bytes());
+                bytes.extend([0; 4]);
                 8
             }
         };

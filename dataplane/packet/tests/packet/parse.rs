@@ -239,7 +239,10 @@ proptest! {
         let flags = match key.protocol() {
             Protocol::Tcp => TcpFlags(dress.flags),
             Protocol::Udp => TcpFlags::NONE,
-            Protocol::Sctp => packet::sctp::flags(&frame[usize::from(parsed.l4) + 12..parsed.frame_end()]),
+            Protocol::Sctp => {
+                let chunks = &frame[usize::from(parsed.l4) + 12..parsed.frame_end()];
+                packet::sctp::flags(if chunks.first() == Some(&1) { 0 } else { 7 }, chunks)
+            }
         };
         prop_assert_eq!(parsed.body, Body::Flow { key, tcp_flags: flags });
         prop_assert_eq!(parsed.ttl, dress.ttl);

@@ -81,7 +81,7 @@ counter_group! {
         drained,
         /// Flows found to have replies that never pass here.
         bypassed,
-        /// Resets not believed, as their sequence number is far from what was seen.
+        /// Resets not believed, as their sequence number is far from what was seen, or their SCTP tag wrong.
         resets_ignored,
         /// Flows that went on after a reset.
         revived,

@@ -120,6 +120,13 @@ impl State {
         upper(self.0) & upper(7 << Self::PHASE | Self::UNANSWERED) == upper(Self::ESTABLISHED)
     }
 
+    /// True if sequence numbers are to be noted from its usual packets: it is settled, and not SCTP.
+    #[inline]
+    pub(super) const fn is_numbered(self) -> bool {
+        let sctp = 2 << Self::PROTOCOL;
+        self.0 & (7 << Self::PHASE | Self::UNANSWERED | sctp) == Self::ESTABLISHED
+    }
+
     /// True if a packet of that direction, no SYN, FIN or RST, only renews the time of this flow (and tells sequence
     /// numbers, if it is [settled](Self::is_settled)).
     #[inline]
@@ -148,6 +155,11 @@ impl State {
         let bit = |yes: bool, direction: Direction| if yes { Self::RESTS[direction as usize] } else { 0 };
         let bits = bit(original, Direction::Original) | bit(reply, Direction::Reply);
         Self(self.0 & !(Self::RESTS[0] | Self::RESTS[1]) | bits)
+    }
+
+    /// The same, with packets of that direction still to be looked at.
+    pub(super) const fn without_rest(self, direction: Direction) -> Self {
+        Self(self.0 & !Self::RESTS[direction as usize])
     }
 
     /// True for a client's packet that shows that it heard a reply, or misses one, where the appliance saw none.

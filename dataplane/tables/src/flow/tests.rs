@@ -18,6 +18,8 @@ use crate::{BackendId, NatMode, ServiceId};
 
 /// Of every segment, where they make no difference: each acknowledges the SYN of the other side.
 const NUMBERS: Numbers = Numbers { seq: 1, ack: 2 };
+/// Of every SCTP packet, there: both sides ask for the same tag.
+const TAGS: Numbers = Numbers::of_sctp(7, 7, false);
 
 const TIMEOUTS: Timeouts = Timeouts {
     tcp_established_ms: 900,

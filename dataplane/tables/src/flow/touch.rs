@@ -2,8 +2,9 @@
 
 use packet::{Protocol, TcpFlags};
 
-use super::record::STATE;
+use super::record::{Line, STATE};
 use super::state::State;
+use super::tags::is_tagless;
 use super::{Direction, FlowRef, FlowTable, Numbers};
 use crate::Millis;
 use crate::tcp_state::Phase;
@@ -20,7 +21,8 @@ pub enum Touch {
     /// The client goes on (an ACK, or its SYN again) while no packet of the backend was ever seen: the replies of this
     /// dnat flow probably take another way. Told once a flow.
     ReplyBypass,
-    /// A reset whose sequence number is far from all that was seen: the flow stays as it is, and its receiver decides.
+    /// A reset whose sequence number is far from all that was seen, or an end of SCTP with a wrong tag: the flow stays as it
+    /// is, and its receiver decides.
     ResetIgnored,
     /// A segment of a flow that was reset: somebody was not impressed. If its other side is gone it says so again.
     Revived,
@@ -44,7 +46,7 @@ impl FlowTable {
             // Most packets of a busy flow fall into the millisecond of the last one: their line stays clean.
             if state.last_seen() != now {
                 head[STATE] = state.seen_at(now).0;
-                if state.is_settled() {
+                if state.is_numbered() {
                     numbers().note(head, direction);
                 }
             }
@@ -64,15 +66,19 @@ impl FlowTable {
     ) -> Touch {
         let head = self.slab.head_mut(slot);
         let state = State(head[STATE]).seen_at(now);
-        let tcp = state.protocol() == Protocol::Tcp;
         let before = state.phase();
-        if tcp && flags.rst() && !before.is_closed() && !numbers.may_reset(head, state, direction) {
+        if !before.is_closed() && !is_true_end(head, (state, direction), flags, numbers) {
             return Touch::ResetIgnored;
         }
         let from = if before == Phase::Reset { revived(state, direction, flags) } else { before };
-        // Anybody can send an ACK in a client's name; only the client knows what there is to acknowledge.
-        let unproven = tcp && from == Phase::Answered && direction == Direction::Original && !flags.rst();
-        let phase = match unproven && !numbers.acknowledges(head, state) {
+        // Anybody can send an ACK in a client's name; only the client knows what there is to acknowledge, or the server's tag.
+        let unproven = from == Phase::Answered && direction == Direction::Original && !flags.rst();
+        let has_proof = || match state.protocol() {
+            Protocol::Tcp => numbers.acknowledges(head, state),
+            Protocol::Sctp => numbers.has_server_tag(head, state),
+            Protocol::Udp => true,
+        };
+        let phase = match unproven && !has_proof() {
             true => before,
             false => from.after(state.protocol(), direction, flags),
         };
@@ -110,8 +116,13 @@ impl FlowTable {
             state = state.queued(false);
         }
         let head = self.slab.head_mut(slot);
-        head[STATE] = state.with_rests().0;
-        note_numbers(head, direction, (flags, numbers), (state, leaves));
+        if state.protocol() == Protocol::Sctp {
+            note_tags(head, direction, (flags, numbers), (state, leaves));
+            head[STATE] = sctp_rests(head, state.with_rests()).0;
+        } else {
+            head[STATE] = state.with_rests().0;
+            note_numbers(head, direction, (flags, numbers), (state, leaves));
+        }
         outcome
     }
 
@@ -139,9 +150,56 @@ fn revived(state: State, direction: Direction, flags: TcpFlags) -> Phase {
     }
 }
 
+/// False for what would end the flow if its sender were believed, whose numbers or tags say that it is not of this flow: a
+/// reset, and of SCTP each chunk that closes.
+fn is_true_end(
+    head: &Line,
+    (state, direction): (State, Direction),
+    flags: TcpFlags,
+    numbers: Numbers,
+) -> bool {
+    match state.protocol() {
+        Protocol::Tcp => !flags.rst() || numbers.may_reset(head, state, direction),
+        Protocol::Sctp if flags.rst() || flags.fin() => {
+            numbers.may_end(head, (state, direction), flags.rst())
+        }
+        Protocol::Sctp | Protocol::Udp => true,
+    }
+}
+
+/// Remembers the tags of an SCTP packet, as there is room for them.
+fn note_tags(
+    head: &mut Line,
+    direction: Direction,
+    (flags, numbers): (TcpFlags, Numbers),
+    (state, left_queue): (State, bool),
+) {
+    let init_ack = flags.syn() && flags.ack() && direction == Direction::Reply;
+    match state.is_queued() {
+        true if init_ack => numbers.set_server_tag(head),
+        true => {}
+        false if init_ack && state.phase() == Phase::Answered => numbers.set_tags(head),
+        // An INIT carries none, an ABORT perhaps the other side's.
+        false if left_queue || !flags.syn() && !flags.rst() => numbers.note_tag(head, direction, left_queue),
+        false => {}
+    }
+}
+
+/// A side whose tag is not known yet is looked at until it is.
+fn sctp_rests(head: &Line, mut state: State) -> State {
+    if !state.is_queued() {
+        for direction in [Direction::Original, Direction::Reply] {
+            if is_tagless(head, direction) {
+                state = state.without_rest(direction);
+            }
+        }
+    }
+    state
+}
+
 /// Remembers the numbers of a segment, as there is room for them.
 fn note_numbers(
-    head: &mut super::record::Line,
+    head: &mut Line,
     direction: Direction,
     (flags, numbers): (TcpFlags, Numbers),
     (state, left_queue): (State, bool),

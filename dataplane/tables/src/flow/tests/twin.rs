@@ -9,7 +9,7 @@ use packet::{Address, AnyKey, Family, FlowKey, Protocol, TcpFlags};
 use super::super::*;
 use super::twin_flow::TwinFlow;
 use super::world::{Op, Tuple, plain};
-use super::{NUMBERS, TIMEOUTS};
+use super::{NUMBERS, TAGS, TIMEOUTS};
 use crate::tcp_state::Phase;
 use crate::{BackendId, Millis, NatMode, NextHopId, ServiceId};
 
@@ -181,7 +181,8 @@ impl Twin {
             let after = (want, self.flows[at].view, self.flows[at].queued);
             assert_eq!(after, (Touch::Same, before, queued), "a usual packet renews the time and no more");
         }
-        assert_eq!(self.table.touch(flow, direction, (flags, || NUMBERS), self.now), want);
+        let numbers = if key.protocol() == Protocol::Sctp { TAGS } else { NUMBERS };
+        assert_eq!(self.table.touch(flow, direction, (flags, || numbers), self.now), want);
     }
 
     /// The flow of a packet that is a usual one.
