@@ -1,19 +1,16 @@
-//! Longest prefix match: an immutable trie of 8-bit strides with path compression, for both families.
+//! Longest prefix match: an immutable trie whose nodes are as wide as there are prefixes below them, for both families.
 //!
-//! A node stands where prefixes part or end, and answers for the next 8 bits: a bitmap says which of the 256 values lead
-//! to a child, another where a run of equal answers begins, so children and answers are stored without gaps (the idea of
-//! Asai and Ohara, "Poptrie", SIGCOMM 2015). Bits that all prefixes below share are compared at once, not walked.
+//! A node stands where prefixes part. Bits that all below it share are compared at once; then about four slots for each
+//! prefix, one for every value of the next bits, say the answer or lead on (the idea of Nilsson and Karlsson, "IP-Address
+//! Lookup Using LC-Tries", 1999). So scattered prefixes are told apart by one slot and one comparison, however many they are:
+//! a line of the slots and a line of the nodes. Where prefixes crowd, they are told apart by nodes of their own.
 //!
-//! Memory: a node has a prefix that ends in it or two children, so n prefixes need fewer than 2n nodes of 96 bytes (IPv6:
-//! 128) and 6n answers; a lone prefix needs one node, 10,000 scattered routes took 1.1 MB, a million 21 MB. Lookup: at most 4
-//! nodes for IPv4, 16 for IPv6, 1 to 3 in practice. Build: O(n log n) to sort, O(256 + its prefixes) a node; 10,000
-//! routes took 4 ms, a million 0.4 s.
+//! Memory: n prefixes need at most 2n nodes of 16 bytes (IPv6: 32), and slots of 4 bytes, 4n for each level that all of
+//! them go through, which is one where they are scattered: 10,000 routes took 0.4 MB, a million 24 MB (IPv6: 0.6 and 57).
+//! Lookup: 1 to 3 nodes in practice; prefixes that nest in every length cost a node for each 4 bits at most. Build: O(n log
+//! n) to sort, O(slots) to fill; 10,000 routes took 2 ms, a million 0.5 to 1.2 s.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    ops::{BitAnd, Shr},
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use packet::Family;
 
@@ -87,12 +84,15 @@ impl<T: Copy + PartialEq> FromIterator<(Prefix, T)> for Lpm<T> {
 }
 
 /// The bits of an address as a machine word: IPv4 is looked up by single instructions, IPv6 by pairs of them.
-trait Bits: Copy + Eq + BitAnd<Output = Self> + Shr<u8, Output = Self> {
+trait Bits: Copy {
     const WIDTH: u8;
 
     /// The leading ones of 128 bits.
     fn leading(bits: u128) -> Self;
-    fn last_byte(self) -> u8;
+    /// True if both have the same first bits, so many.
+    fn agrees(self, other: Self, length: u8) -> bool;
+    /// The value of `count` bits behind the first `skipped`; together no more than there are.
+    fn part(self, skipped: u8, count: u8) -> usize;
 }
 
 impl Bits for u32 {
@@ -102,9 +102,15 @@ impl Bits for u32 {
         (bits >> 96) as Self
     }
 
-    #[inline]
-    fn last_byte(self) -> u8 {
-        (self & 0xff) as u8
+    #[inline(always)]
+    fn agrees(self, other: Self, length: u8) -> bool {
+        u64::from(self ^ other) >> (32 - length) == 0
+    }
+
+    #[inline(always)]
+    fn part(self, skipped: u8, count: u8) -> usize {
+        let left = u64::from(self) << skipped & 0xffff_ffff;
+        (left >> (32 - count)) as usize
     }
 }
 
@@ -115,67 +121,60 @@ impl Bits for u128 {
         bits
     }
 
-    #[inline]
-    fn last_byte(self) -> u8 {
-        (self & 0xff) as u8
-    }
-}
-
-/// 256 bits, and for each word how many are set in those before it.
-#[derive(Clone, Copy, Debug)]
-struct Bitmap {
-    words: [u64; 4],
-    before: [u8; 4],
-}
-
-impl Bitmap {
-    /// Of distinct values.
-    fn of(values: impl IntoIterator<Item = u8>) -> Self {
-        let (mut words, mut counts) = ([0_u64; 4], [0_u8; 4]);
-        for value in values {
-            words[usize::from(value >> 6)] |= 1 << (value & 63);
-            counts[usize::from(value >> 6)] += 1;
+    /// The upper half decides nearly always: no network is longer, only hosts are.
+    #[inline(always)]
+    fn agrees(self, other: Self, length: u8) -> bool {
+        if length <= 64 {
+            return upper(self ^ other).unbounded_shr(64 - u32::from(length)) == 0;
         }
-        // At most 192.
-        let before = |word: usize| counts[..word].iter().sum();
-        Self { words, before: [0, 1, 2, 3].map(before) }
+        (self ^ other) >> (128 - length) == 0
     }
 
-    #[inline]
-    fn has(&self, value: u8) -> bool {
-        self.words[usize::from(value >> 6)] >> (value & 63) & 1 == 1
-    }
-
-    /// Bits set below `value`.
-    #[inline]
-    fn rank(&self, value: u8) -> u32 {
-        let word = usize::from(value >> 6);
-        u32::from(self.before[word]) + (self.words[word] & ((1 << (value & 63)) - 1)).count_ones()
+    #[inline(always)]
+    fn part(self, skipped: u8, count: u8) -> usize {
+        let left = match skipped {
+            0..64 if skipped + count <= 64 => upper(self) << skipped,
+            _ => upper(self.unbounded_shl(skipped.into())),
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "at most STRIDE_MAX bits are left")]
+        let value = left.unbounded_shr(64 - u32::from(count)) as usize;
+        value
     }
 }
 
-/// Answers for 8 bits, once the bits before them are found equal to `bits`.
-#[derive(Clone, Debug)]
+#[inline(always)]
+const fn upper(bits: u128) -> u64 {
+    (bits >> 64) as u64
+}
+
+/// Answers for the addresses that agree with it, and says what the others get.
+#[derive(Clone, Copy, Debug)]
 struct Node<W> {
     bits: W,
-    /// Which bits are those.
-    mask: W,
-    /// Which of the 256 values have a child.
-    children: Bitmap,
-    /// Where, among the 256 values, a new answer begins; a value's answer is the last one begun at or before it.
-    runs: Bitmap,
-    first_child: u32,
-    first_answer: u32,
-    /// Where the answer stands for an address that parts from `bits`.
-    mismatch: u32,
-    /// Bits behind the 8.
-    shift: u8,
+    /// The slot of the lowest value.
+    first: u32,
+    /// The answer for an address that does not agree.
+    outside: u32,
+    /// How many bits must agree.
+    length: u8,
+    /// How many bits behind those choose the slot.
+    stride: u8,
 }
+
+/// An answer by its position, or with [`CHILD`] a node.
+type Slot = u32;
+const CHILD: u32 = 1 << 31;
+/// Bits that choose a slot where there is a choice: one line of slots at least.
+const STRIDE_MIN: u8 = 4;
+const STRIDE_MAX: u8 = 24;
+/// Answers among which a new one is looked for, before it is stored a second time.
+const ALIKE: usize = 64;
 
 /// The trie of one family; node 0 is the root.
 #[derive(Clone, Debug)]
 struct Trie<W, T> {
     nodes: Box<[Node<W>]>,
+    slots: Box<[Slot]>,
     answers: Box<[Option<T>]>,
 }
 
@@ -183,34 +182,32 @@ impl<W: Bits, T: Copy + PartialEq> Trie<W, T> {
     fn build(entries: BTreeMap<(u128, u8), T>) -> Self {
         let entries: Vec<Entry<T>> =
             entries.into_iter().map(|((bits, length), value)| Entry { bits, length, value }).collect();
-        let mut builder = Builder { nodes: Vec::new(), answers: Vec::new() };
+        let mut builder = Builder::<W, T>::default();
         if !entries.is_empty() {
-            builder.nodes.push(None);
-            builder.fill(0, &entries, None);
+            let none = builder.answer(None);
+            builder.node(&entries, none);
         }
-        let nodes =
-            builder.nodes.into_iter().map(|node| node.expect("fill() visits every place it reserves"));
-        Self { nodes: nodes.collect(), answers: builder.answers.into() }
+        let Builder { nodes, slots, answers, .. } = builder;
+        Self { nodes: nodes.into(), slots: slots.into(), answers: answers.into() }
     }
 
     #[inline]
     fn lookup(&self, bits: W) -> Option<T> {
         let mut node = self.nodes.first()?;
         loop {
-            if bits & node.mask != node.bits {
-                return self.answers[node.mismatch as usize];
+            if !bits.agrees(node.bits, node.length) {
+                return self.answers[node.outside as usize];
             }
-            let value = (bits >> node.shift).last_byte();
-            if !node.children.has(value) {
-                let run = node.runs.rank(value) + u32::from(node.runs.has(value)) - 1;
-                return self.answers[(node.first_answer + run) as usize];
+            let slot = self.slots[node.first as usize + bits.part(node.length, node.stride)];
+            if slot & CHILD == 0 {
+                return self.answers[slot as usize];
             }
-            node = &self.nodes[(node.first_child + node.children.rank(value)) as usize];
+            node = &self.nodes[(slot & !CHILD) as usize];
         }
     }
 
     fn heap_bytes(&self) -> usize {
-        size_of_val(&*self.nodes) + size_of_val(&*self.answers)
+        size_of_val(&*self.nodes) + size_of_val(&*self.slots) + size_of_val(&*self.answers)
     }
 }
 
@@ -221,85 +218,103 @@ struct Entry<T> {
     value: T,
 }
 
-/// Places for nodes are reserved before they are filled, so that the children of a node are neighbours.
 struct Builder<W, T> {
-    nodes: Vec<Option<Node<W>>>,
+    nodes: Vec<Node<W>>,
+    slots: Vec<Slot>,
     answers: Vec<Option<T>>,
+    /// Slots that nodes without a choice share, by their answer.
+    lone: BTreeMap<Slot, u32>,
+}
+
+impl<W, T> Default for Builder<W, T> {
+    fn default() -> Self {
+        Self { nodes: Vec::new(), slots: Vec::new(), answers: Vec::new(), lone: BTreeMap::new() }
+    }
 }
 
 impl<W: Bits, T: Copy + PartialEq> Builder<W, T> {
-    /// Makes the node at `place` for these entries (sorted, not empty, none shorter than the place's own depth), below
-    /// which `inherited` is the answer. Depth of recursion: a stride a level, so at most 16.
-    fn fill(&mut self, place: usize, entries: &[Entry<T>], inherited: Option<T>) {
-        let depth = common_depth(entries, W::WIDTH - 8);
-        let (answers, groups) = expand(entries, depth, inherited);
-        let mismatch = self.push_answers([inherited]);
-        let children = Bitmap::of(groups.iter().map(|group| group.value));
-        let first_child = index(self.nodes.len());
-        self.nodes.extend(groups.iter().map(|_| None));
-        let begins =
-            |value: &u8| *value == 0 || answers[usize::from(*value)] != answers[usize::from(*value) - 1];
-        let starts: Vec<u8> = (0..=255).filter(begins).collect();
-        let runs = Bitmap::of(starts.iter().copied());
-        let first_answer = self.push_answers(starts.iter().map(|&value| answers[usize::from(value)]));
-        let (bits, mask) = (W::leading(entries[0].bits & mask(depth)), W::leading(mask(depth)));
-        let shift = W::WIDTH - 8 - depth;
-        let node = Node { bits, mask, children, runs, first_child, first_answer, mismatch, shift };
-        self.nodes[place] = Some(node);
-        for (child, group) in (first_child as usize..).zip(groups) {
-            self.fill(child, group.entries, answers[usize::from(group.value)]);
+    /// Makes the node of these entries (sorted, not empty), outside of which `outside` is the answer. Each level takes a bit
+    /// off all entries at least, so recursion is at most as deep as there are bits.
+    fn node(&mut self, entries: &[Entry<T>], outside: u32) -> u32 {
+        let place = self.nodes.len();
+        let length = common_length(entries, W::WIDTH);
+        let (ends, longer) = entries.split_at(usize::from(entries[0].length == length));
+        let inside = ends.first().map_or(outside, |entry| self.answer(Some(entry.value)));
+        let stride = stride(longer.len(), W::WIDTH - length);
+        let bits = W::leading(entries[0].bits & mask(length));
+        self.nodes.push(Node { bits, first: 0, outside, length, stride });
+        self.nodes[place].first = match longer {
+            [] => self.lone(inside),
+            _ => self.choice(longer, (length, stride), inside),
+        };
+        index(place)
+    }
+
+    /// The slots of a node for entries longer than its length; `inside` is the answer where none of them is.
+    fn choice(&mut self, longer: &[Entry<T>], (length, stride): (u8, u8), inside: u32) -> u32 {
+        let first = self.slots.len();
+        self.slots.resize(first + (1 << stride), inside);
+        let reach = length + stride;
+        let at = |entry: &Entry<T>| first + entry.bits.part(length, stride);
+        // Sorted order has a prefix before the longer ones inside it, so the longest is written last.
+        for entry in longer.iter().filter(|entry| entry.length <= reach) {
+            let answer = self.answer(Some(entry.value));
+            self.slots[at(entry)..][..1 << (reach - entry.length)].fill(answer);
         }
-    }
-
-    fn push_answers(&mut self, answers: impl IntoIterator<Item = Option<T>>) -> u32 {
-        let first = index(self.answers.len());
-        self.answers.extend(answers);
-        first
-    }
-}
-
-/// Entries too long for a node, that agree in its 8 bits.
-struct Group<'a, T> {
-    value: u8,
-    entries: &'a [Entry<T>],
-}
-
-/// What a node at `depth` answers for each of its 256 values, and what it leaves to children.
-fn expand<T: Copy + PartialEq>(
-    entries: &[Entry<T>],
-    depth: u8,
-    inherited: Option<T>,
-) -> ([Option<T>; 256], Vec<Group<'_, T>>) {
-    let (mut answers, mut groups) = ([inherited; 256], Vec::new());
-    // Sorted order has a prefix before the longer ones inside it, so the longest is written last.
-    for entry in entries.iter().filter(|entry| entry.length <= depth + 8) {
-        let first = usize::from(byte_at(entry.bits, depth));
-        let width = 1usize << (depth + 8 - entry.length);
-        answers[first..first + width].fill(Some(entry.value));
-    }
-    for same in entries.chunk_by(|a, b| byte_at(a.bits, depth) == byte_at(b.bits, depth)) {
-        let longer = same.partition_point(|entry| entry.length <= depth + 8);
-        if longer < same.len() {
-            groups.push(Group { value: byte_at(same[0].bits, depth), entries: &same[longer..] });
+        for same in longer.chunk_by(|a, b| at(a) == at(b)) {
+            let below = &same[same.partition_point(|entry| entry.length <= reach)..];
+            if !below.is_empty() {
+                let slot = at(&below[0]);
+                self.slots[slot] = CHILD | self.node(below, self.slots[slot]);
+            }
         }
+        index(first)
     }
-    (answers, groups)
+
+    /// The one slot of a node without a choice.
+    fn lone(&mut self, answer: Slot) -> u32 {
+        let slots = &mut self.slots;
+        *self.lone.entry(answer).or_insert_with(|| {
+            slots.push(answer);
+            index(slots.len() - 1)
+        })
+    }
+
+    /// Where an answer stands.
+    fn answer(&mut self, answer: Option<T>) -> u32 {
+        let from = self.answers.len().saturating_sub(ALIKE);
+        let known = self.answers[from..].iter().position(|known| *known == answer);
+        index(known.map_or_else(
+            || {
+                self.answers.push(answer);
+                self.answers.len() - 1
+            },
+            |at| from + at,
+        ))
+    }
 }
 
-/// The greatest multiple of 8 bits, up to `most`, that all entries share and none is shorter than.
-fn common_depth<T>(entries: &[Entry<T>], most: u8) -> u8 {
+/// How many bits tell so many entries apart, of those that there are.
+fn stride(entries: usize, bits: u8) -> u8 {
+    match entries {
+        0 | 1 => 0,
+        _ => u8::try_from(entries.ilog2() + 2).unwrap_or(STRIDE_MAX).clamp(STRIDE_MIN, STRIDE_MAX).min(bits),
+    }
+}
+
+/// The bits, up to `most`, that all entries share and none is shorter than.
+fn common_length<T>(entries: &[Entry<T>], most: u8) -> u8 {
     let (first, last) = (&entries[0], &entries[entries.len() - 1]);
     let shortest = entries.iter().map(|entry| entry.length).min().unwrap_or(0);
     let shared = (first.bits ^ last.bits).leading_zeros().min(most.into());
-    u8::try_from(shared).expect("at most 120").min(shortest) & !7
+    u8::try_from(shared).expect("at most 128").min(shortest)
 }
 
 fn index(len: usize) -> u32 {
-    u32::try_from(len).expect("fewer than 2^32 nodes and answers fit in memory")
-}
-
-fn byte_at(bits: u128, depth: u8) -> u8 {
-    (bits >> (120 - u32::from(depth)) & 0xff) as u8
+    u32::try_from(len)
+        .ok()
+        .filter(|len| *len < CHILD)
+        .expect("fewer than 2^31 nodes, slots and answers fit in memory")
 }
 
 #[cfg(test)]
@@ -373,7 +388,63 @@ mod tests {
             .prop_map(|((address, length), value)| (Prefix::new(address, length).unwrap(), value))
     }
 
+    /// However prefixes crowd, the trie stays in proportion, and what is walked in proportion to the bits.
+    #[test]
+    fn nested_prefixes_are_bounded() {
+        let nested = |first: u128| (1..=128u8).map(move |length| (first & mask(length), length));
+        let chains = (0..128u128).flat_map(|chain| nested(chain << 121 | 0x5555_5555));
+        let few = [0u8, 8, 16, 24, 32, 48, 56, 64].map(|length| (0x2001_u128 << 112 & mask(length), length));
+        for (name, prefixes, bytes_max, nodes_max) in [
+            ("one of each length", nested(u128::MAX).collect::<Vec<_>>(), 128 * 100, 33),
+            ("a hundred of each length", chains.collect(), 128 * 128 * 100, 33),
+            ("a few in each other", few.to_vec(), 8 * 100, 9),
+        ] {
+            let prefix =
+                |(bits, length): &(u128, u8)| Prefix::new(IpAddr::from(bits.to_be_bytes()), *length).unwrap();
+            let entries: Vec<_> = prefixes.iter().map(prefix).zip(0u16..).collect();
+            let table = Lpm::build(entries.iter().copied());
+            assert!(table.heap_bytes() <= bytes_max, "{name}: {}", table.heap_bytes());
+            assert!(table.v6.nodes.len() <= 2 * entries.len(), "{name}: {}", table.v6.nodes.len());
+            let walked = prefixes.iter().map(|(bits, _)| table.v6.walk(*bits).count()).max().unwrap();
+            assert!(walked <= nodes_max, "{name}: {walked}");
+            for (prefix, _) in entries.iter().step_by(97) {
+                let address = prefix.address();
+                assert_eq!(table.lookup(address), scan(&entries, address), "{name}: {address}");
+            }
+        }
+    }
+
+    impl<W: Bits, T> Trie<W, T> {
+        /// The nodes that a lookup looks at.
+        fn walk(&self, bits: W) -> impl Iterator<Item = &Node<W>> {
+            let next = move |node: &&Node<W>| {
+                let slot = || self.slots[node.first as usize + bits.part(node.length, node.stride)];
+                let child =
+                    bits.agrees(node.bits, node.length).then(slot).filter(|slot| slot & CHILD != 0)?;
+                self.nodes.get((child & !CHILD) as usize)
+            };
+            std::iter::successors(self.nodes.first(), next)
+        }
+    }
+
     proptest! {
+        /// Enough that nodes get wide.
+        #[test]
+        fn many_scattered_prefixes_equal_a_linear_scan(
+            wide in vec((any::<u128>(), 3u8..=128), 100..300), crowded in vec((any::<u8>(), 3u8..=128), 0..100),
+        ) {
+            let crowded = crowded.into_iter().map(|(bits, length)| (u128::from(bits) << 70 | 1 << 125, length));
+            let entry = |(bits, length): (u128, u8)| Prefix::new(IpAddr::from(bits.to_be_bytes()), length).unwrap();
+            let entries: Vec<_> = wide.iter().copied().chain(crowded).map(entry).zip(0u16..).collect();
+            let table = Lpm::build(entries.iter().copied());
+            for (prefix, _) in &entries {
+                for address in [prefix.bits(), prefix.bits() | !mask(prefix.length()), !prefix.bits()] {
+                    let address = IpAddr::from(address.to_be_bytes());
+                    prop_assert_eq!(table.lookup(address), scan(&entries, address), "{}", address);
+                }
+            }
+        }
+
         #[test]
         fn equals_a_linear_scan(entries in vec(entry(), 0..60), extra in vec(entry(), 0..60)) {
             let table = Lpm::build(entries.iter().copied());
