@@ -32,6 +32,8 @@ pub struct Run {
 pub enum Unfit {
     /// The distance of the cores was one, and then another: nanoseconds.
     CoresMoved([f64; 2]),
+    /// The run before was over another wire, and has no partner now; this one waits for its own. Nanoseconds of both.
+    OtherWire([f64; 2]),
     /// The rate was one, and then another: millions a second.
     RateMoved([f64; 2]),
     /// The distance or the rate could not be measured.
@@ -46,6 +48,10 @@ impl fmt::Display for Unfit {
             Self::CoresMoved([low, high]) => {
                 write!(f, "the cores were moved, {low:.0} to {high:.0} ns apart")
             }
+            Self::OtherWire([before, here]) => write!(
+                f,
+                "the run before, with the cores {before:.0} ns apart, has no partner in this one with {here:.0} ns"
+            ),
             Self::RateMoved([low, high]) => write!(f, "two rates in one run, {low:.2} to {high:.2} M/s"),
             Self::Unwatched => f.write_str("no reading of the cores' distance or of the rate"),
             Self::Waited(share) => {
@@ -179,7 +185,7 @@ impl<T> Rounds<T> {
             Some((_, (other, _))) => {
                 self.single = Some((device, (fit, detail)));
                 self.discarded += 1;
-                Err(Unfit::CoresMoved([other.distance, fit.distance]))
+                Err(Unfit::OtherWire([other.distance, fit.distance]))
             }
         }
     }
@@ -256,7 +262,8 @@ mod tests {
         assert_eq!(rounds.next(), 0);
         assert!(rounds.push(&run(12.0, 70.0), ()).is_ok());
         assert_eq!(rounds.next(), 1);
-        assert!(rounds.push(&run(6.0, 320.0), ()).is_err());
+        let other = rounds.push(&run(6.0, 320.0), ());
+        assert_eq!(other, Err(Unfit::OtherWire([70.0, 320.0])));
         assert_eq!(rounds.next(), 0);
         assert!(rounds.push(&run(3.0, 325.0), ()).is_ok());
         assert_eq!((rounds.count(), rounds.discarded()), (1, 1));

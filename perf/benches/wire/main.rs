@@ -20,7 +20,10 @@ mod traffic;
 
 use std::error::Error;
 
-use perf::{Options, Report, Row, Unit, rounds::Rounds};
+use perf::{
+    Options, Report, Row, Unit,
+    rounds::{Rounds, Unfit},
+};
 
 use bench::Bench;
 use case::Case;
@@ -68,6 +71,7 @@ fn play(bench: &Bench, case: Case, wanted: usize) -> Result<Played> {
         let (run, detail) = bench.run(device, case)?;
         let said = match rounds.push(&run, detail) {
             Ok(fit) => format!("{:.2} M/s, cores {:.0} ns apart", fit.rate, fit.distance),
+            Err(unfit @ Unfit::OtherWire(_)) => unfit.to_string(),
             Err(unfit) => format!("does not count: {unfit}"),
         };
         eprintln!("{case}, run {attempt}: {device}: {said}");
