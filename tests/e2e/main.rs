@@ -9,6 +9,7 @@ mod access;
 mod capture;
 mod changes;
 mod fabric;
+mod flood;
 mod frontends;
 mod health;
 mod kernel;
@@ -46,6 +47,7 @@ const GROUPS: [Group<World>; 4] = [
             capture::CHECKS,
             load::CHECKS,
             numbers::CHECKS,
+            flood::CHECKS,
             lifecycle::CHECKS,
         ],
     },

@@ -81,6 +81,12 @@ impl World {
         Ok(())
     }
 
+    /// Starts it with another configuration, made from the usual one.
+    pub(crate) fn start_with(&mut self, change: impl FnOnce(String) -> String) -> Result<()> {
+        self.appliance = Some(self.lab.appliance_with(&self.options, change)?);
+        Ok(())
+    }
+
     /// Takes the appliance out, to stop it.
     pub(crate) fn take_appliance(&mut self) -> Result<Appliance> {
         self.appliance.take().context("the appliance is not running")

@@ -109,9 +109,22 @@ impl Appliance {
         namespace: &Namespace,
         dir: &Path,
     ) -> Result<Self> {
+        Self::start_with(options, config(options, dir), environment, (namespace, dir))
+    }
+
+    /// The same with this configuration.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(
+        options: &Options,
+        config: String,
+        environment: &[(&str, String)],
+        (namespace, dir): (&Namespace, &Path),
+    ) -> Result<Self> {
         fs::create_dir_all(dir.join("state"))?;
         let file = dir.join("config.yaml");
-        fs::write(&file, config(options, dir))?;
+        fs::write(&file, config)?;
         let log = dir.join("fairlead.log");
         let mut command =
             namespace.command(options.binary.to_str().context("the program's path is not UTF-8")?);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::appliance::{Appliance, Options};
+use crate::appliance::{Appliance, Options, config};
 use crate::catalog;
 use crate::manifests::Manifests;
 use crate::netns::Namespace;
@@ -68,6 +68,19 @@ impl Lab {
     /// When it does not become ready; the error ends with its log.
     pub fn appliance(&self, options: &Options) -> Result<Appliance> {
         Appliance::start(options, &[], self.site.gateway(), self.site.dir())
+    }
+
+    /// The same with a configuration that is made from the usual one.
+    ///
+    /// # Errors
+    /// As [`Self::appliance`].
+    pub fn appliance_with(
+        &self,
+        options: &Options,
+        change: impl FnOnce(String) -> String,
+    ) -> Result<Appliance> {
+        let (dir, gateway) = (self.site.dir(), self.site.gateway());
+        Appliance::start_with(options, change(config(options, dir)), &[], (gateway, dir))
     }
 
     /// Puts the kernel's own router in the appliance's place: it proves the lab, and forwards to pods only.
