@@ -48,8 +48,12 @@ impl Scratch {
     /// Reads the facts of the frame in this slot, unless they are.
     pub(crate) fn read<B: PacketBuf>(&mut self, slot: usize, buf: &B) {
         if std::mem::take(&mut self.unread[slot]) {
-            let facts = packet::parse_into(buf.head(), buf.total_len(), &mut self.parsed[slot]);
-            self.refused[slot] = facts.err();
+            let (head, parsed) = (buf.head(), &mut self.parsed[slot]);
+            let known = self.usual[slot].and_then(|shape| packet::facts_of_plain(shape, head, parsed));
+            self.refused[slot] = match known {
+                Some(()) => None,
+                None => packet::parse_into(head, buf.total_len(), parsed).err(),
+            };
         }
     }
 }

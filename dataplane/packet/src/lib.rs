@@ -41,7 +41,7 @@ pub use address::{Address, AnyAddrs, Family};
 pub use error::ParseError;
 pub use flow_key::{AnyKey, FlowKey};
 pub use mac::{MacAddr, MacClass};
-pub use parse::{first_fragment, parse, parse_into};
+pub use parse::{facts_of_plain, first_fragment, parse, parse_into};
 pub use parsed::{Arp, ArpOperation, Body, Fragment, Icmp, Inner, Nd, NdKind, Parsed};
 pub use protocol::Protocol;
 pub use tcp::TcpFlags;

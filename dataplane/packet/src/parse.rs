@@ -10,6 +10,7 @@ mod nd;
 mod plain;
 
 pub use self::fragment::first_fragment;
+pub use self::plain::facts_of_plain;
 use self::plain::{Link, plain};
 use crate::{
     Arp, Body, Fragment, ParseError, Parsed, VlanTag, arp,

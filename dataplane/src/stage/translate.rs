@@ -55,6 +55,10 @@ impl<'a, P: PortIo> Pass<'a, P> {
         (key, flags): (&FlowKey<A>, TcpFlags),
         outlook: Outlook<'_, 'a>,
     ) {
+        // Of what was seen to have no flow, only another packet of this burst can have made one.
+        if outlook.known.is_some() && self.state.flows.is_absent(outlook.hash) {
+            return self.begin(buf, parsed, key, outlook);
+        }
         let found = self.state.flows.find(outlook.hash, outlook.candidate, key, self.now);
         let Some((flow, direction)) = found else { return self.begin(buf, parsed, key, outlook) };
         if !self.keeps(flow, direction, key.protocol, flags) {

@@ -2,7 +2,7 @@
 
 use crate::{
     Body, Family, Fragment, Parsed, VlanTag, ether,
-    plain::{Ends, Plain},
+    plain::{Ends, Plain, Shape},
 };
 
 /// The part of a frame before the packet.
@@ -29,6 +29,25 @@ pub(super) fn plain(
         }
         ether::IPV6 => put_facts::<[u64; 4]>(&Plain::of_packet(packet, (room, true))?, link, true, out),
         _ => return None,
+    }
+    Some(())
+}
+
+/// Puts down the facts of the untagged frame beginning with `head` that was seen to have a plain packet of this shape with
+/// nothing wrong with its checksums: what [`parse`](crate::parse) would read. `None`, and `out` as it was, for the head of
+/// another frame.
+#[inline]
+pub fn facts_of_plain(shape: Shape, head: &[u8], out: &mut Parsed) -> Option<()> {
+    let start: &[u8; 22] = head.first_chunk()?;
+    let link = Link { eth: start.first_chunk()?, vlan: None, len: 14 };
+    let protocol = shape.protocol();
+    match shape {
+        Shape::V4Tcp | Shape::V4Udp => {
+            put_facts::<u64>(&Plain::again(head, protocol)?, link, start[20] & 0x40 != 0, out);
+        }
+        Shape::V6Tcp | Shape::V6Udp => {
+            put_facts::<[u64; 4]>(&Plain::again(head, protocol)?, link, true, out);
+        }
     }
     Some(())
 }

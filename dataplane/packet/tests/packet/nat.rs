@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use packet::{
-    Address, AnyKey, Family, FlowKey, Protocol, nat,
+    Address, AnyKey, Family, FlowKey, Parsed, Protocol, facts_of_plain, nat,
     nat::{PlainRewrite, Rewrite},
     parse,
     plain::{Ends, Plain, Shape},
@@ -74,6 +74,10 @@ fn assert_plain<E: Ends + Debug, A: Address>(from: FlowKey<A>, to: FlowKey<A>, d
     };
     assert_eq!((plain.shape(), shape.protocol()), (shape, protocol));
     assert_eq!(plain.ends.key(protocol, plain.ports), A::any(FlowKey { protocol, ..from }));
+    let mut facts = Parsed::NOTHING;
+    facts_of_plain(shape, &frame, &mut facts).expect("its own frame");
+    assert_eq!(facts, Parsed { unfinished: false, ..parsed });
+    assert_eq!(facts_of_plain(shape, &frame[..53], &mut facts), None);
     assert!(matches!(parsed.body, packet::Body::Flow { tcp_flags, .. } if tcp_flags == plain.flags));
     let Rewrite { ip, l4, .. } = Rewrite::new(&from, &to);
     let ends = target.ends;

@@ -74,8 +74,10 @@ impl Ahead {
 
     /// The same of a flow whose slot is given free, which is forgotten.
     pub(super) fn take(&mut self, slot: u32) -> Option<[FlowHash; 2]> {
-        let found = self.known.iter_mut().find(|(known, _)| *known == slot)?;
-        Some(std::mem::replace(found, Self::NONE).1)
+        let hashes = self.get(slot)?;
+        // It may be there twice: where flows between leave the queue, the look ahead begins anew.
+        self.known.iter_mut().filter(|(known, _)| *known == slot).for_each(|known| *known = Self::NONE);
+        Some(hashes)
     }
 
     /// The flow that was noted last, if it has not gone.
