@@ -237,12 +237,14 @@ impl Twin {
             Direction::Reply if goes_on => flow.certain(),
             _ => before,
         };
-        let unproven = protocol == Protocol::Tcp
+        let unproven = protocol != Protocol::Udp
             && (from, direction) == (Phase::Answered, Direction::Original)
             && !flags.rst()
             && flow.queued.is_some()
             && !flow.syn_seen;
-        flow.syn_seen |= direction == Direction::Reply && flags.syn() && flow.queued.is_some();
+        // A server's SYN, with or without an ACK, or its INIT ACK: it has what a client must show.
+        let asks = flags.syn() && (protocol == Protocol::Tcp || flags.ack());
+        flow.syn_seen |= direction == Direction::Reply && asks && flow.queued.is_some();
         let view = &mut flow.view;
         view.phase = if unproven { before } else { from.after(protocol, direction, flags) };
         view.last_seen = self.now;
