@@ -5,6 +5,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use packet::MacAddr;
+use tables::Vlan;
+
+use crate::config::PortConfig;
 
 /// Ports, kernel routes and neighbours at one moment.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -23,7 +26,7 @@ pub struct NetworkPort {
     /// Number, the place in the configuration's list; ports with a device come first.
     pub index: u16,
     /// For a sub-port, whose and which.
-    pub vlan: Option<tables::Vlan>,
+    pub vlan: Option<Vlan>,
     /// Name.
     pub name: String,
     /// Ethernet address.
@@ -36,6 +39,23 @@ pub struct NetworkPort {
     pub serves: tables::Serves,
     /// Addresses with their subnets' prefix length, in order: the first of a family is the port's source address.
     pub addresses: Vec<IpNet>,
+}
+
+impl NetworkPort {
+    /// A whole port with Ethernet's usual MTU that serves every frontend.
+    #[must_use]
+    pub fn new(index: u16, name: &str, mac: MacAddr, addresses: Vec<IpNet>) -> Self {
+        let (vlan, mtu, mss_clamp, serves) = (None, 1500, None, tables::Serves::ALL);
+        Self { index, vlan, name: name.to_owned(), mac, mtu, mss_clamp, serves, addresses }
+    }
+
+    /// A port or sub-port as the configuration has it.
+    #[must_use]
+    pub fn configured(index: u16, port: &PortConfig, (vlan, mac): (Option<Vlan>, MacAddr)) -> Self {
+        let PortConfig { name, mtu, mss_clamp, serves, addresses, .. } = port;
+        let whole = Self::new(index, name, mac, addresses.clone());
+        Self { vlan, mtu: *mtu, mss_clamp: *mss_clamp, serves: *serves, ..whole }
+    }
 }
 
 /// A route of the kernel's main table over one of our ports.

@@ -47,15 +47,6 @@ fn remembered(config: &GatewayConfig) -> Assignments {
 
 /// The ports as the configuration has them; their Ethernet addresses are the devices' to know.
 fn network(config: &GatewayConfig) -> Network {
-    let port = |(index, port): (u16, &crate::config::PortConfig)| NetworkPort {
-        index,
-        vlan: config.vlan_of(port),
-        name: port.name.clone(),
-        mac: MacAddr::ZERO,
-        mtu: port.mtu,
-        mss_clamp: port.mss_clamp,
-        serves: port.serves,
-        addresses: port.addresses.clone(),
-    };
+    let port = |(index, port)| NetworkPort::configured(index, port, (config.vlan_of(port), MacAddr::ZERO));
     Network { ports: (0..).zip(&config.ports).map(port).collect(), ..Network::default() }
 }

@@ -55,16 +55,8 @@ fn port() -> MirrorPort {
 
 async fn follow(link: Link) -> (Resolver, watch::Receiver<Arc<Network>>) {
     let port = port();
-    let ports = vec![NetworkPort {
-        index: 0,
-        vlan: None,
-        name: port.name,
-        mac: port.mac,
-        mtu: port.mtu,
-        mss_clamp: None,
-        serves: tables::Serves::ALL,
-        addresses: port.addresses,
-    }];
+    let whole = NetworkPort::new(0, &port.name, port.mac, port.addresses);
+    let ports = vec![NetworkPort { mtu: port.mtu, ..whole }];
     netlink::follow(ports, &[link]).await.unwrap()
 }
 

@@ -19,7 +19,7 @@ use tables::counters::WorkerCounters;
 use tables::flow::FlowTableConfig;
 use tables::publish::{Publisher, mailboxes};
 use tables::punt::frame_ring;
-use tables::{Generation, PortId, PortSet, Tables, Vlan, WorkerId};
+use tables::{Generation, PortId, PortSet, Tables, WorkerId};
 use tokio::sync::{mpsc, watch};
 
 use super::cores;
@@ -149,22 +149,13 @@ fn network_ports(config: &GatewayConfig, macs: &[MacAddr]) -> Vec<NetworkPort> {
     let port = |(index, port): (u16, &PortConfig)| {
         let vlan = config.vlan_of(port);
         let device = vlan.map_or(PortId(index), |vlan| vlan.parent);
-        network_port(index, port, (vlan, macs.get(device.index()).copied().unwrap_or(MacAddr::ZERO)))
+        NetworkPort::configured(
+            index,
+            port,
+            (vlan, macs.get(device.index()).copied().unwrap_or(MacAddr::ZERO)),
+        )
     };
     (0..).zip(&config.ports).map(port).collect()
-}
-
-fn network_port(index: u16, port: &PortConfig, (vlan, mac): (Option<Vlan>, MacAddr)) -> NetworkPort {
-    NetworkPort {
-        index,
-        vlan,
-        name: port.name.clone(),
-        mac,
-        mtu: port.mtu,
-        mss_clamp: port.mss_clamp,
-        serves: port.serves,
-        addresses: port.addresses.clone(),
-    }
 }
 
 fn mirror_port(port: &NetworkPort) -> MirrorPort {

@@ -103,15 +103,10 @@ pub(super) fn settings() -> Settings {
 }
 
 pub(super) fn network() -> Network {
-    let port = |index: u16, name: &str, addresses: &[&str]| NetworkPort {
-        index,
-        vlan: None,
-        name: name.into(),
-        mac: packet::MacAddr([2, 0, 0, 0, 0, u8::try_from(index).expect("few")]),
-        mtu: 1500,
-        mss_clamp: None,
-        serves: tables::Serves::ALL,
-        addresses: addresses.iter().map(|text| text.parse().expect("address")).collect(),
+    let port = |index: u16, name: &str, addresses: &[&str]| {
+        let mac = packet::MacAddr([2, 0, 0, 0, 0, u8::try_from(index).expect("few")]);
+        let addresses = addresses.iter().map(|text| text.parse().expect("address")).collect();
+        NetworkPort::new(index, name, mac, addresses)
     };
     let outside = port(0, "outside", &["192.0.2.1/24", "2001:db8:1::1/64"]);
     Network { ports: vec![outside, port(1, "inside", &["10.0.0.1/24", "fd00::1/64"])], ..Network::default() }

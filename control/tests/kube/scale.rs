@@ -148,16 +148,8 @@ fn start(folder: &std::path::Path, url: &str) -> Taker {
     let (sender, _desk) = command_rings(1, 1);
     let workers = Workers::new(vec![(Arc::new(WorkerCounters::new(1)), sender)]);
     let metrics = Metrics::new(workers.counters(), vec!["outside".into()], None);
-    let port = NetworkPort {
-        index: 0,
-        vlan: None,
-        name: "outside".into(),
-        mac: MacAddr([2, 0, 0, 0, 0, 1]),
-        mtu: 1500,
-        mss_clamp: None,
-        serves: tables::Serves::ALL,
-        addresses: vec!["192.0.2.1/24".parse().unwrap()],
-    };
+    let port =
+        NetworkPort::new(0, "outside", MacAddr([2, 0, 0, 0, 0, 1]), vec!["192.0.2.1/24".parse().unwrap()]);
     let (network, seen) = watch::channel(Arc::new(Network { ports: vec![port], ..Network::default() }));
     let state = Arc::new(StateDir::open(&folder.join("state")).unwrap());
     let (out, source) = mpsc::channel(64);

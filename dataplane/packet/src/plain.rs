@@ -50,10 +50,9 @@ pub struct Plain<E> {
 pub(crate) const V4_START: usize = 54;
 /// The same for IPv6.
 pub(crate) const V6_START: usize = 74;
-/// Of the first bytes of an IPv4 header as the machine reads them, what counts for a plain packet, and what that must be:
-/// version 4 with a header of 5 words.
-const V4_BEGIN: (u16, u16) = (u16::from_ne_bytes([0xff, 0]), u16::from_ne_bytes([0x45, 0]));
-/// The bits that are not set where no fragments follow and the offset is 0.
+/// First byte of a plain IPv4 packet: version 4, a header of 5 words.
+const V4_BEGIN: u8 = 0x45;
+/// The bits of its fragment field, as the machine reads it, that are not set where no fragments follow and the offset is 0.
 const V4_FRAGMENT: u16 = u16::from_ne_bytes([0x3f, 0xff]);
 
 impl Shape {
@@ -81,14 +80,21 @@ impl<E: Ends> Plain<E> {
         }
     }
 
+    /// Bytes of the IP header.
+    #[inline]
+    #[must_use]
+    pub const fn header_len(&self) -> u16 {
+        match E::FAMILY {
+            Family::V4 => 20,
+            Family::V6 => 40,
+        }
+    }
+
     /// Where the transport header begins in an untagged frame.
     #[inline]
     #[must_use]
     pub const fn l4(&self) -> u16 {
-        match E::FAMILY {
-            Family::V4 => 34,
-            Family::V6 => 54,
-        }
+        14 + self.header_len()
     }
 
     /// Reads the plain packet of an untagged frame of `frame_len` bytes that begins with `head`, and looks at its
@@ -157,9 +163,8 @@ impl<E: Ends> Plain<E> {
     #[inline(always)]
     fn of_v4(packet: &[u8], room: usize, verify: bool) -> Option<Self> {
         let ip: &[u8; ipv4::HEADER_LEN] = packet.first_chunk()?;
-        let (mask, plain) = V4_BEGIN;
         let ip_len = be16(ip, 2);
-        if ne16(ip, 0) & mask != plain || ne16(ip, 6) & V4_FRAGMENT != 0 || usize::from(ip_len) > room {
+        if ip[0] != V4_BEGIN || ne16(ip, 6) & V4_FRAGMENT != 0 || usize::from(ip_len) > room {
             return None;
         }
         let transport = Transport::read(ip[9], (packet, 20), ip_len)?;

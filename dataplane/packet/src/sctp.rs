@@ -154,6 +154,7 @@ mod tests {
             assert_eq!(flags(7, chunks), tagged, "{name} with a tag");
         }
     }
+
     #[test]
     fn tags_are_found_where_they_are() {
         let header = [0, 1, 0, 2, 0, 0, 0, 7, 0, 0, 0, 0];

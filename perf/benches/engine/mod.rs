@@ -147,16 +147,12 @@ fn worker(id: WorkerId, links: WorkerLinks, stop: &Arc<AtomicBool>) -> JoinHandl
 }
 
 fn network() -> Network {
-    let port = NetworkPort {
-        index: 0,
-        vlan: None,
-        name: "outside".into(),
-        mac: MacAddr([2, 0, 0, 0, 0, 1]),
-        mtu: 1500,
-        mss_clamp: None,
-        serves: tables::Serves::ALL,
-        addresses: vec!["192.0.2.1/24".parse().expect("an address")],
-    };
+    let port = NetworkPort::new(
+        0,
+        "outside",
+        MacAddr([2, 0, 0, 0, 0, 1]),
+        vec!["192.0.2.1/24".parse().expect("an address")],
+    );
     Network { ports: vec![port], ..Network::default() }
 }
 

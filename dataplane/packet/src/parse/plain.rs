@@ -22,12 +22,10 @@ pub(super) fn plain(
     room: usize,
     out: &mut Parsed,
 ) -> Option<()> {
-    let flags: &[u8; 8] = packet.first_chunk()?;
+    let begin = packet.first_chunk()?;
     match ether_type {
-        ether::IPV4 => {
-            put_facts::<u64>(&Plain::of_packet(packet, (room, true))?, link, flags[6] & 0x40 != 0, out);
-        }
-        ether::IPV6 => put_facts::<[u64; 4]>(&Plain::of_packet(packet, (room, true))?, link, true, out),
+        ether::IPV4 => put_facts::<u64>(&Plain::of_packet(packet, (room, true))?, link, begin, out),
+        ether::IPV6 => put_facts::<[u64; 4]>(&Plain::of_packet(packet, (room, true))?, link, begin, out),
         _ => return None,
     }
     Some(())
@@ -38,29 +36,27 @@ pub(super) fn plain(
 /// another frame.
 #[inline]
 pub fn facts_of_plain(shape: Shape, head: &[u8], out: &mut Parsed) -> Option<()> {
-    let start: &[u8; 22] = head.first_chunk()?;
-    let link = Link { eth: start.first_chunk()?, vlan: None, len: 14 };
-    let protocol = shape.protocol();
+    let (eth, packet) = head.split_first_chunk()?;
+    let (link, begin, protocol) =
+        (Link { eth, vlan: None, len: 14 }, packet.first_chunk()?, shape.protocol());
     match shape {
-        Shape::V4Tcp | Shape::V4Udp => {
-            put_facts::<u64>(&Plain::again(head, protocol)?, link, start[20] & 0x40 != 0, out);
-        }
+        Shape::V4Tcp | Shape::V4Udp => put_facts::<u64>(&Plain::again(head, protocol)?, link, begin, out),
         Shape::V6Tcp | Shape::V6Udp => {
-            put_facts::<[u64; 4]>(&Plain::again(head, protocol)?, link, true, out);
+            put_facts::<[u64; 4]>(&Plain::again(head, protocol)?, link, begin, out)
         }
     }
     Some(())
 }
 
 #[inline(always)]
-fn put_facts<E: Ends>(plain: &Plain<E>, link: Link<'_>, dont_fragment: bool, out: &mut Parsed) {
+fn put_facts<E: Ends>(plain: &Plain<E>, link: Link<'_>, begin: &[u8; 8], out: &mut Parsed) {
     *out = Parsed {
         l3: link.len,
-        l4: link.len + if E::FAMILY == Family::V4 { 20 } else { 40 },
+        l4: link.len + plain.header_len(),
         ip_len: plain.ip_len,
         vlan: link.vlan,
         ttl: plain.ttl,
-        dont_fragment,
+        dont_fragment: E::FAMILY == Family::V6 || begin[6] & 0x40 != 0,
         ip_checksum_right: plain.ip_checksum_right,
         unfinished: plain.unfinished,
         fragment: Fragment::Whole,

@@ -89,7 +89,7 @@ const fn turned(direction: Direction) -> u32 {
 
 /// The number that the sender of this direction was last seen at; the flow is in no queue.
 #[inline(always)]
-const fn own(head: &Line, direction: Direction) -> u32 {
+pub(super) const fn own(head: &Line, direction: Direction) -> u32 {
     upper(head[LINKS].rotate_left(turned(direction)))
 }
 
@@ -101,14 +101,13 @@ const fn is_near(number: u32, known: u32, distance: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use packet::{Protocol, TcpFlags};
 
-    use packet::{FlowKey, Protocol, TcpFlags};
-
-    use super::super::{FlowRef, FlowTable, FlowTableConfig, NewFlow, Touch};
+    use super::super::tests::begun;
+    use super::super::{FlowRef, FlowTable, Touch};
     use super::*;
-    use crate::tcp_state::{Phase, Timeouts};
-    use crate::{BackendId, Millis, NatMode, ServiceId};
+    use crate::Millis;
+    use crate::tcp_state::Phase;
 
     const ACK: TcpFlags = TcpFlags::ACK;
     const RST: TcpFlags = TcpFlags::RST;
@@ -128,21 +127,14 @@ mod tests {
 
     impl Talk {
         /// A flow after its SYN.
-        fn opened(protocol: Protocol) -> Self {
-            let config = FlowTableConfig { flows: 8, ipv6: false, secret: 3, timeouts: Timeouts::default() };
-            let mut table = FlowTable::new(&config).unwrap();
-            let [client, vip, pod] = [[192, 0, 2, 2], [203, 0, 113, 1], [10, 244, 1, 5]].map(Ipv4Addr::from);
-            let original = FlowKey { src: client, dst: vip, sport: 900, dport: 80, protocol };
-            let reply = FlowKey { src: pod, dst: client, sport: 8080, dport: 900, protocol };
-            let (service, backend) = (ServiceId::new(0, 0).unwrap(), BackendId::new(0, 0).unwrap());
-            let new = NewFlow { original, reply, service, backend, mode: NatMode::Snat };
-            let flow = table.insert(&new, Millis(0)).unwrap();
+        fn opened() -> Self {
+            let (table, flow) = begun(Protocol::Tcp);
             Self { table, flow, now: Millis(0) }
         }
 
         /// A flow after its handshake.
         fn established() -> Self {
-            let mut talk = Self::opened(Protocol::Tcp);
+            let mut talk = Self::opened();
             talk.says(SERVER, SYN_ACK, (0, 1));
             talk.says(CLIENT, ACK, (1, 1));
             assert_eq!(talk.phase(), Phase::Established);
@@ -220,7 +212,7 @@ mod tests {
             }
         }
         // As far as it had come, and no further: a client that was refused cannot go on.
-        let mut talk = Talk::opened(Protocol::Tcp);
+        let mut talk = Talk::opened();
         talk.says(SERVER, RST | ACK, (0, 1));
         talk.says(CLIENT, ACK, (1, 1));
         assert_eq!(talk.phase(), Phase::Reset);
@@ -233,7 +225,7 @@ mod tests {
     fn a_client_is_believed_when_it_acknowledges_the_answer_to_its_syn() {
         for (ack, believed) in [(1, true), (15_001, true), (0, false), (2 + FIRST_ACK_MAX, false)] {
             for flags in [ACK, ACK | TcpFlags::PSH, ACK | TcpFlags::FIN] {
-                let mut talk = Talk::opened(Protocol::Tcp);
+                let mut talk = Talk::opened();
                 talk.says(SERVER, SYN_ACK, (0, 1));
                 assert_eq!(talk.table.stats().embryonic, 1);
                 talk.says(CLIENT, flags, (1, ack));
@@ -245,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_client_is_believed_when_both_sides_opened_at_once() {
-        let mut talk = Talk::opened(Protocol::Tcp);
+        let mut talk = Talk::opened();
         talk.says(SERVER, TcpFlags::SYN, (0, 0));
         talk.says(CLIENT, ACK, (1, 0));
         assert_eq!(talk.phase(), Phase::Answered);
@@ -256,7 +248,7 @@ mod tests {
     #[test]
     fn a_server_resets_what_it_answered_with_its_own_number_only() {
         for (seq, counts) in [(1, true), (0, true), (1 << 30, false)] {
-            let mut talk = Talk::opened(Protocol::Tcp);
+            let mut talk = Talk::opened();
             talk.says(SERVER, SYN_ACK, (0, 1));
             assert_eq!(talk.says(SERVER, RST, (seq, 0)) == Touch::Entered(Phase::Reset), counts);
         }

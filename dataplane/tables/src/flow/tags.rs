@@ -6,6 +6,7 @@
 //! first packet. What is not known yet is believed. An association that begins anew on its old ports gets new tags;
 //! what ends that is not believed then, and the flow ends by its silence.
 
+use super::numbers::own;
 use super::record::{DELTAS, LINKS, Line, join, upper};
 use super::state::State;
 use super::{Direction, Numbers};
@@ -77,23 +78,15 @@ const fn known(head: &Line, state: State, direction: Direction) -> u32 {
     }
 }
 
-const fn own(head: &Line, direction: Direction) -> u32 {
-    match direction {
-        Direction::Original => upper(head[LINKS]),
-        Direction::Reply => lower(head[LINKS]),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use packet::{Protocol, TcpFlags};
 
-    use packet::{FlowKey, Protocol, TcpFlags};
-
-    use super::super::{FlowRef, FlowTable, FlowTableConfig, NewFlow, Touch};
+    use super::super::tests::begun;
+    use super::super::{FlowRef, FlowTable, Touch};
     use super::*;
-    use crate::tcp_state::{Phase, Timeouts};
-    use crate::{BackendId, Millis, NatMode, ServiceId};
+    use crate::Millis;
+    use crate::tcp_state::Phase;
 
     const DATA: TcpFlags = TcpFlags::ACK;
     const INIT: TcpFlags = TcpFlags::SYN;
@@ -115,15 +108,7 @@ mod tests {
     impl Talk {
         /// A flow after its first packet.
         fn begun() -> Self {
-            let config = FlowTableConfig { flows: 8, ipv6: false, secret: 3, timeouts: Timeouts::default() };
-            let mut table = FlowTable::new(&config).unwrap();
-            let [client, vip, pod] = [[192, 0, 2, 2], [203, 0, 113, 1], [10, 244, 1, 5]].map(Ipv4Addr::from);
-            let protocol = Protocol::Sctp;
-            let original = FlowKey { src: client, dst: vip, sport: 900, dport: 80, protocol };
-            let reply = FlowKey { src: pod, dst: client, sport: 8080, dport: 900, protocol };
-            let (service, backend) = (ServiceId::new(0, 0).unwrap(), BackendId::new(0, 0).unwrap());
-            let new = NewFlow { original, reply, service, backend, mode: NatMode::Snat };
-            let flow = table.insert(&new, Millis(0)).unwrap();
+            let (table, flow) = begun(Protocol::Sctp);
             Self { table, flow, now: Millis(0) }
         }
 

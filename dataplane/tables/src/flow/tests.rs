@@ -29,6 +29,19 @@ const TIMEOUTS: Timeouts = Timeouts {
     sctp_ms: 800,
 };
 
+/// A small table with one flow, after its first packet at time 0.
+pub(super) fn begun(protocol: Protocol) -> (FlowTable, FlowRef) {
+    let config = FlowTableConfig { flows: 8, ipv6: false, secret: 3, timeouts: Timeouts::default() };
+    let mut table = FlowTable::new(&config).unwrap();
+    let [client, vip, pod] = [[192, 0, 2, 2], [203, 0, 113, 1], [10, 244, 1, 5]].map(Ipv4Addr::from);
+    let original = FlowKey { src: client, dst: vip, sport: 900, dport: 80, protocol };
+    let reply = FlowKey { src: pod, dst: client, sport: 8080, dport: 900, protocol };
+    let (service, backend) = (ServiceId::new(0, 0).unwrap(), BackendId::new(0, 0).unwrap());
+    let new = NewFlow { original, reply, service, backend, mode: NatMode::Snat };
+    let flow = table.insert(&new, Millis(0)).unwrap();
+    (table, flow)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
