@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fuzzes every target of every fuzz crate for SECONDS each (default 60): fuzz.sh [SECONDS]
+# Fuzzes every target of every fuzz crate, or those named, for SECONDS each (default 60): fuzz.sh [SECONDS [TARGET...]]
 #
 # The crates have cargo-fuzz's layout, but need neither it nor a nightly Rust: the flags below are its own, and
 # RUSTC_BOOTSTRAP lets a stable compiler take them. What the fuzzer finds interesting is kept under target/fuzz. A crash is
@@ -7,6 +7,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 seconds=${1:-60}
+[ $# -eq 0 ] || shift
+wanted=" $* "
 host=$(rustc -vV | sed -n 's/^host: //p')
 work=${CARGO_TARGET_DIR:-$PWD/target}/fuzz
 export RUSTC_BOOTSTRAP=1
@@ -19,6 +21,7 @@ for manifest in $(git ls-files '*fuzz/Cargo.toml'); do
     cargo build -q --release --manifest-path "$manifest" --target "$host" --target-dir "$work"
     mkdir -p "$crate/artifacts"
     for target in $(sed -n '/^\[\[bin\]\]/,/^name/s/^name = "\(.*\)"/\1/p' "$manifest"); do
+        case $wanted in *" $target "*|"  ") ;; *) continue ;; esac
         found=$((found + 1))
         echo "fuzz: $crate $target, $seconds s"
         mkdir -p "$work/corpus/$crate/$target" "$crate/corpus/$target"

@@ -1,4 +1,7 @@
-//! The fuzz target: any frames, in any order, with time and tables moving; what must hold whatever they are.
+//! Fuzz targets: what must hold whatever comes. The fuzzer and the replay of the stored inputs call the same functions.
+
+mod errors;
+mod fragments;
 
 use std::sync::LazyLock;
 
@@ -9,10 +12,26 @@ use crate::{buf::ChecksumStatus, io::mem::MemBuf};
 
 use super::{Fixture, INSIDE, OUTSIDE, Rig, RigConfig};
 
+pub use errors::icmp;
+pub use fragments::fragments;
+
+/// A fuzz target: panics when something does not hold.
+pub type Target = fn(&[u8]);
+
+/// Makes the inputs where a fuzzer begins.
+pub type Seeds = fn() -> Vec<Vec<u8>>;
+
+/// Every target, under the name of its corpus folder, and the inputs where its fuzzer begins.
+pub const ALL: [(&str, Target, Seeds); 3] = [
+    ("fragments", fragments, fragments::seeds),
+    ("icmp", icmp, errors::seeds),
+    ("pipeline", pipeline, seeds),
+];
+
 /// Frames that one input may hold; the rest is ignored.
 const STEPS_MAX: usize = 128;
 
-/// Drives a worker with `input`: steps of a control byte, a length (2 bytes, big-endian) and so many bytes of frame.
+/// Drives a worker with any frames, in any order, with time and tables moving. `input`: steps of a control byte, a length (2 bytes, big-endian) and so many bytes of frame.
 ///
 /// Control byte: bit 0 the port, bit 1 set the receiver's Ethernet address right, bits 2-3 how far time jumps (0, 1 ms,
 /// 1 s, 1 h), bit 4 new tables first, bit 5 finish the burst before the next step, bit 6 the port vouches for checksums.
