@@ -16,6 +16,9 @@ const SAME_RATE: f64 = 1.35;
 /// Of a run's time, what its processes may wait for a core; beyond that it is the scheduler that is measured.
 pub const WAITED_MAX: f64 = 0.05;
 
+/// Runs that may come to nothing one after another.
+pub const FAILURES: usize = 4;
+
 /// One device's turn.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Run {
@@ -60,6 +63,18 @@ impl fmt::Display for Unfit {
         }
     }
 }
+
+/// Why a run came to nothing: a peer that gave no link, a start that failed. It is repeated, as one that says nothing.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Failed(pub String);
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Failed {}
 
 /// A run that counts.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -133,6 +148,9 @@ pub struct Rounds<T> {
     single: Option<(usize, Counted<T>)>,
     rounds: Vec<Vec<Counted<T>>>,
     discarded: usize,
+    failures: Vec<Failed>,
+    /// Of the failures, those that came one after another at last.
+    in_a_row: usize,
 }
 
 /// The middle one of some values, the least and the greatest.
@@ -150,7 +168,7 @@ impl<T> Rounds<T> {
     /// No rounds yet, of so many devices (one or two).
     #[must_use]
     pub fn new(devices: usize) -> Self {
-        Self { devices, single: None, rounds: Vec::new(), discarded: 0 }
+        Self { devices, single: None, rounds: Vec::new(), discarded: 0, failures: Vec::new(), in_a_row: 0 }
     }
 
     /// Whose turn it is: the partner's of the last run, or in a new round the one that was second before.
@@ -167,6 +185,7 @@ impl<T> Rounds<T> {
     /// If the run says nothing, or the run before it has lost its partner: why.
     pub fn push(&mut self, run: &Run, detail: T) -> Result<Fit, Unfit> {
         let device = self.next();
+        self.in_a_row = 0;
         let fit = run.fit().inspect_err(|_| self.discarded += 1)?;
         if self.devices == 1 {
             self.rounds.push(vec![(fit, detail)]);
@@ -190,13 +209,31 @@ impl<T> Rounds<T> {
         }
     }
 
+    /// Takes note of a run that came to nothing; the turn stays where it is.
+    pub fn fail(&mut self, failed: Failed) {
+        self.failures.push(failed);
+        self.in_a_row += 1;
+    }
+
+    /// The runs that came to nothing.
+    #[must_use]
+    pub fn failures(&self) -> &[Failed] {
+        &self.failures
+    }
+
+    /// True after so many failures in a row that another run is not worth its time.
+    #[must_use]
+    pub fn is_hopeless(&self) -> bool {
+        self.in_a_row >= FAILURES
+    }
+
     /// Rounds whose runs all count.
     #[must_use]
     pub fn count(&self) -> usize {
         self.rounds.len()
     }
 
-    /// Runs that did not count.
+    /// Runs that came to an end and did not count.
     #[must_use]
     pub fn discarded(&self) -> usize {
         self.discarded

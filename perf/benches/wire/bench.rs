@@ -11,12 +11,17 @@ use std::{
 };
 
 use dataplane::io::pcap;
-use perf::{Options, cores::Watch, rounds::Run};
+use perf::{
+    Options,
+    cores::Watch,
+    process::Running,
+    rounds::{Failed, Run},
+};
 
 use crate::{
     Result,
     case::{Case, Detail, Device},
-    process::{Running, scrape, verify},
+    metrics::{scrape, verify},
     traffic::{FLOWS, GATEWAY_MACS, PEER_MACS, capture_of_flows, check, config, manifests},
 };
 
@@ -78,7 +83,7 @@ impl Bench {
         let start = Instant::now();
         while fs::metadata(&returned).map_or(0, |file| file.len()) < CAPTURE_BYTES {
             if start.elapsed() > PATIENCE {
-                return Err("the appliance forwards nothing".into());
+                return Err(Failed("the appliance forwards nothing".to_owned()).into());
             }
             thread::sleep(Duration::from_millis(10));
         }
@@ -89,15 +94,18 @@ impl Bench {
     }
 
     /// A device's turn: frames that came back, the distance of the cores meanwhile, the time spent waiting for them, and what
-    /// else the case tells.
+    /// else the case tells. Fails with [`Failed`] where another attempt may do better; not where the device ended while its
+    /// peer was there, or what it gave was wrong.
     pub(crate) fn run(&self, device: Device, case: Case) -> Result<(Run, Detail)> {
-        let running = self.start(device, case.links())?;
+        let mut running = self.start(device, case.links())?;
         let result = match case {
-            Case::OneWay => (self.flowgen(device, &running)?, Detail::default()),
-            _ => self.pktgen(device, case, &running)?,
+            Case::OneWay => self.flowgen(device, &mut running).map(|run| (run, Detail::default())),
+            _ => self.pktgen(device, case, &mut running),
         };
-        running.stop()?;
-        Ok(result)
+        if result.is_ok() {
+            running.stop()?;
+        }
+        result
     }
 
     /// Starts a device and waits for its end of the links. The appliance is ready once they are up.
@@ -113,11 +121,14 @@ impl Bench {
                 command
             }
         };
-        let running = Running::start(command, &self.folder.join("device.log"))?;
+        let mut running = Running::start(command, &self.folder.join("device.log"))?;
         let start = Instant::now();
         while !(0..links).all(|link| self.socket(link).exists()) {
-            if start.elapsed() > PATIENCE {
-                return Err("the device does not come up".into());
+            let ended = running.ended()?.is_some();
+            if ended || start.elapsed() > PATIENCE {
+                let log = running.log()?;
+                let last = log.lines().last().unwrap_or("").to_owned();
+                return Err(Failed(format!("{device} does not come up: {last}")).into());
             }
             thread::sleep(Duration::from_millis(50));
         }
@@ -125,12 +136,11 @@ impl Bench {
     }
 
     /// flowgen's own reports, those left out that came before the link was busy.
-    fn flowgen(&self, device: Device, forwarder: &Running) -> Result<Run> {
-        let log = self.folder.join("generator.log");
+    fn flowgen(&self, device: Device, forwarder: &mut Running) -> Result<Run> {
         let mut command = self.testpmd("gen", "1", &[self.link("client", 0)]);
         command.args(["--forward-mode=flowgen", &format!("--flowgen-flows={FLOWS}")]);
         command.args([LOOP, "-i", "--auto-start"]);
-        let mut running = Running::start(command, &log)?;
+        let mut running = Running::start(command, &self.folder.join("generator.log"))?;
         let mut early = String::new();
         thread::sleep(SETTLING);
         if matches!(device, Device::Appliance) {
@@ -144,40 +154,41 @@ impl Bench {
         }
         let trips = watch.stop();
         let waited = (forwarder.waited()? + running.waited()? - before) / start.elapsed().as_secs_f64();
-        // While the link is there: without it the appliance is not asked anything.
+        // While the link is there: without it the driver may read what is no longer mapped, and end the device.
+        lives(device, forwarder)?;
         let metrics = matches!(device, Device::Appliance).then(|| scrape("/metrics")).transpose()?;
+        let log = running.log()?;
         running.stop()?;
-        if let Some(metrics) = metrics {
-            verify(&early, &metrics, f64::from(FLOWS))?;
-        }
-        let log = fs::read_to_string(log)?;
         let rates = log.lines().filter_map(|line| line.trim().strip_prefix("Rx-pps:"));
         let rates = rates.filter_map(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
         // The first report is of the time before, too.
         let slices: Vec<_> = rates.skip(1).map(|pps| pps / 1e6).collect();
-        if slices.is_empty() {
+        if slices.iter().all(|rate| *rate == 0.0) {
             let last = log.lines().last().unwrap_or_default();
-            return Err(format!("no report of the generator: {last}").into());
+            return Err(Failed(format!("nothing came back to the generator: {last}")).into());
+        }
+        if let Some(metrics) = metrics {
+            verify(&early, &metrics, f64::from(FLOWS))?;
         }
         Ok(Run { slices, trips, waited })
     }
 
     /// What our own generator says.
-    fn pktgen(&self, device: Device, case: Case, forwarder: &Running) -> Result<(Run, Detail)> {
-        let log = self.folder.join("generator.log");
+    fn pktgen(&self, device: Device, case: Case, forwarder: &mut Running) -> Result<(Run, Detail)> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pktgen"));
         command.args(["--outside", &self.link("client", 0), "--inside", &self.link("client", 1)]);
         let [outside, inside] = GATEWAY_MACS;
         command.args(["--gateway-outside", outside, "--gateway-inside", inside]);
         command.args(case.words(device, &self.options));
-        let running = Running::start(command, &log)?;
-        running.line(&log, OPENING, "traffic", |line| line.ends_with(SENDING))?;
+        let mut running = Running::start(command, &self.folder.join("generator.log"))?;
+        running.line(OPENING, "traffic", |line| line.ends_with(SENDING))?;
         // What happened while flows were opened does not matter.
         let (start, before) = (Instant::now(), forwarder.waited()? + running.waited()?);
         let watch = Watch::start(CORES, WATCH);
-        let line = running.line(&log, SENT, "answer", |line| line.starts_with('{') && line.ends_with('}'))?;
+        let line = running.line(SENT, "answer", |line| line.starts_with('{') && line.ends_with('}'))?;
         let trips = watch.stop();
         let waited = (forwarder.waited()? + running.waited()? - before) / start.elapsed().as_secs_f64();
+        lives(device, forwarder)?;
         let said: serde_json::Value = serde_json::from_str(&line)?;
         if matches!(device, Device::Appliance) {
             // Of new flows as many as there is room for without recycling; some frames are the appliance's own announcements.
@@ -236,4 +247,11 @@ impl Bench {
     pub(crate) fn clean(&self) {
         fs::remove_dir_all(&self.folder).ok();
     }
+}
+
+/// The device has not ended.
+fn lives(device: Device, running: &mut Running) -> Result<()> {
+    let Some(status) = running.ended()? else { return Ok(()) };
+    let log = running.log()?;
+    Err(format!("{device} has ended: {status}: {}", log.lines().last().unwrap_or_default()).into())
 }

@@ -9,12 +9,13 @@
 //! While a device runs, its rate is told in short slices and the distance of the two cores is measured again and again:
 //! that is what a wire in memory costs, and the host of a virtual machine changes it at will. A run below which it changed is
 //! repeated; a ratio is of two runs next to each other over the same wire, and what is reported is the median of the rounds'
-//! ratios with the least and the greatest. `FAIRLEAD_BIN` names the appliance, else target/release/fairlead. Needs root and
+//! ratios with the least and the greatest. A run whose peer gives no link or does not come up is repeated, too; after some of them in
+//! a row the case is given up, the others go on, and the bench ends with an error. `FAIRLEAD_BIN` names the appliance, else target/release/fairlead. Needs root and
 //! huge pages.
 
 mod bench;
 mod case;
-mod process;
+mod metrics;
 mod tell;
 mod traffic;
 
@@ -22,7 +23,8 @@ use std::error::Error;
 
 use perf::{
     Options, Report, Row, Unit,
-    rounds::{Rounds, Unfit},
+    play::{self, Turn, insist},
+    rounds::{Failed, Unfit},
 };
 
 use bench::Bench;
@@ -31,14 +33,12 @@ use tell::Played;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Runs at most for each that is wanted: a host that never leaves the cores alone ends the bench, too.
-const ATTEMPTS: usize = 3;
-
 fn main() -> Result<()> {
     let options = Options::from_process();
     let bench = Bench::new(options.clone())?;
     let mut report = Report::new("wire");
-    let checked = bench.check_frames().map_err(|error| bench.kept(&error))?;
+    let again = |failed: &Failed| eprintln!("flowgen's frames could not be checked, once more: {failed}");
+    let checked = insist(|| bench.check_frames(), again).map_err(|error| bench.kept(&*error))?;
     report.push(Row::value(
         "frames of flowgen checked for addresses, ports, checksums, TTL",
         Unit::Count,
@@ -47,7 +47,7 @@ fn main() -> Result<()> {
     let mut played = Vec::new();
     for (case, rounds) in Case::all(&options) {
         if options.wants(&case.to_string()) {
-            let rounds = play(&bench, case, rounds).map_err(|error| bench.kept(&error))?;
+            let rounds = play(&bench, case, rounds).map_err(|error| bench.kept(&*error))?;
             tell::rows(&mut report, case, &rounds);
             played.push((case, rounds));
         }
@@ -55,6 +55,12 @@ fn main() -> Result<()> {
     tell::shares(&mut report, &played);
     tell::pictures(&played)?;
     report.finish()?;
+    let hopeless = played.iter().filter(|(_, rounds)| rounds.is_hopeless());
+    let hopeless: Vec<_> = hopeless.map(|(case, _)| case.to_string()).collect();
+    if !hopeless.is_empty() {
+        let names = hopeless.join("; ");
+        return Err(bench.kept(&format!("given up, as one run after another failed: {names}")).into());
+    }
     bench.clean();
     Ok(())
 }
@@ -62,19 +68,14 @@ fn main() -> Result<()> {
 /// Plays the case until so many rounds count.
 fn play(bench: &Bench, case: Case, wanted: usize) -> Result<Played> {
     let devices = case.devices();
-    let mut rounds = Rounds::new(devices.len());
-    for attempt in 1..=ATTEMPTS * wanted * devices.len() {
-        if rounds.count() == wanted {
-            break;
-        }
-        let device = devices[rounds.next()];
-        let (run, detail) = bench.run(device, case)?;
-        let said = match rounds.push(&run, detail) {
-            Ok(fit) => format!("{:.2} M/s, cores {:.0} ns apart", fit.rate, fit.distance),
-            Err(unfit @ Unfit::OtherWire(_)) => unfit.to_string(),
-            Err(unfit) => format!("does not count: {unfit}"),
+    let run = |device: usize| bench.run(devices[device], case);
+    play::play(devices.len(), wanted, run, |attempt, device, outcome| {
+        let said = match outcome {
+            Turn::Fit(fit) => format!("{:.2} M/s, cores {:.0} ns apart", fit.rate, fit.distance),
+            Turn::Unfit(unfit @ Unfit::OtherWire(_)) => unfit.to_string(),
+            Turn::Unfit(unfit) => format!("does not count: {unfit}"),
+            Turn::Failed(failed) => format!("failed: {failed}"),
         };
-        eprintln!("{case}, run {attempt}: {device}: {said}");
-    }
-    Ok(rounds)
+        eprintln!("{case}, run {attempt}: {}: {said}", devices[device]);
+    })
 }

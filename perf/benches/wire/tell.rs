@@ -34,10 +34,19 @@ pub(crate) fn rows(report: &mut Report, case: Case, rounds: &Played) {
     }
     let name = format!("{case}: runs that do not count: the host moved the cores, or other work had them");
     report.push(Row::value(&name, Unit::Count, rounds.discarded() as f64));
+    if let Some(last) = rounds.failures().last() {
+        let name = format!("{case}: runs that failed and were repeated, the last: {}", cell(&last.0));
+        report.push(Row::value(&name, Unit::Count, rounds.failures().len() as f64));
+    }
     if rounds.count() == 0 {
         let name = format!("{case}: NO COMPARISON; share of time that a run may wait for a core");
         report.push(Row::value(&name, Unit::Ratio, WAITED_MAX));
     }
+}
+
+/// Words for a cell of a table: of one line and no bars.
+fn cell(text: &str) -> String {
+    text.replace('|', "/").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Adds rows of the appliance at many flows as shares of its own figure at few.

@@ -17,10 +17,11 @@ use std::{
 use clap::Parser as _;
 use dataplane::io::dpdk as device;
 use packet::MacAddr;
-use perf::generator::Ends;
+use perf::{generator::Ends, process::ANSWERED_WRONGLY};
 
 use cli::{Cli, Kind};
 use device::{Eal, EalConfig, HugePages, Mempool, Port, PortConfig, QueuePair, StartedPort};
+use results::Failure;
 
 /// Descriptors of a queue.
 const DESCRIPTORS: u16 = 1024;
@@ -38,7 +39,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("pktgen: {error}");
-            ExitCode::FAILURE
+            let wrong = error.downcast_ref::<Failure>().is_some_and(Failure::is_wrong_answer);
+            if wrong { ExitCode::from(ANSWERED_WRONGLY) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -76,7 +78,7 @@ fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
     while !job.is_finished() {
         thread::sleep(Duration::from_millis(20));
     }
-    job.join().map_err(|_| "the generator has panicked: a packet with a wrong checksum")??;
+    job.join().map_err(|_| Failure::Panicked)??;
     if cli.hold {
         io::stdin().read_to_end(&mut Vec::new())?;
     }

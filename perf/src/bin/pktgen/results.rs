@@ -23,6 +23,8 @@ pub(crate) enum Failure {
     Faults(u64),
     /// So many connections got another's response.
     MixedUp(u64),
+    /// The generator has stopped at a packet whose checksum is wrong.
+    Panicked,
     /// The rate that was asked for and the one that was sent.
     Pace { asked: f64, sent: f64 },
 }
@@ -37,6 +39,7 @@ impl fmt::Display for Failure {
             }
             Self::Faults(count) => write!(f, "{count} frames came back wrong"),
             Self::MixedUp(count) => write!(f, "{count} connections got the response to another's request"),
+            Self::Panicked => f.write_str("the generator has panicked: a packet with a wrong checksum"),
             Self::Pace { asked, sent } => write!(
                 f,
                 "{:.3} M/s were asked for and {:.3} M/s could be sent: the links or this core take no more, or other work had \
@@ -49,6 +52,17 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+impl Failure {
+    /// True if the gateway gave something that it must not; not if it gave too little, or nothing.
+    pub(crate) fn is_wrong_answer(&self) -> bool {
+        match self {
+            Self::Generator(error) => !matches!(error, GeneratorError::NotOpened(_)),
+            Self::Faults(_) | Self::MixedUp(_) | Self::Panicked => true,
+            Self::Plan(_) | Self::Silence(_) | Self::Pace { .. } => false,
+        }
+    }
+}
 
 impl From<GeneratorError> for Failure {
     fn from(error: GeneratorError) -> Self {
@@ -169,5 +183,6 @@ mod tests {
         assert_eq!(sound(Outcome { received: 0, ..outcome.clone() }), Err(Failure::Silence(10)));
         let faults = Faults { misdirected: 2, ..Faults::default() };
         assert_eq!(sound(Outcome { faults, ..outcome }), Err(Failure::Faults(2)));
+        assert!(Failure::Faults(2).is_wrong_answer() && !Failure::Silence(10).is_wrong_answer());
     }
 }
