@@ -9,6 +9,7 @@ pub mod cores;
 pub mod generator;
 mod host;
 pub mod load;
+pub mod objects;
 mod options;
 pub mod play;
 pub mod plot;

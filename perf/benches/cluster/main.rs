@@ -9,7 +9,6 @@
 
 #[path = "../engine/mod.rs"]
 mod engine;
-mod objects;
 mod proxy;
 
 use std::{
@@ -35,12 +34,14 @@ use lab::{
     kubernetes::KubeLab,
 };
 use packet::Protocol;
-use perf::{Options, Report, Row, Unit};
+use perf::{
+    Options, Report, Row, Unit,
+    objects::{self, CIDRS, ENDPOINTS, SERVICE_LIST, SERVICES, SLICE_LIST, newcomer, slice, vip},
+};
 use tables::Tables;
 use tokio::{runtime::Runtime, sync::mpsc, time::timeout};
 
 use engine::{Engine, resident_bytes};
-use objects::{CIDRS, ENDPOINTS, SERVICE_LIST, SERVICES, SLICE_LIST, newcomer, slice, vip};
 use proxy::Proxy;
 
 /// The lab's name.

@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use lab::{kubernetes::KubeLab, metrics::Metrics, netns::Namespace, process::Daemon};
 
-use crate::objects::POD_NETWORK;
+use perf::objects::POD_NETWORK;
 
 /// Longest that its rules may take: the first ones hold everything.
 const PATIENCE: Duration = Duration::from_secs(300);

@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    error::Error,
     fmt::Display,
     fs,
     path::{Path, PathBuf},
@@ -20,8 +21,9 @@ use perf::{
 
 use crate::{
     Result,
+    api::Api,
     case::{Case, Detail, Device},
-    metrics::{scrape, verify},
+    metrics::{Account, scrape, verify},
     traffic::{FLOWS, GATEWAY_MACS, PEER_MACS, capture_of_flows, check, config, manifests},
 };
 
@@ -37,10 +39,12 @@ const OPENING: Duration = Duration::from_secs(120);
 const SENT: Duration = Duration::from_secs(240);
 /// The end of the generator's word that it sends.
 const SENDING: &str = "sending";
+/// Its word that it sends a share of the greatest rate.
+const SENDING_AT: &str = "sending at";
 /// Until flowgen's link is up and busy.
 const SETTLING: Duration = Duration::from_secs(3);
 /// Those of the generator and of the device.
-const CORES: [usize; 2] = [0, 1];
+pub(crate) const CORES: [usize; 2] = [0, 1];
 /// How often flowgen is asked for its rate.
 const SLICE: Duration = Duration::from_millis(100);
 /// A frame leaves by the port it came from.
@@ -50,6 +54,7 @@ pub(crate) struct Bench {
     folder: PathBuf,
     fairlead: PathBuf,
     options: Options,
+    api: Api,
 }
 
 impl Bench {
@@ -59,10 +64,12 @@ impl Bench {
         fs::write(folder.join("manifests/web.yaml"), manifests())?;
         let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/fairlead");
         let fairlead = env::var_os("FAIRLEAD_BIN").map_or_else(built, PathBuf::from);
-        let bench = Self { folder, fairlead, options };
-        for links in [1, 2] {
-            fs::write(bench.config_of(links), config(&bench.folder, links))?;
-            if !bench.command_of_appliance("check", links).status()?.success() {
+        let bench = Self { folder, fairlead, options, api: Api::start()? };
+        fs::write(bench.folder.join("kubeconfig"), bench.api.kubeconfig())?;
+        for case in [Case::OneWay, Case::New, Case::Publications] {
+            let text = config(&bench.folder, case.links(), case.is_big());
+            fs::write(bench.config_of(case), text)?;
+            if !bench.command_of_appliance("check", case).status()?.success() {
                 return Err("the appliance refuses the bench's configuration".into());
             }
         }
@@ -76,7 +83,7 @@ impl Bench {
         fs::write(&played, capture_of_flows())?;
         let capture =
             format!("net_pcap0,rx_pcap={},tx_pcap={},infinite_rx=1", played.display(), returned.display());
-        let device = self.start(Device::Appliance, 1)?;
+        let device = self.start(Device::Appliance, Case::OneWay)?;
         let mut command = self.testpmd("gen", "1", &[self.link("client", 0), capture]);
         command.args(["--forward-mode=io", "--port-topology=paired"]);
         let player = Running::start(command, &self.folder.join("generator.log"))?;
@@ -97,11 +104,12 @@ impl Bench {
     /// else the case tells. Fails with [`Failed`] where another attempt may do better; not where the device ended while its
     /// peer was there, or what it gave was wrong.
     pub(crate) fn run(&self, device: Device, case: Case) -> Result<(Run, Detail)> {
-        let mut running = self.start(device, case.links())?;
+        let mut running = self.start(device, case)?;
         let result = match case {
             Case::OneWay => self.flowgen(device, &mut running).map(|run| (run, Detail::default())),
             _ => self.pktgen(device, case, &mut running),
         };
+        self.api.change(false);
         if result.is_ok() {
             running.stop()?;
         }
@@ -109,11 +117,12 @@ impl Bench {
     }
 
     /// Starts a device and waits for its end of the links. The appliance is ready once they are up.
-    fn start(&self, device: Device, links: usize) -> Result<Running> {
+    fn start(&self, device: Device, case: Case) -> Result<Running> {
+        let links = case.links();
         // Links are made anew each round: the driver's server does not always outlive its peer.
         (0..links).for_each(|link| drop(fs::remove_file(self.socket(link))));
         let command = match device {
-            Device::Appliance => self.command_of_appliance("run", links),
+            Device::Appliance | Device::Changing => self.command_of_appliance("run", case),
             Device::Macswap => {
                 let ends: Vec<_> = (0..links).map(|link| self.link("server", link)).collect();
                 let mut command = self.testpmd("dut", "0", &ends);
@@ -143,7 +152,7 @@ impl Bench {
         let mut running = Running::start(command, &self.folder.join("generator.log"))?;
         let mut early = String::new();
         thread::sleep(SETTLING);
-        if matches!(device, Device::Appliance) {
+        if device.is_appliance() {
             early = scrape("/metrics")?;
         }
         let (start, before) = (Instant::now(), forwarder.waited()? + running.waited()?);
@@ -156,7 +165,7 @@ impl Bench {
         let waited = (forwarder.waited()? + running.waited()? - before) / start.elapsed().as_secs_f64();
         // While the link is there: without it the driver may read what is no longer mapped, and end the device.
         lives(device, forwarder)?;
-        let metrics = matches!(device, Device::Appliance).then(|| scrape("/metrics")).transpose()?;
+        let metrics = device.is_appliance().then(|| scrape("/metrics")).transpose()?;
         let log = running.log()?;
         running.stop()?;
         let rates = log.lines().filter_map(|line| line.trim().strip_prefix("Rx-pps:"));
@@ -182,19 +191,38 @@ impl Bench {
         command.args(case.words(device, &self.options));
         let mut running = Running::start(command, &self.folder.join("generator.log"))?;
         running.line(OPENING, "traffic", |line| line.ends_with(SENDING))?;
+        let mut early = String::new();
+        if case.is_big() {
+            running.line(OPENING, "share", |line| line.contains(SENDING_AT))?;
+            early = scrape("/metrics")?;
+            self.api.change(device == Device::Changing);
+        }
+        // Changes are taken in on the generator's core, which must not count as other work.
+        let waited = |generator: &Running| {
+            Ok::<_, Box<dyn Error>>(
+                forwarder.waited()? + if case.is_big() { 0.0 } else { generator.waited()? },
+            )
+        };
         // What happened while flows were opened does not matter.
-        let (start, before) = (Instant::now(), forwarder.waited()? + running.waited()?);
+        let (start, before) = (Instant::now(), waited(&running)?);
         let watch = Watch::start(CORES, WATCH);
         let line = running.line(SENT, "answer", |line| line.starts_with('{') && line.ends_with('}'))?;
-        let trips = watch.stop();
-        let waited = (forwarder.waited()? + running.waited()? - before) / start.elapsed().as_secs_f64();
+        let (trips, seconds) = (watch.stop(), start.elapsed().as_secs_f64());
+        let waited = (waited(&running)? - before) / seconds;
+        self.api.change(false);
         lives(device, forwarder)?;
         let said: serde_json::Value = serde_json::from_str(&line)?;
-        if matches!(device, Device::Appliance) {
+        let mut account = None;
+        if device.is_appliance() {
             // Of new flows as many as there is room for without recycling; some frames are the appliance's own announcements.
             let created = (said["returned"].as_f64().unwrap_or_default() * 0.999).min(4e6);
             let expected = case.flows().map_or(created, f64::from);
-            verify("", &scrape("/metrics")?, expected)?;
+            let page = scrape("/metrics")?;
+            verify("", &page, expected)?;
+            account = case.is_big().then(|| Account::between(&early, &page, seconds));
+            if let Some(account) = account {
+                eprintln!("{device}: {account}");
+            }
         }
         running.stop()?;
         let (checked, sent) = (said["checked"].as_u64(), said["sent"].as_u64());
@@ -204,7 +232,7 @@ impl Bench {
         }
         let mut run = Run { slices: Vec::new(), trips, waited };
         let detail = case.take(&said, &mut run)?;
-        Ok((run, detail))
+        Ok((run, Detail { account, ..detail }))
     }
 
     /// testpmd on these devices. Two cores: `main` idles on one, the other forwards. No statistics period: in it `main`
@@ -229,13 +257,14 @@ impl Bench {
         self.folder.join(format!("wire{link}.sock"))
     }
 
-    fn config_of(&self, links: usize) -> PathBuf {
-        self.folder.join(format!("config{links}.yaml"))
+    fn config_of(&self, case: Case) -> PathBuf {
+        let name = if case.is_big() { "big".to_owned() } else { case.links().to_string() };
+        self.folder.join(format!("config-{name}.yaml"))
     }
 
-    fn command_of_appliance(&self, verb: &str, links: usize) -> Command {
+    fn command_of_appliance(&self, verb: &str, case: Case) -> Command {
         let mut command = Command::new(&self.fairlead);
-        command.arg(verb).arg("--config").arg(self.config_of(links));
+        command.arg(verb).arg("--config").arg(self.config_of(case));
         command
     }
 

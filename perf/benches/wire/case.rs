@@ -6,10 +6,11 @@ use perf::{
     Options, Unit,
     load::Outcome,
     median,
+    objects::SERVICES,
     rounds::{Fit, Run},
 };
 
-use crate::traffic::FLOWS;
+use crate::{metrics::Account, traffic::FLOWS};
 
 /// New flows until the appliance's table is full and places are used again.
 const FILLED: f64 = 4e6;
@@ -17,6 +18,8 @@ const FILLED: f64 = 4e6;
 const SLICE_S: f64 = 0.02;
 /// Slices from which on a rate with recycling is one.
 const STEADY: usize = 50;
+/// Seconds that 10,000 Services may take to be listed and compiled.
+const LOADING_S: u64 = 15;
 /// Flows of numbered frames.
 const NUMBERED: u32 = 1024;
 
@@ -33,6 +36,8 @@ pub(crate) enum Case {
     Latency,
     /// Numbered datagrams of this size at the greatest rate without loss.
     LossFree(&'static str),
+    /// Numbered datagrams of 64 bytes at 0.7 of what the device takes at most, with 10,000 Services that change or do not.
+    Publications,
 }
 
 /// What came of a run beside its rate.
@@ -44,6 +49,8 @@ pub(crate) struct Detail {
     pub(crate) filling: Option<f64>,
     /// The same from then on.
     pub(crate) recycling: Option<f64>,
+    /// What the appliance counted of a run.
+    pub(crate) account: Option<Account>,
 }
 
 /// A figure of a case.
@@ -67,6 +74,7 @@ impl Case {
             (Self::BothWays(1_000_000), few),
             (Self::New, fewer),
             (Self::Latency, few),
+            (Self::Publications, fewer),
         ];
         all.extend(sizes.iter().map(|size| (Self::LossFree(size), fewer)));
         all
@@ -76,6 +84,7 @@ impl Case {
     pub(crate) const fn devices(self) -> &'static [Device] {
         match self {
             Self::New => &[Device::Appliance],
+            Self::Publications => &[Device::Changing, Device::Appliance],
             _ => &[Device::Appliance, Device::Macswap],
         }
     }
@@ -84,14 +93,20 @@ impl Case {
         if matches!(self, Self::OneWay) { 1 } else { 2 }
     }
 
+    /// The cluster is big, and an API server's.
+    pub(crate) const fn is_big(self) -> bool {
+        matches!(self, Self::Publications)
+    }
+
     /// The generator's words for it, but for links.
     pub(crate) fn words(self, device: Device, options: &Options) -> Vec<String> {
-        let gateway = device == Device::Appliance;
+        let gateway = device.is_appliance();
         let numbered = if gateway { "numbered" } else { "numbered-frames" };
         let flows = self.flows().unwrap_or(1);
         let seconds = match self {
             Self::New => options.pick(34, 8),
             Self::LossFree(_) => 1,
+            Self::Publications => options.pick(10, 3),
             _ => options.pick(4, 3),
         };
         let words = match self {
@@ -100,6 +115,7 @@ impl Case {
             Self::BothWays(_) => "--traffic frames".to_owned(),
             Self::New => "--traffic new".to_owned(),
             Self::Latency => format!("--traffic {numbered} --share 0.5"),
+            Self::Publications => format!("--traffic {numbered} --share 0.7 --settle {LOADING_S}"),
             Self::LossFree(size) => {
                 let precision = options.pick(0.01, 0.05);
                 format!("--traffic {numbered} --size {size} --search --tries 3 --precision {precision}")
@@ -115,7 +131,7 @@ impl Case {
             Self::OneWay => Some(FLOWS),
             Self::BothWays(flows) => Some(flows),
             Self::New => None,
-            Self::Latency | Self::LossFree(_) => Some(NUMBERED),
+            Self::Latency | Self::LossFree(_) | Self::Publications => Some(NUMBERED),
         }
     }
 
@@ -140,7 +156,14 @@ impl Case {
                     }
                 }
             }
-            Self::Latency | Self::LossFree(_) => detail.outcome = Some(serde_json::from_value(said.clone())?),
+            Self::Latency | Self::LossFree(_) | Self::Publications => {
+                let outcome: Outcome = serde_json::from_value(said.clone())?;
+                if self == Self::Publications {
+                    // It is not compared by its rate, which the changes take their part of on the generator's core.
+                    run.slices = vec![outcome.pps / 1e6];
+                }
+                detail.outcome = Some(outcome);
+            }
         }
         Ok(detail)
     }
@@ -166,6 +189,29 @@ impl Case {
                 figure(", p99.9", Unit::Us, |_, detail| Some(detail.outcome.as_ref()?.latency_us.p999)),
                 figure(", max", Unit::Us, |_, detail| Some(detail.outcome.as_ref()?.latency_us.max)),
             ],
+            Self::Publications => vec![
+                figure(", frames that came back", Unit::MillionPerSecond, |_, detail| {
+                    Some(detail.outcome.as_ref()?.pps / 1e6)
+                }),
+                figure(", share sent of 0.7 of its maximum", Unit::Ratio, |_, detail| {
+                    let outcome = detail.outcome.as_ref()?;
+                    Some(outcome.sent as f64 / outcome.seconds / outcome.asked_pps?)
+                }),
+                figure(", publications a second", Unit::Count, |_, detail| {
+                    Some(detail.account?.publications)
+                }),
+                figure(", frames it received", Unit::Count, |_, detail| Some(detail.account?.received)),
+                figure(", frames that its driver missed", Unit::Count, |_, detail| {
+                    Some(detail.account?.missed(detail.outcome.as_ref()?))
+                }),
+                figure(", frames it dropped", Unit::Count, |_, detail| Some(detail.account?.dropped)),
+                figure(", frames it dropped as its peer took no more", Unit::Count, |_, detail| {
+                    Some(detail.account?.full)
+                }),
+                figure(", frames neither sent nor dropped", Unit::Count, |_, detail| {
+                    Some(detail.account?.imbalance)
+                }),
+            ],
             Self::LossFree(_) => {
                 vec![figure("", Unit::MillionPerSecond, |_, detail| Some(detail.outcome.as_ref()?.pps / 1e6))]
             }
@@ -181,6 +227,7 @@ impl Display for Case {
             Self::New => f.write_str("new flows"),
             Self::Latency => f.write_str("latency, 64 bytes"),
             Self::LossFree(size) => write!(f, "loss-free, {size} bytes"),
+            Self::Publications => write!(f, "publications, {SERVICES} Services"),
         }
     }
 }
@@ -189,13 +236,22 @@ impl Display for Case {
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub(crate) enum Device {
     Appliance,
+    /// The appliance, while slices of its cluster change.
+    Changing,
     Macswap,
+}
+
+impl Device {
+    pub(crate) const fn is_appliance(self) -> bool {
+        !matches!(self, Self::Macswap)
+    }
 }
 
 impl Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Appliance => "appliance, full NAT",
+            Self::Changing => "appliance, full NAT, 1,000 changes a second",
             Self::Macswap => "testpmd macswap",
         })
     }

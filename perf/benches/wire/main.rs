@@ -13,6 +13,7 @@
 //! a row the case is given up, the others go on, and the bench ends with an error. `FAIRLEAD_BIN` names the appliance, else target/release/fairlead. Needs root and
 //! huge pages.
 
+mod api;
 mod bench;
 mod case;
 mod metrics;

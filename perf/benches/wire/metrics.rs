@@ -1,11 +1,12 @@
 //! What the appliance's own page of metrics says of a run, and what it must.
 
 use std::{
+    fmt,
     io::{self, Read, Write as _},
     net::TcpStream,
 };
 
-use perf::rounds::Failed;
+use perf::{load::Outcome, rounds::Failed};
 
 use crate::{Result, bench::PATIENCE, traffic::METRICS};
 
@@ -47,6 +48,55 @@ pub(crate) fn verify(early: &str, metrics: &str, expected: f64) -> Result<()> {
         return Err(format!("received {received}, sent {sent}, {flows} flows, dropped: {dropped}").into());
     }
     Ok(())
+}
+
+/// What the appliance counted from one page to another.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Account {
+    /// Frames received.
+    pub(crate) received: f64,
+    /// Frames dropped for any reason but the next.
+    pub(crate) dropped: f64,
+    /// Frames dropped because a port took no more: its peer was too slow.
+    pub(crate) full: f64,
+    /// Frames that came less those that went: it must be 0, as every frame has one end.
+    pub(crate) imbalance: f64,
+    /// Versions of the tables that its worker took, a second.
+    pub(crate) publications: f64,
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { received, dropped, full, imbalance, publications } = self;
+        write!(
+            f,
+            "received {received}, dropped {dropped}, and {full} as its peer took no more; {imbalance} without an end; {publications:.0} \
+             publications a second"
+        )
+    }
+}
+
+impl Account {
+    /// Of the time between two pages, in seconds.
+    pub(crate) fn between(before: &str, after: &str, seconds: f64) -> Self {
+        let of = |name: &str, labels: &str| sum(after, name, labels) - sum(before, name, labels);
+        let packets = |kind: &str| of(&format!("fairlead_{kind}_packets_total"), "");
+        let full = of("fairlead_dropped_packets_total", "TxFull");
+        let came = ["rx", "injected", "originated", "handoff_in"].map(packets).iter().sum::<f64>();
+        let went = ["tx", "punted", "consumed", "dropped", "handoff_out"].map(packets).iter().sum::<f64>();
+        Self {
+            received: packets("rx"),
+            dropped: packets("dropped") - full,
+            full,
+            imbalance: came - went - of("fairlead_held_packets", ""),
+            publications: of("fairlead_loop_publications_total", "") / seconds,
+        }
+    }
+
+    /// Frames that the generator's link took and the appliance never received.
+    pub(crate) fn missed(&self, outcome: &Outcome) -> f64 {
+        outcome.sent as f64 - self.received
+    }
 }
 
 /// The sum of the samples of a metric whose labels contain a text.

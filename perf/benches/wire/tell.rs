@@ -26,7 +26,7 @@ pub(crate) fn rows(report: &mut Report, case: Case, rounds: &Played) {
                     report.push(Row::value(&name, figure.unit, value.0.median));
                 }
             }
-            if let Some(ratio) = rounds.ratio(place, figure.of) {
+            if let Some(ratio) = rounds.ratio(place, figure.of).filter(|_| figure.unit != Unit::Count) {
                 let name = name(&format!("ratio{}, round by round", figure.name), ratio);
                 report.push(Row::value(&name, Unit::Ratio, ratio.0.median));
             }

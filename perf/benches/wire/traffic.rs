@@ -7,6 +7,8 @@ use packet::{
     testkit::{PacketBuilder, assert_valid_checksums},
 };
 
+use perf::objects::POD_NETWORK;
+
 use crate::Result;
 
 /// Flows of the generator: 10.254.0.0:1000 to 10.253.0.n:1001 (constants of testpmd).
@@ -18,6 +20,8 @@ pub(crate) const GATEWAY_MACS: [&str; 2] = ["00:01:02:03:04:01", "00:01:02:03:04
 pub(crate) const PEER_MACS: [&str; 2] = ["02:00:00:00:00:02", "02:00:00:00:00:03"];
 /// Enough for millions of flows from one address, each with a port within 32 tries.
 pub(crate) const BACKENDS: u8 = 250;
+/// Where our own generator's clients go to.
+pub(crate) const NUMBERED_VIP: &str = "203.0.113.10";
 
 /// Where flow `n` of the generator goes to.
 pub(crate) fn vip(n: u32) -> Ipv4Addr {
@@ -66,9 +70,15 @@ pub(crate) fn check(frames: &[&[u8]]) -> Result<usize> {
     Ok(count)
 }
 
-/// The appliance on one link, where clients and backends are one neighbour, or on two.
-pub(crate) fn config(folder: &Path, links: usize) -> String {
+/// The appliance on one link, where clients and backends are one neighbour, or on two; it follows the manifests, or with
+/// `api` the API server.
+pub(crate) fn config(folder: &Path, links: usize, api: bool) -> String {
     let folder = folder.display();
+    let source = if api {
+        format!("kubeconfig: {folder}/kubeconfig")
+    } else {
+        format!("manifests: {folder}/manifests")
+    };
     let port = |link: usize, name, address| {
         let mac = GATEWAY_MACS[link];
         format!(
@@ -91,7 +101,7 @@ ports:
 {ports}workers: {{cores: [1], idle: poll}}
 dpdk: {{memoryMiB: 256}}
 kubernetes:
-  manifests: {folder}/manifests
+  {source}
   externalIPAllow: [10.253.0.0/16, 203.0.113.0/24]
 forwarding: {{mode: snat, flowsPerWorker: {flows}}}
 admin: {{socket: {folder}/admin.sock}}
@@ -99,6 +109,7 @@ metrics: {{listen: \"{METRICS}\"}}
 stateDir: {folder}/state
 routes:
 - {{to: 10.244.0.0/16, via: 10.0.0.11}}
+- {{to: {POD_NETWORK}, via: 10.0.0.11}}
 ",
         // Four million without recycling, or what flowgen has and more.
         flows = if links == 2 { 4_500_000 } else { 65_536 }
@@ -116,8 +127,8 @@ routes:
 pub(crate) fn manifests() -> String {
     let flowgens: Vec<_> = (0..FLOWS).map(|n| vip(n).to_string()).collect();
     service("dgram", "10.96.0.10", &flowgens, ("UDP", 1001))
-        + &service("stream", "10.96.0.11", &["203.0.113.10".to_owned()], ("TCP", 80))
-        + &service("numbered", "10.96.0.12", &["203.0.113.10".to_owned()], ("UDP", 80))
+        + &service("stream", "10.96.0.11", &[NUMBERED_VIP.to_owned()], ("TCP", 80))
+        + &service("numbered", "10.96.0.12", &[NUMBERED_VIP.to_owned()], ("UDP", 80))
 }
 
 fn service(name: &str, cluster_ip: &str, addresses: &[String], (protocol, port): (&str, u16)) -> String {

@@ -51,6 +51,9 @@ pub(crate) struct Cli {
     /// Memory for packets.
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     pub(crate) memory_mib: u32,
+    /// Seconds that the gateway gets for its start once the links are up.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub(crate) settle: u64,
     /// Keep the links up after the result until standard input ends.
     #[arg(long)]
     pub(crate) hold: bool,

@@ -31,8 +31,6 @@ const SPARE: u32 = 4096;
 const DATA_ROOM: u16 = 2048 + 128;
 /// How long the gateway's end of a link may take.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// What a gateway gets for its start once the links are up.
-const SETTLING: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
@@ -64,7 +62,7 @@ fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
     for (port, device) in [(&outside, &cli.outside), (&inside, &cli.inside)] {
         wait_for_link(port, device)?;
     }
-    thread::sleep(SETTLING);
+    thread::sleep(Duration::from_secs(cli.settle));
     let ends = |port: &StartedPort, gateway| -> Result<Ends, Box<dyn Error>> {
         Ok(Ends { gateway, ours: MacAddr(port.mac().map_err(|errno| format!("no MAC address: {errno}"))?) })
     };
