@@ -109,7 +109,8 @@ pub(crate) struct CheckArgs {
 /// `fairlead trace`.
 #[derive(Args, Debug)]
 pub(crate) struct TraceArgs {
-    /// Packets, such as 'tcp 203.0.113.2:40000 > 192.0.2.10:80'; IPv6 addresses in brackets.
+    /// Packets, such as 'tcp 203.0.113.2:40000 > 192.0.2.10:80'; IPv6 addresses in brackets. With `midstream` at its end:
+    /// from the middle of a connection of which nothing is known. A ping: 'icmp 203.0.113.2 > 192.0.2.10'.
     #[arg(value_name = "PACKET")]
     pub(crate) packet: Vec<String>,
     /// A file with one packet a line, as JSON: {"src":..., "sport":..., "dst":..., "dport":..., "proto":"TCP"}.

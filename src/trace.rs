@@ -1,7 +1,7 @@
 //! `fairlead trace`: what would happen to this packet, asked of compiled manifests or of the running appliance.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -60,31 +60,39 @@ fn read_lines(file: &Path) -> Result<Vec<Question>> {
     if faults.is_empty() { Ok(questions) } else { Err(anyhow!(faults.join("\n"))) }
 }
 
-/// `PROTO SRC:PORT > DST:PORT`, IPv6 addresses in brackets.
+/// `PROTO SRC:PORT > DST:PORT`, IPv6 addresses in brackets, with `midstream` behind it or not; or `icmp SRC > DST`.
 fn parse(text: &str) -> Result<Question, String> {
-    let expected = "'tcp 203.0.113.2:40000 > 192.0.2.10:80' or 'udp [2001:db8::2]:40000 > [2001:db8::10]:53' is expected";
+    let expected = "'tcp 203.0.113.2:40000 > 192.0.2.10:80', 'udp [2001:db8::2]:40000 > [2001:db8::10]:53', 'tcp ... > ... midstream' or 'icmp 203.0.113.2 > 192.0.2.10' is expected";
     let refuse = |what: &str| format!("`{text}`: {what}; {expected}");
     let words: Vec<_> = text.split_whitespace().collect();
-    let [proto, source, ">", destination] = words.as_slice() else {
+    let (words, midstream) = match words.as_slice() {
+        [words @ .., "midstream"] => (words, true),
+        words => (words, false),
+    };
+    let [proto, source, ">", destination] = words else {
         return Err(refuse("not protocol, source, `>`, destination"));
     };
-    let end = |text: &str| {
-        text.parse::<SocketAddr>().map_err(|_| refuse(&format!("`{text}` is no address with a port")))
-    };
-    let (source, destination) = (end(source)?, end(destination)?);
-    if proto.parse::<packet::Protocol>().is_err() {
-        return Err(refuse(&format!("`{proto}` is none of tcp, udp, sctp")));
+    let is_ping = proto.eq_ignore_ascii_case("icmp");
+    if !is_ping && proto.parse::<packet::Protocol>().is_err() {
+        return Err(refuse(&format!("`{proto}` is none of tcp, udp, sctp, icmp")));
     }
-    if source.is_ipv4() != destination.is_ipv4() {
+    if midstream && (is_ping || proto.eq_ignore_ascii_case("udp")) {
+        return Err(refuse(&format!("`{proto}` has no connections to be in the middle of")));
+    }
+    let end = |text: &str| -> Result<(IpAddr, Option<u16>), String> {
+        if is_ping {
+            let address = text.parse().map_err(|_| refuse(&format!("`{text}` is no address")))?;
+            return Ok((address, None));
+        }
+        let end: Result<SocketAddr, _> = text.parse();
+        let end = end.map_err(|_| refuse(&format!("`{text}` is no address with a port")))?;
+        Ok((end.ip(), Some(end.port())))
+    };
+    let ((src, sport), (dst, dport)) = (end(source)?, end(destination)?);
+    if src.is_ipv4() != dst.is_ipv4() {
         return Err(refuse("source and destination are of different families"));
     }
-    Ok(Question {
-        src: source.ip(),
-        sport: source.port(),
-        dst: destination.ip(),
-        dport: destination.port(),
-        proto: proto.to_ascii_uppercase(),
-    })
+    Ok(Question { src, sport, dst, dport, proto: proto.to_ascii_uppercase(), midstream })
 }
 
 /// Compiles the manifests as the appliance would; broken files are told and the rest is asked.
@@ -125,6 +133,7 @@ fn columns(questions: &[Question], answers: &[serde_json::Value]) -> Columns {
         "PACKET",
         "VERDICT",
         "REASON",
+        "TOLD",
         "FRONTEND",
         "SERVICE",
         "MODE",
@@ -133,13 +142,12 @@ fn columns(questions: &[Question], answers: &[serde_json::Value]) -> Columns {
     ]);
     for (question, answer) in questions.iter().zip(answers) {
         let text = |key: &str| answer[key].as_str().unwrap_or_default().to_owned();
-        let (source, destination) =
-            (SocketAddr::new(question.src, question.sport), SocketAddr::new(question.dst, question.dport));
         let candidates = answer["candidates"].as_array().map_or(0, Vec::len);
         columns.row(vec![
-            format!("{} {source} > {destination}", question.proto.to_ascii_lowercase()),
+            question.text(),
             text("verdict"),
             text("reason"),
+            text("told"),
             text("frontend"),
             text("service"),
             text("mode"),
@@ -157,12 +165,15 @@ mod tests {
     #[test]
     fn packets_are_written_as_people_write_them() {
         for (text, want) in [
-            ("tcp 203.0.113.2:40000 > 1.2.3.4:80", "203.0.113.2 40000 1.2.3.4 80 TCP"),
-            ("  UDP [2001:db8::2]:1  >  [::1]:53 ", "2001:db8::2 1 ::1 53 UDP"),
-            ("sctp 1.1.1.1:0 > 2.2.2.2:65535", "1.1.1.1 0 2.2.2.2 65535 SCTP"),
+            ("tcp 203.0.113.2:40000 > 1.2.3.4:80", "tcp 203.0.113.2:40000 > 1.2.3.4:80"),
+            ("  UDP [2001:db8::2]:1  >  [::1]:53 ", "udp [2001:db8::2]:1 > [::1]:53"),
+            ("sctp 1.1.1.1:0 > 2.2.2.2:65535 midstream", "sctp 1.1.1.1:0 > 2.2.2.2:65535 midstream"),
+            ("ICMP ::1 > ::2", "icmp ::1 > ::2"),
         ] {
             let got = parse(text).unwrap_or_else(|error| panic!("{error}"));
-            assert_eq!(format!("{} {} {} {} {}", got.src, got.sport, got.dst, got.dport, got.proto), want);
+            assert_eq!(got.text(), want);
+            let sent = serde_json::to_string(&got).unwrap();
+            assert_eq!(serde_json::from_str::<Question>(&sent).unwrap(), got, "{sent}");
         }
     }
 
@@ -171,7 +182,9 @@ mod tests {
         for (text, word) in [
             ("", "not protocol"),
             ("tcp 1.1.1.1:1 2.2.2.2:2", "not protocol"),
-            ("icmp 1.1.1.1:1 > 2.2.2.2:2", "`icmp`"),
+            ("gre 1.1.1.1:1 > 2.2.2.2:2", "`gre`"),
+            ("icmp 1.1.1.1:1 > 2.2.2.2:2", "`1.1.1.1:1` is no address;"),
+            ("udp 1.1.1.1:1 > 2.2.2.2:2 midstream", "no connections"),
             ("tcp 1.1.1.1 > 2.2.2.2:2", "`1.1.1.1`"),
             ("tcp ::1:1 > [::2]:2", "`::1:1`"),
             ("tcp 1.1.1.1:70000 > 2.2.2.2:2", "`1.1.1.1:70000`"),

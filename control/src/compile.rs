@@ -319,6 +319,7 @@ impl Compiler {
         self.tables.acts_as = self.cluster.this.as_ref().map(|this| this.id);
         self.tables.workers = self.settings.workers.max(1);
         self.tables.limits = self.limits();
+        self.tables.answers = self.settings.answers;
         let ms = |deadline: Duration| u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX);
         self.tables.drain_deadline_ms = self.settings.drain_deadline.map(ms);
     }

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use packet::MacAddr;
-use tables::Limits;
+use tables::{Answers, Limits};
 
 pub(crate) use self::checks::SLOW_START;
 pub use self::duration::parse_argument as parse_duration;
@@ -235,6 +235,8 @@ pub struct ForwardingConfig {
     pub drain_deadline: Option<Duration>,
     /// Over which time an endpoint that becomes ready gets its share of new flows; none: at once.
     pub slow_start: Option<Duration>,
+    /// What senders are told of packets that go no further.
+    pub answers: Answers,
     /// When an idle flow is forgotten.
     pub timeouts: Timeouts,
 }
@@ -250,6 +252,7 @@ impl Default for ForwardingConfig {
             affinity_clients: 1 << 16,
             drain_deadline: None,
             slow_start: None,
+            answers: Answers::default(),
             timeouts: Timeouts::default(),
         }
     }

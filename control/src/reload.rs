@@ -71,6 +71,10 @@ fn live(merged: &mut GatewayConfig, new: &GatewayConfig, applied: &mut Vec<Strin
     take("forwarding.snatPorts", set(&mut forwarding.snat_ports, &new_forwarding.snat_ports));
     take("forwarding.drainDeadline", set(&mut forwarding.drain_deadline, &new_forwarding.drain_deadline));
     take("forwarding.slowStart", set(&mut forwarding.slow_start, &new_forwarding.slow_start));
+    let (answers, new_answers) = (&mut forwarding.answers, &new_forwarding.answers);
+    take("forwarding.answerEcho", set(&mut answers.echo, &new_answers.echo));
+    take("forwarding.reject", set(&mut answers.reject, &new_answers.reject));
+    take("forwarding.midstream", set(&mut answers.takes_midstream, &new_answers.takes_midstream));
     take("forwarding.timeouts", set(&mut forwarding.timeouts, &new_forwarding.timeouts));
     take("protection", set(&mut merged.protection, &new.protection));
     take("healthChecks", set(&mut merged.health_checks, &new.health_checks));
@@ -111,10 +115,12 @@ kubernetes: {manifests: /tmp}
     #[test]
     fn what_the_tables_say_is_live_and_devices_wait() {
         let new = config(
-            "pools: [{name: a, cidrs: [203.0.113.0/28]}]\nforwarding: {mode: snat, flowsPerWorker: 4096}\nprotection: {newFlows: {perSource: 9}}\nworkers: {count: 2}\n",
+            "pools: [{name: a, cidrs: [203.0.113.0/28]}]\nforwarding: {mode: snat, flowsPerWorker: 4096, answerEcho: false, reject: icmp, midstream: refuse}\nprotection: {newFlows: {perSource: 9}}\nworkers: {count: 2}\n",
         );
         let (merged, reload) = merge(&config(""), &new);
-        assert_eq!(reload.applied, ["pools", "forwarding.mode", "protection"]);
+        let answers = ["forwarding.answerEcho", "forwarding.reject", "forwarding.midstream"];
+        let applied = [&["pools", "forwarding.mode"][..], &answers, &["protection"]].concat();
+        assert_eq!(reload.applied, applied);
         assert_eq!(reload.needs_restart, ["workers", "forwarding.flowsPerWorker"]);
         assert_eq!((merged.pools.len(), merged.workers.count()), (1, 1));
         let (again, reload) = merge(&merged, &new);

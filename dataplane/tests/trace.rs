@@ -4,16 +4,20 @@
 
 use dataplane::{
     testkit::{Fixture, OUTSIDE, Rig, RigConfig},
-    trace::{Explanation, Verdict, explain},
+    trace::{Explanation, Moment, Verdict, explain as explain_moment},
 };
 use packet::{
     AnyKey, Protocol, TcpFlags,
     testkit::{PacketBuilder, flow_of},
 };
-use tables::{Backend, FrontendKind, NatMode, NodeId, Source};
+use tables::{Backend, FrontendKind, NatMode, NodeId, Source, Tables};
 
 fn key(src: &str, dst: &str) -> AnyKey {
     AnyKey::new(src.parse().unwrap(), dst.parse().unwrap(), Protocol::Tcp).unwrap()
+}
+
+fn explain(tables: &Tables, key: &AnyKey) -> Explanation {
+    explain_moment(tables, key, Moment::First)
 }
 
 fn fixture() -> Fixture {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use tables::Limits;
+use tables::{Answers, Limits};
 
 use crate::config::{GatewayConfig, Mode, NeighborConfig, RouteConfig, Target};
 use crate::pool::Pool;
@@ -51,6 +51,8 @@ pub struct Settings {
     pub workers: u16,
     /// What senders may bring about in a second.
     pub protection: Limits,
+    /// What senders are told of packets that go no further.
+    pub answers: Answers,
     /// What backends are asked, where their Service does not say.
     pub check: Check,
     /// Whether the kernel has a way to backends, to ask them by.
@@ -88,6 +90,7 @@ impl From<&GatewayConfig> for Settings {
             mirrored: mirrored.collect(),
             workers: config.workers.count(),
             protection: config.protection,
+            answers: forwarding.answers,
             check: config.health_checks.clone(),
             probes_reach: config.ports.iter().any(|port| port.tap),
             slow_start: forwarding.slow_start,

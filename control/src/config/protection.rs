@@ -1,6 +1,6 @@
-//! `protection`, and which frontends a port serves.
+//! `protection`, which frontends a port serves, and what those are told who are not served.
 
-use tables::{KernelRates, Limits, Serves};
+use tables::{Answers, KernelRates, Limits, RejectForm, Serves};
 
 use crate::yaml::{At, Errors};
 
@@ -46,4 +46,19 @@ pub(super) fn serves(at: &At<'_>, errors: &Errors) -> Serves {
     }
     let [vip, node_port, cluster_ip] = found;
     Serves { vip, node_port, cluster_ip }
+}
+
+/// What senders are told of packets that go no further; of `forwarding`.
+pub(super) fn answers(at: &At<'_>, errors: &Errors) -> Answers {
+    let default = Answers::default();
+    let forms = [("auto", RejectForm::Auto), ("icmp", RejectForm::Icmp), ("silent", RejectForm::Silent)];
+    let midstream = [("balance", true), ("refuse", false)];
+    let echo = at.field("answerEcho").and_then(|at| at.boolean(errors));
+    let reject = at.field("reject").and_then(|at| at.choice(&forms, errors));
+    let takes_midstream = at.field("midstream").and_then(|at| at.choice(&midstream, errors));
+    Answers {
+        echo: echo.unwrap_or(default.echo),
+        reject: reject.unwrap_or(default.reject),
+        takes_midstream: takes_midstream.unwrap_or(default.takes_midstream),
+    }
 }

@@ -11,7 +11,7 @@ use tables::Spread;
 
 use super::checks::{health_checks, slow_start};
 use super::port::ports;
-use super::protection::protection;
+use super::protection::{answers, protection};
 use super::value::{
     absolute, address, label_value, network, node_port_range, nonempty, object_name, port_range, station,
     timeout,
@@ -249,6 +249,9 @@ fn forwarding(at: &At<'_>, errors: &Errors) -> ForwardingConfig {
         "affinityClients",
         "drainDeadline",
         "slowStart",
+        "answerEcho",
+        "reject",
+        "midstream",
         "timeouts",
     ];
     at.only(&known, errors);
@@ -273,6 +276,7 @@ fn forwarding(at: &At<'_>, errors: &Errors) -> ForwardingConfig {
             .unwrap_or(default.affinity_clients),
         drain_deadline: at.field("drainDeadline").and_then(|at| drain_deadline(&at, errors)),
         slow_start: at.field("slowStart").and_then(|at| slow_start(&at, errors)),
+        answers: answers(at, errors),
         timeouts: at.field("timeouts").map(|at| timeouts(&at, errors)).unwrap_or_default(),
     }
 }

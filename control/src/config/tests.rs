@@ -2,7 +2,7 @@
 
 mod cross;
 
-use tables::{PortId, Serves, Vlan};
+use tables::{Answers, PortId, RejectForm, Serves, Vlan};
 
 use super::*;
 use crate::probe::Question;
@@ -80,6 +80,36 @@ fn limits_and_frontends_of_ports_are_read() {
             "f.yaml:9: protection.kernel.icmp: `0` is not valid; a number from 1 to 100000000 is expected",
         ]
     );
+}
+
+#[test]
+fn answers_are_read() {
+    let read = |keys: &str| {
+        GatewayConfig::parse("f.yaml", &format!("{SMALL}forwarding: {{{keys}}}\n"))
+            .map(|config| config.forwarding.answers)
+            .map_err(|refused| refused.to_string())
+    };
+    let default = Answers { echo: true, reject: RejectForm::Auto, takes_midstream: true };
+    assert_eq!(read(""), Ok(default));
+    assert_eq!(read("answerEcho: true, reject: auto, midstream: balance"), Ok(default));
+    assert_eq!(
+        read("answerEcho: false, reject: silent, midstream: refuse"),
+        Ok(Answers { echo: false, reject: RejectForm::Silent, takes_midstream: false })
+    );
+    assert_eq!(read("reject: icmp"), Ok(Answers { reject: RejectForm::Icmp, ..default }));
+    for (bad, says) in [
+        ("answerEcho: maybe", "f.yaml:9: forwarding.answerEcho: not a boolean; true or false is expected"),
+        (
+            "reject: rst",
+            "f.yaml:9: forwarding.reject: `rst` is not known; one of auto, icmp, silent is expected",
+        ),
+        (
+            "midstream: no",
+            "f.yaml:9: forwarding.midstream: `no` is not known; one of balance, refuse is expected",
+        ),
+    ] {
+        assert_eq!(read(bad), Err(says.to_owned()));
+    }
 }
 
 #[test]

@@ -123,12 +123,20 @@ pub(crate) fn source_fault(tables: &Tables, src: IpAddr) -> Option<DropReason> {
 }
 
 /// Whether a flow may begin with this packet. A lone RST or FIN, the answer to a SYN, and flags that no sender sets are
-/// refused, as nf_conntrack's state table has it, and what is the same in SCTP; a packet from the middle of a connection is
-/// taken up.
+/// refused, as nf_conntrack's state table has it, and what is the same in SCTP; a packet from the middle of a connection may
+/// be taken up, see [`is_midstream`].
 pub(crate) fn may_begin(parsed: &Parsed) -> bool {
     match parsed.body {
         Body::Flow { key, tcp_flags } if key.protocol() != Protocol::Udp => tcp_flags.begins(),
         _ => true,
+    }
+}
+
+/// Whether this is from the middle of a connection, of what [`may_begin`].
+fn is_midstream(parsed: &Parsed) -> bool {
+    match parsed.body {
+        Body::Flow { key, tcp_flags } => key.protocol() != Protocol::Udp && !tcp_flags.opens(),
+        _ => false,
     }
 }
 
@@ -217,6 +225,9 @@ impl<'a, P: PortIo> Pass<'a, P> {
         };
         match &known.intent {
             Intent::Enter(_) if !may_begin(parsed) => self.drop(buf, DropReason::TcpWithoutFlow),
+            Intent::Enter(_) if !self.tables.answers.takes_midstream && is_midstream(parsed) => {
+                self.reject(buf, parsed, DropReason::MidstreamRefused);
+            }
             Intent::Enter(_) if parsed.ttl <= 1 => self.ttl_exceeded(buf, parsed),
             Intent::Enter(course) => match self.surplus(key, course) {
                 None => {

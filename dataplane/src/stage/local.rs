@@ -6,9 +6,10 @@
 use std::net::IpAddr;
 
 use packet::{Arp, ArpOperation, Body, Fragment, Icmp, Nd, NdKind, Parsed, Protocol, reply};
-use tables::{AddressKind, DropReason, Serves};
+use tables::{AddressInfo, AddressKind, DropReason, Serves, Tables};
 
 use super::{
+    balance::Refusal,
     begin::source_fault,
     checksum::leave_to_port,
     classify::{Class, elsewhere},
@@ -90,10 +91,11 @@ impl<P: PortIo> Pass<'_, P> {
             AddressKind::Own(_) => self.deliver(buf, parsed),
             kind if self.is_closed(kind) => self.drop(buf, DropReason::NotServedHere),
             _ if icmp.is_error() => self.drop(buf, DropReason::IcmpErrorWithoutFlow),
-            AddressKind::ClusterIp => self.reject(buf, parsed, DropReason::VipPortUnknown),
-            _ if !info.usable => self.drop(buf, DropReason::NoEndpoints),
-            _ if icmp.is_echo_request() => self.pong(buf, parsed),
-            _ => self.drop(buf, DropReason::VipPortUnknown),
+            _ => match query_fault(self.tables, info, icmp.is_echo_request()) {
+                None => self.pong(buf, parsed),
+                Some(Refusal::Drop(reason)) => self.drop(buf, reason),
+                Some(Refusal::Reject(reason)) => self.reject(buf, parsed, reason),
+            },
         }
     }
 
@@ -189,6 +191,17 @@ impl<P: PortIo> Pass<'_, P> {
         }
         self.finish_checksum(&mut buf, parsed, Egress::Kernel);
         self.punt(buf, Kind::of(parsed, self.tables.port(self.port)));
+    }
+}
+
+/// Why a VIP does not answer a ping (`echo`), or another query of ICMP, which none does.
+pub(crate) fn query_fault(tables: &Tables, vip: &AddressInfo, echo: bool) -> Option<Refusal> {
+    match vip.kind {
+        AddressKind::ClusterIp => Some(Refusal::Reject(DropReason::VipPortUnknown)),
+        _ if !vip.usable => Some(Refusal::Drop(DropReason::NoEndpoints)),
+        _ if !echo => Some(Refusal::Drop(DropReason::VipPortUnknown)),
+        _ if !tables.answers.echo => Some(Refusal::Drop(DropReason::EchoUnanswered)),
+        _ => None,
     }
 }
 

@@ -23,7 +23,7 @@ pub mod hold;
 pub(crate) mod limit;
 pub(crate) mod local;
 pub mod police;
-pub(crate) mod reject;
+pub mod reject;
 pub(crate) mod reply;
 pub(crate) mod rewrite;
 pub(crate) mod route;

@@ -1,4 +1,5 @@
-//! Telling a sender that its packet went no further: RST for TCP, ICMP for the rest, within a rate.
+//! Telling a sender that its packet went no further: RST for TCP, ICMP for the rest, within a rate; or as the configuration
+//! says.
 //!
 //! A reset rather than ICMP for TCP: clients see the same "connection refused", and it is not held back by ICMP limits
 //! on the way. The packet itself is dropped and counted by its reason; the answer is counted as originated.
@@ -7,23 +8,49 @@ use packet::{
     Body, Family, Parsed, Protocol,
     reply::{self, IcmpError, Sender},
 };
-use tables::DropReason;
+use tables::{DropReason, RejectForm};
 
 use crate::{buf::PacketBuf, io::PortIo, pass::Pass};
+
+/// What a refused sender hears.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Told {
+    /// A TCP reset.
+    Reset,
+    /// An ICMP or ICMPv6 error.
+    PortUnreachable,
+}
+
+/// What the sender of such a packet (`None`: one without ports) hears when it is refused; `None`: nothing.
+pub(crate) fn told(form: RejectForm, protocol: Option<Protocol>) -> Option<Told> {
+    match (form, protocol) {
+        (RejectForm::Silent, _) => None,
+        (RejectForm::Auto, Some(Protocol::Tcp)) => Some(Told::Reset),
+        (RejectForm::Auto | RejectForm::Icmp, _) => Some(Told::PortUnreachable),
+    }
+}
 
 impl<P: PortIo> Pass<'_, P> {
     /// Refuses a packet in the name of its receiver.
     #[cold]
     pub(crate) fn reject(&mut self, buf: P::Buf, parsed: &Parsed, reason: DropReason) {
-        let tcp = matches!(parsed.body, Body::Flow { key, .. } if key.protocol() == Protocol::Tcp);
-        if !tcp {
-            let from = parsed.addrs().map(|addrs| addrs.dst());
-            return self.explain(buf, parsed, (IcmpError::PortUnreachable, from), reason);
+        let protocol = match parsed.body {
+            Body::Flow { key, .. } => Some(key.protocol()),
+            _ => None,
+        };
+        match told(self.tables.answers.reject, protocol) {
+            None => self.drop(buf, reason),
+            Some(Told::Reset) => {
+                if self.state.limit.allow(self.now) {
+                    self.originate(self.port, |out| reply::tcp_reset(out, buf.head(), parsed));
+                }
+                self.drop(buf, reason);
+            }
+            Some(Told::PortUnreachable) => {
+                let from = parsed.addrs().map(|addrs| addrs.dst());
+                self.explain(buf, parsed, (IcmpError::PortUnreachable, from), reason);
+            }
         }
-        if self.state.limit.allow(self.now) {
-            self.originate(self.port, |out| reply::tcp_reset(out, buf.head(), parsed));
-        }
-        self.drop(buf, reason);
     }
 
     /// The packet has come too far.

@@ -10,6 +10,7 @@
 mod address;
 mod adjacency;
 pub mod affinity;
+mod answers;
 mod backend;
 pub mod capture;
 pub mod chunked;
@@ -42,6 +43,7 @@ pub mod tcp_state;
 
 pub use address::{AddressInfo, AddressKind, Addresses, PortSet};
 pub use adjacency::{Adjacencies, Adjacency, AdjacencyState, Link};
+pub use answers::{Answers, RejectForm};
 pub use backend::{Backend, BackendState, Backends};
 pub use drop_reason::DropReason;
 pub use fib::{Fib, Route, Spread};

@@ -8,9 +8,9 @@ use std::{
 use packet::{Family, Protocol};
 
 use crate::{
-    Action, AddressKind, Addresses, Adjacencies, Adjacency, Backend, BackendId, Backends, DropReason, Fib,
-    Frontend, Generation, Index, Limits, Lpm, NextHopId, NodeId, Origins, PortId, PortInfo, ServiceId,
-    ServicePort, Services, Source, Vlan, publish::Published,
+    Action, AddressKind, Addresses, Adjacencies, Adjacency, Answers, Backend, BackendId, Backends,
+    DropReason, Fib, Frontend, Generation, Index, Limits, Lpm, NextHopId, NodeId, Origins, PortId, PortInfo,
+    ServiceId, ServicePort, Services, Source, Vlan, publish::Published,
 };
 
 /// A version of the tables. Control keeps one to edit and publishes clones: a clone shares every chunk, an edit copies
@@ -54,6 +54,8 @@ pub struct Tables {
     pub workers: u16,
     /// What senders may bring about in a second.
     pub limits: Limits,
+    /// What senders are told of packets that go no further.
+    pub answers: Answers,
     /// How long flows may stay at a backend that drains or is gone, in milliseconds; `None`: until they end.
     pub drain_deadline_ms: Option<u32>,
     /// Whether control asks the segments who has an address: ports without a mirror then punt news of neighbours too.
@@ -84,6 +86,7 @@ impl Tables {
             acts_as: None,
             workers: 1,
             limits: Limits::default(),
+            answers: Answers::default(),
             drain_deadline_ms: None,
             asking: false,
         }

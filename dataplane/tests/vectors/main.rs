@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod affinity;
+mod answers;
 mod capture;
 mod errors;
 mod flows;

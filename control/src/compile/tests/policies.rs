@@ -201,6 +201,17 @@ fn limits_of_new_flows_are_shared_by_the_workers() {
 }
 
 #[test]
+fn what_senders_are_told_is_as_the_settings_say_from_one_version_to_the_next() {
+    let answers = tables::Answers { echo: false, reject: tables::RejectForm::Silent, takes_midstream: false };
+    let mut world = World::off_node(&[balancer("web", 1, ""), slice("web", &BOTH)]);
+    assert_eq!(world.tables.answers, tables::Answers::default());
+    for wanted in [answers, tables::Answers::default()] {
+        world.compiler.set_settings(Settings { answers: wanted, ..settings() });
+        assert_eq!(world.compiler.compile().answers, wanted);
+    }
+}
+
+#[test]
 fn modes_can_be_asked_for() {
     let asked = |mode: &str| {
         balancer("web", 1, LOCAL_OUT)
