@@ -26,9 +26,9 @@ for manifest in $(git ls-files '*fuzz/Cargo.toml'); do
         echo "fuzz: $crate $target, $seconds s"
         mkdir -p "$work/corpus/$crate/$target" "$crate/corpus/$target"
         "$work/$host/release/$target" "$work/corpus/$crate/$target" "$crate/corpus/$target" \
-            -artifact_prefix="$crate/artifacts/" -max_len=2048 -timeout=10 -max_total_time="$seconds" >"$work/log" 2>&1 ||
-            { tail -n 60 "$work/log"; exit 1; }
-        tail -n 1 "$work/log"
+            -artifact_prefix="$crate/artifacts/" -max_len=2048 -timeout=10 -max_total_time="$seconds" >"$work/$target.log" 2>&1 ||
+            { tail -n 60 "$work/$target.log"; exit 1; }
+        grep '^Done ' "$work/$target.log"
     done
 done
 echo "fuzz: $found targets, no finding"

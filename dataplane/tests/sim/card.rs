@@ -1,9 +1,16 @@
-//! A host's network card: frames in and out. It cuts the segments that its stack makes for the whole MTU to what the path
-//! takes, as the stack of a real host does after it was told.
+//! A host's network card: frames in and out. It cuts what its stack makes for the whole MTU to what the path takes, as the
+//! stack of a real host does after it was told: segments of TCP into segments, datagrams into parts; and it puts those
+//! together that come.
 
 use std::collections::VecDeque;
 
-use packet::{Body, Family, Parsed, TcpFlags, checksum, parse, tcp, testkit::assert_valid_checksums};
+use crate::{
+    parts::{Joiner, allow_cutting, cut, is_udp},
+    scenario::Cutting,
+};
+use packet::{
+    Body, Family, Fragment, Parsed, TcpFlags, checksum, parse, tcp, testkit::assert_valid_checksums,
+};
 use smoltcp::{
     phy::{Device, DeviceCapabilities, Medium},
     time::Instant,
@@ -11,10 +18,15 @@ use smoltcp::{
 
 pub(crate) const MTU: u16 = 1_500;
 const ETHERNET: usize = 14;
+/// The longest datagram that a stack makes.
+const DATAGRAM_MAX: usize = 4_000;
 
 pub(crate) struct Card {
-    pub(crate) arrived: VecDeque<Vec<u8>>,
+    arrived: VecDeque<Vec<u8>>,
     leaving: VecDeque<Vec<u8>>,
+    joiner: Joiner,
+    /// Of datagrams: how they leave, and the name of the next one that is, or may be, cut.
+    datagrams: Option<(Cutting, u16)>,
     /// Bytes of an IP packet that the path takes, as far as was told.
     path_mtu: u16,
 }
@@ -52,20 +64,55 @@ impl Device for Card {
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = usize::from(MTU) + ETHERNET;
+        let mtu = if self.datagrams.is_some() { DATAGRAM_MAX } else { usize::from(MTU) };
+        capabilities.max_transmission_unit = mtu + ETHERNET;
         capabilities
     }
 }
 
 impl Card {
-    pub(crate) const fn new() -> Self {
-        Self { arrived: VecDeque::new(), leaving: VecDeque::new(), path_mtu: MTU }
+    /// For a stack that speaks TCP.
+    pub(crate) fn new() -> Self {
+        let (arrived, leaving, joiner) = (VecDeque::new(), VecDeque::new(), Joiner::default());
+        Self { arrived, leaving, joiner, datagrams: None, path_mtu: MTU }
+    }
+
+    /// For one that speaks UDP; its datagrams have names from this one on.
+    pub(crate) fn for_datagrams(cutting: Cutting, first_id: u16) -> Self {
+        Self { datagrams: Some((cutting, first_id)), ..Self::new() }
+    }
+
+    /// A frame has come; a part of a datagram counts with the last one.
+    pub(crate) fn arrive(&mut self, parsed: &Parsed, frame: &[u8]) {
+        let whole = if parsed.fragment == Fragment::Whole {
+            Some(frame.to_vec())
+        } else {
+            self.joiner.join(parsed, frame)
+        };
+        self.arrived.extend(whole);
     }
 
     /// The frames that leave now.
     pub(crate) fn take_leaving(&mut self) -> Vec<Vec<u8>> {
-        let mtu = self.path_mtu;
-        self.leaving.drain(..).flat_map(|frame| segments(frame, mtu)).collect()
+        let leaving: Vec<_> = self.leaving.drain(..).collect();
+        leaving.into_iter().flat_map(|frame| self.fitting(frame)).collect()
+    }
+
+    /// A frame, or what it leaves as.
+    fn fitting(&mut self, mut frame: Vec<u8>) -> Vec<Vec<u8>> {
+        let parsed = parse(&frame, frame.len()).expect("a stack's frame parses");
+        let Some((cutting, id)) = self.datagrams.as_mut().filter(|_| is_udp(&parsed)) else {
+            return segments(frame, &parsed, self.path_mtu);
+        };
+        *id += 1;
+        let mtu = self.path_mtu.min(cutting.longest);
+        if parsed.ip_len > mtu {
+            return cut(&frame, mtu, u32::from(*id));
+        }
+        if cutting.allowed && parsed.addrs().is_some_and(|addrs| addrs.family() == Family::V4) {
+            allow_cutting(&mut frame, parsed.l3.into(), *id);
+        }
+        vec![frame]
     }
 
     /// A router says what fits: lower is believed. Never less than IPv6 lets a path have.
@@ -84,8 +131,7 @@ pub(crate) fn told_mtu(parsed: &Parsed, frame: &[u8]) -> Option<u16> {
 }
 
 /// A frame, or what it is cut to: segments of TCP that fit.
-fn segments(frame: Vec<u8>, mtu: u16) -> Vec<Vec<u8>> {
-    let parsed = parse(&frame, frame.len()).expect("a stack's frame parses");
+fn segments(frame: Vec<u8>, parsed: &Parsed, mtu: u16) -> Vec<Vec<u8>> {
     if parsed.ip_len <= mtu {
         return vec![frame];
     }
@@ -96,7 +142,7 @@ fn segments(frame: Vec<u8>, mtu: u16) -> Vec<Vec<u8>> {
     let count = payload.chunks(room).len();
     let cut = |(n, part): (usize, &[u8])| {
         let seq = tcp.seq().wrapping_add(u32::try_from(n * room).expect("a short packet"));
-        segment([headers, part].concat(), &parsed, seq, n + 1 == count)
+        segment([headers, part].concat(), parsed, seq, n + 1 == count)
     };
     payload.chunks(room).enumerate().map(cut).collect()
 }

@@ -1,4 +1,4 @@
-//! Machines with a real TCP stack, and what their programs do: clients that send a stream in chunks and want it back, and
+//! Machines with a real stack, and what those programs do that speak TCP: clients that send a stream in chunks and want it back, and
 //! servers that send back what they get.
 
 use std::net::IpAddr;
@@ -28,12 +28,16 @@ pub(crate) struct Host {
     pub(crate) card: Card,
     addresses: Vec<IpAddr>,
     iface: Interface,
-    sockets: SocketSet<'static>,
+    pub(crate) sockets: SocketSet<'static>,
 }
 
 impl Host {
-    pub(crate) fn new(seed: u64, mac: MacAddr, addresses: &[(IpAddr, u8)], gateway: IpAddr) -> Self {
-        let mut card = Card::new();
+    pub(crate) fn new(
+        (seed, mut card): (u64, Card),
+        mac: MacAddr,
+        addresses: &[(IpAddr, u8)],
+        gateway: IpAddr,
+    ) -> Self {
         let mut config = Config::new(EthernetAddress(mac.0).into());
         config.random_seed = seed;
         let mut iface = Interface::new(config, &mut card, Instant::ZERO);
@@ -74,20 +78,21 @@ impl Host {
     pub(crate) fn receive(&mut self, parsed: &Parsed, frame: &[u8]) {
         let too_big = told_mtu(parsed, frame);
         if let (Some(mtu), Body::Icmp(icmp)) = (too_big, &parsed.body) {
-            let about = icmp.inner.expect("it quotes the packet").key;
+            // About a later part of a datagram: the first one was told of as well.
+            let Some(about) = icmp.inner.map(|inner| inner.key) else { return };
             assert!(self.has(icmp.addrs.dst()) && self.has(about.src()), "not its own packet: {icmp:?}");
             return self.card.told(mtu);
         }
         // smoltcp would give the copy of a SYN to another socket that listens.
         if !parsed.key().is_some_and(|key| opens(parsed) && self.knows(key)) {
-            self.card.arrived.push_back(frame.to_vec());
+            self.card.arrive(parsed, frame);
         }
     }
 
     /// One of its sockets has this connection.
     fn knows(&self, key: AnyKey) -> bool {
         let ends = |(_, socket): (_, &Socket<'_>)| {
-            let Socket::Tcp(socket) = socket;
+            let Socket::Tcp(socket) = socket else { return false };
             socket.remote_endpoint() == Some((key.src(), key.sport()).into())
                 && socket.local_endpoint() == Some((key.dst(), key.dport()).into())
         };
@@ -108,7 +113,7 @@ impl Host {
         let mut ended = Vec::new();
         let mut listening = 0;
         for (handle, socket) in self.sockets.iter_mut() {
-            let Socket::Tcp(socket) = socket;
+            let Socket::Tcp(socket) = socket else { continue };
             listening += usize::from(socket.is_listening());
             echo(socket);
             if socket.state() == tcp::State::CloseWait && socket.send_queue() == 0 && !socket.can_recv() {

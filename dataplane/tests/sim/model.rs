@@ -6,10 +6,12 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use packet::{AnyKey, Body, Parsed, parse, tcp, testkit::assert_valid_checksums};
+use packet::{AnyKey, Body, Fragment, Parsed, parse, tcp, testkit::assert_valid_checksums};
 use tables::{NatMode, PortId};
 
 use dataplane::testkit::{Fixture, INSIDE, OUTSIDE};
+
+use crate::{datagrams::Datagrams, parts::is_udp};
 
 /// Where a connection is.
 struct Pinned {
@@ -42,6 +44,7 @@ pub(crate) struct Model {
     gone: HashSet<SocketAddr>,
     /// By the client's port.
     clients: HashMap<u16, Client>,
+    pub(crate) datagrams: Datagrams,
 }
 
 impl Model {
@@ -50,8 +53,10 @@ impl Model {
         client: IpAddr,
         vip: SocketAddr,
         backends: HashMap<SocketAddr, packet::MacAddr>,
+        datagrams: Datagrams,
     ) -> Self {
-        Self { mode, client, vip, backends, gone: HashSet::new(), clients: HashMap::new() }
+        let (gone, clients) = (HashSet::new(), HashMap::new());
+        Self { mode, client, vip, backends, gone, clients, datagrams }
     }
 
     /// A client begins a connection with this many bytes to send.
@@ -97,13 +102,21 @@ impl Model {
         for client in self.clients.values_mut() {
             (client.pinned, client.forgotten) = (None, true);
         }
+        self.datagrams.forget();
     }
 
     /// The appliance sends a frame.
     pub(crate) fn appliance_sends(&mut self, port: PortId, frame: &[u8]) {
-        assert_valid_checksums(frame);
         let parsed = parse(frame, frame.len()).expect("what is sent parses");
         assert_eq!(parsed.src_mac, Fixture::port_mac(port));
+        assert!(parsed.ip_checksum_right, "{parsed:?}");
+        // Of a datagram in parts it is looked at where it is put together.
+        if parsed.fragment == Fragment::Whole {
+            assert_valid_checksums(frame);
+        }
+        if is_udp(&parsed) {
+            return self.datagrams.appliance_sends(port, &parsed, frame);
+        }
         let Body::Flow { key, .. } = parsed.body else { return };
         match port {
             INSIDE => self.check_inside(key, &parsed, frame),

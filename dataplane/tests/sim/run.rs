@@ -7,6 +7,9 @@ use packet::{Body, MacClass, parse};
 use tables::Millis;
 
 use crate::{
+    asker::Asker,
+    card::Card,
+    datagrams::Datagrams,
     host::{Connection, End, Host, SERVER_PORT},
     model::Model,
     scenario::{BACKENDS, Event, Scenario, State},
@@ -19,13 +22,18 @@ const DEADLINE_MS: u32 = 7_200_000;
 
 struct Run {
     now: Millis,
-    vip: (std::net::IpAddr, u16),
+    vip: SocketAddr,
     site: Site,
+    /// Machines that speak TCP.
     client: Host,
     servers: Vec<Host>,
+    /// Machines that speak UDP.
+    asker: Host,
+    answerers: Vec<Host>,
     wire: Wire,
     model: Model,
     connections: Vec<Connection>,
+    askers: Vec<Asker>,
     /// Of each connection: something happened to it that may end it.
     harmed: Vec<bool>,
     events: Vec<(u32, Event)>,
@@ -37,10 +45,15 @@ struct Run {
 /// If something does not hold that must.
 pub(crate) fn simulate(scenario: &Scenario) {
     let mut run = Run::new(scenario);
-    while run.connections.iter().any(|connection| connection.end.is_none()) {
+    while !run.is_done() {
         run.step();
     }
-    run.site.check_books();
+    run.finish();
+    for asker in &run.askers {
+        let (port, plan) = (asker.port, asker.plan);
+        assert!(asker.harmed || !asker.given_up, "no answer to the client of port {port}, {plan:?}");
+        assert!(!scenario.is_calm() || asker.lost_nothing(), "port {port} asked again, {plan:?}");
+    }
     for (connection, harmed) in run.connections.iter().zip(&run.harmed) {
         let (plan, received) = (connection.plan, connection.received);
         assert!(
@@ -58,27 +71,69 @@ impl Run {
         let known = addresses(family);
         let site = Site::new(family, mode, workers);
         let now = Millis(1_000);
-        let vip = (ip(known.vip), 80);
-        let connected = if vip.0.is_ipv4() { (24, 32) } else { (64, 128) };
-        let client = (ip(known.client), connected.0);
-        let mac = Fixture::neighbor_mac(OUTSIDE, 2);
-        let client = Host::new(seed, mac, &[client], ip(known.own[0]));
-        let server = |(n, (node, backend)): (usize, &(&str, &str))| {
-            let own = [(ip(node), connected.0), (ip(backend), connected.1)];
-            Host::new(seed.wrapping_add(n as u64 + 1), machine(n), &own, ip(known.own[1]))
+        let vip = SocketAddr::new(ip(known.vip), 80);
+        let connected = if vip.is_ipv4() { (24, 32) } else { (64, 128) };
+        let datagrams = |n: u16| Card::for_datagrams(scenario.cutting, 1 + n * (u16::MAX / 5));
+        let client = |n: usize, card| {
+            let mac = Fixture::neighbor_mac(OUTSIDE, [2, 3][n]);
+            Host::new((seed, card), mac, &[(ip(known.clients[n]), connected.0)], ip(known.own[0]))
         };
-        let servers = known.backends.iter().enumerate().map(server).collect();
-        let backend = |(n, (_, backend)): (usize, &(&str, &str))| {
-            (SocketAddr::new(ip(backend), SERVER_PORT), machine(n))
+        let (client, mut asker) = (client(0, Card::new()), client(1, datagrams(0)));
+        let server = |n: u16, which: usize, card| {
+            let (node, pods) = known.backends[usize::from(n)];
+            let own = [(ip(node), connected.0), (ip(pods[which]), connected.1)];
+            let seed = seed.wrapping_add(u64::from(n) + 1);
+            Host::new((seed, card), machine(n.into()), &own, ip(known.own[1]))
         };
-        let backends: HashMap<_, _> = known.backends.iter().enumerate().map(backend).collect();
-        let model = Model::new(mode, ip(known.client), SocketAddr::new(vip.0, vip.1), backends);
+        let servers = (0..4).map(|n| server(n, 0, Card::new())).collect();
+        let answerers = (0..4).map(|n| server(n, 1, datagrams(n + 1))).collect();
+        let backends = |which: usize| -> HashMap<_, _> {
+            let at = |(n, (_, pods)): (usize, &(&str, [&str; 2]))| {
+                (SocketAddr::new(ip(pods[which]), SERVER_PORT), machine(n))
+            };
+            known.backends.iter().enumerate().map(at).collect()
+        };
+        let [one, two] = known.clients.map(ip);
+        let model = Model::new(mode, one, vip, backends(0), Datagrams::new(mode, two, vip, backends(1)));
         let connections = scenario.connections.iter().zip(40_000..);
         let connections: Vec<_> = connections.map(|(plan, port)| Connection::new(*plan, port, now)).collect();
         let harmed = vec![false; connections.len()];
         let events = scenario.events.iter().rev().map(|(at, event)| (now.0 + at, *event)).collect();
         let wire = Wire::new(seed, network);
-        Self { now, vip, site, client, servers, wire, model, connections, harmed, events }
+        let askers = scenario.askers.iter().zip(50_000..);
+        let askers = askers.map(|(plan, port)| Asker::new(*plan, port, &mut asker, now)).collect();
+        Self {
+            now,
+            vip,
+            site,
+            client,
+            servers,
+            asker,
+            answerers,
+            wire,
+            model,
+            connections,
+            askers,
+            harmed,
+            events,
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.connections.iter().all(|connection| connection.end.is_some())
+            && self.askers.iter().all(Asker::is_done)
+    }
+
+    /// When all that waits has had its time, nothing is left.
+    fn finish(&mut self) {
+        self.site.answer(Millis(u32::MAX));
+        // Parts that waited may be sent on, and wait again for a neighbour.
+        for _ in 0..2 {
+            self.now = self.now.plus(60_000);
+            self.site.work(self.now);
+        }
+        assert_eq!(self.site.holds(), 0, "{:?}", self.site.rigs[0].counts());
+        self.site.check_books();
     }
 
     /// Goes to the next moment at which something happens, and lets it happen.
@@ -92,24 +147,30 @@ impl Run {
         self.site.answer(self.now);
         self.deliver();
         self.hosts();
+        self.datagrams();
     }
 
     fn next(&mut self) -> u32 {
         let now = self.now;
-        let hosts = std::iter::once(&mut self.client).chain(&mut self.servers);
+        let clients = [&mut self.client, &mut self.asker].into_iter();
+        let hosts = clients.chain(&mut self.servers).chain(&mut self.answerers);
         let hosts = hosts.filter_map(|host| host.poll_at(now));
         let programs = self.connections.iter().filter_map(|connection| connection.wakes_at(now));
+        let programs = programs.chain(self.askers.iter().filter_map(Asker::wakes_at));
         let others = [self.events.last().map(|(at, _)| *at), self.wire.next(), self.site.next()];
         hosts.chain(programs).chain(others.into_iter().flatten()).min().unwrap_or(DEADLINE_MS)
     }
 
     fn happen(&mut self, event: Event) {
         match event {
-            Event::Swap => {}
+            Event::Swap => self.site.change_ways(),
             Event::Backends(states) => {
-                self.model.set_gone(self.site.set_backends(states));
+                let gone = self.site.set_backends(states);
+                self.model.datagrams.set_gone(gone.iter().copied(), self.site.holds() > 0);
+                self.model.set_gone(gone.into_iter());
                 let refuses = !states.contains(&State::Serving);
                 // What is not established at a backend that goes may begin anew, and find the old answer under way.
+                self.askers.iter_mut().for_each(|asker| asker.harmed |= refuses);
                 if refuses || states.contains(&State::Gone) {
                     self.model.unsettle();
                     self.harm(|model, connection| !model.is_established(connection.port));
@@ -157,6 +218,9 @@ impl Run {
             let those = sent.iter().filter(|(port, _)| *port == wanted);
             those.for_each(|(port, frame)| self.model.appliance_sends(*port, frame));
         }
+        if self.site.holds() == 0 {
+            self.model.datagrams.settled();
+        }
         for (port, frame) in sent {
             self.wire.send(self.now, Flight { port, to_appliance: false, frame });
         }
@@ -166,10 +230,13 @@ impl Run {
     fn arrive(&mut self, port: tables::PortId, frame: &[u8]) {
         let parsed = parse(frame, frame.len()).expect("what is sent parses");
         let dst = parsed.addrs().map(|addrs| addrs.dst());
-        let hosts =
-            if port == OUTSIDE { std::slice::from_mut(&mut self.client) } else { &mut self.servers[..] };
+        let hosts: Vec<&mut Host> = if port == OUTSIDE {
+            vec![&mut self.client, &mut self.asker]
+        } else {
+            self.servers.iter_mut().chain(&mut self.answerers).collect()
+        };
         for host in hosts {
-            let flow = matches!(parsed.body, Body::Flow { .. } | Body::Icmp(_));
+            let flow = matches!(parsed.body, Body::Flow { .. } | Body::Icmp(_) | Body::OtherIp { .. });
             let mine = parsed.dst_mac == host.mac && (!flow || dst.is_some_and(|dst| host.has(dst)));
             if mine || parsed.dst_mac.class() != MacClass::Unicast {
                 host.receive(&parsed, frame);
@@ -181,7 +248,7 @@ impl Run {
     fn hosts(&mut self) {
         self.client.poll(self.now);
         for connection in &mut self.connections {
-            connection.step(&mut self.client, self.vip, self.now);
+            connection.step(&mut self.client, (self.vip.ip(), self.vip.port()), self.now);
             if connection.end.is_some() {
                 self.model.ended(connection.port);
             }
@@ -196,6 +263,29 @@ impl Run {
             server.serve();
             server.poll(self.now);
             for frame in server.card.take_leaving() {
+                self.wire.send(self.now, Flight { port: INSIDE, to_appliance: true, frame });
+            }
+        }
+    }
+
+    /// The same of those that speak UDP.
+    fn datagrams(&mut self) {
+        self.asker.poll(self.now);
+        for asker in &mut self.askers {
+            asker.step(&mut self.asker, self.vip, self.now, self.model.datagrams.forgetful);
+            if asker.is_done() {
+                self.model.datagrams.ended(asker.port);
+            }
+        }
+        self.asker.poll(self.now);
+        for frame in self.asker.card.take_leaving() {
+            self.wire.send(self.now, Flight { port: OUTSIDE, to_appliance: true, frame });
+        }
+        for answerer in &mut self.answerers {
+            answerer.poll(self.now);
+            answerer.answer();
+            answerer.poll(self.now);
+            for frame in answerer.card.take_leaving() {
                 self.wire.send(self.now, Flight { port: INSIDE, to_appliance: true, frame });
             }
         }

@@ -23,6 +23,8 @@ pub(crate) struct Scenario {
     pub(crate) workers: u16,
     pub(crate) network: Network,
     pub(crate) connections: Vec<Plan>,
+    pub(crate) cutting: Cutting,
+    pub(crate) askers: Vec<Asking>,
     pub(crate) events: Vec<(u32, Event)>,
 }
 
@@ -46,6 +48,33 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) const fn bytes(self) -> usize {
         self.chunks * self.chunk_bytes
+    }
+}
+
+/// What a client of datagrams does: it asks until it is answered, waits a little, asks the next question.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asking {
+    pub(crate) start_ms: u32,
+    pub(crate) questions: u16,
+    /// Bytes of a question and of its answer, besides what stands in front.
+    pub(crate) question_bytes: usize,
+    pub(crate) answer_bytes: usize,
+    pub(crate) pause_ms: u32,
+}
+
+/// How datagrams leave their senders.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cutting {
+    /// Longer IP packets leave in parts.
+    pub(crate) longest: u16,
+    /// Routers may cut what is IPv4.
+    pub(crate) allowed: bool,
+}
+
+impl Scenario {
+    /// Nothing is lost on the wires, and nothing happens that may cost a packet.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.network.lost == 0 && self.events.iter().all(|(_, event)| matches!(event, Event::Swap))
     }
 }
 
@@ -87,13 +116,33 @@ pub(crate) fn scenarios() -> impl Strategy<Value = Scenario> {
         prop_oneof![Just(NatMode::Snat), Just(NatMode::Dnat)],
         1..=2_u16,
     );
+    // On a network that loses nothing the appliance may not either.
+    let lost = prop_oneof![1 => Just(0), 2 => 1..8_u64];
     let network =
-        (0..8_u64, 0..5_u64, 0..20_u64).prop_map(|(lost, doubled, late)| Network { lost, doubled, late });
+        (lost, 0..5_u64, 0..20_u64).prop_map(|(lost, doubled, late)| Network { lost, doubled, late });
     let events = vec((0..12_000_u32, events()), 0..10);
-    (any::<u64>(), kind, network, vec(plans(), 1..6), events).prop_map(
-        |(seed, (family, mode, workers), network, connections, mut events)| {
+    let cutting = (600..=1_500_u16, any::<bool>());
+    let cutting = cutting.prop_map(|(longest, allowed)| Cutting { longest, allowed });
+    // Either kind of program, or both.
+    let programs =
+        prop_oneof![(vec(plans(), 1..6), vec(asking(), 0..2)), (vec(plans(), 0..2), vec(asking(), 1..6)),];
+    (any::<u64>(), kind, network, programs, cutting, events).prop_map(
+        |(seed, (family, mode, workers), network, (connections, askers), cutting, mut events)| {
             events.sort_by_key(|(at, _)| *at);
-            Scenario { seed, family, mode, workers, network, connections, events }
+            Scenario { seed, family, mode, workers, network, connections, cutting, askers, events }
+        },
+    )
+}
+
+fn asking() -> impl Strategy<Value = Asking> {
+    let bytes = || prop_oneof![1..600_usize, 600..2_400_usize];
+    (0..6_000_u32, 1..12_u16, bytes(), bytes(), 0..1_500_u32).prop_map(
+        |(start_ms, questions, question_bytes, answer_bytes, pause_ms)| Asking {
+            start_ms,
+            questions,
+            question_bytes,
+            answer_bytes,
+            pause_ms,
         },
     )
 }

@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use packet::{AnyAddrs, Body, Family, parse, tcp, testkit::PacketBuilder};
 use tables::{Millis, PortId};
 
-use crate::{card::MTU, scenario::Network};
+use crate::{
+    card::MTU,
+    parts::{cut, is_udp},
+    scenario::Network,
+};
 
 /// xorshift64.
 pub(crate) struct Dice(u64);
@@ -61,7 +65,10 @@ impl Wire {
         if now.0 < self.cut_until[port] {
             return;
         }
-        let flight = self.route(flight);
+        self.route(flight).into_iter().for_each(|flight| self.fly(now, &flight));
+    }
+
+    fn fly(&mut self, now: Millis, flight: &Flight) {
         let copies = match self.dice.below(100) {
             dice if dice < self.network.lost => 0,
             dice if dice < self.network.lost + self.network.doubled => 2,
@@ -76,14 +83,19 @@ impl Wire {
         }
     }
 
-    /// A frame that the router can send on, or what it says about it to the sender.
-    fn route(&self, flight: Flight) -> Flight {
+    /// A frame that the router can send on, as it is or in parts, or what it says about it to the sender.
+    fn route(&self, flight: Flight) -> Vec<Flight> {
         let mtu = self.path_mtu[flight.port.index()];
         let parsed = parse(&flight.frame, flight.frame.len()).expect("what is sent parses");
         if parsed.ip_len <= mtu {
-            return flight;
+            return vec![flight];
         }
         let addrs = parsed.addrs().expect("a long packet is IP");
+        if is_udp(&parsed) && addrs.family() == Family::V4 && !parsed.dont_fragment {
+            let id = &flight.frame[usize::from(parsed.l3) + 4..][..2];
+            let parts = cut(&flight.frame, mtu, u16::from_be_bytes([id[0], id[1]]).into());
+            return parts.into_iter().map(|frame| Flight { frame, ..flight }).collect();
+        }
         let (kind, code, router) = match addrs.family() {
             Family::V4 => (3, 4, "198.18.0.1"),
             Family::V6 => (2, 0, "2001:db8:ffff::1"),
@@ -98,7 +110,7 @@ impl Wire {
         let frame = PacketBuilder::icmp(router, addrs.src(), kind, code, &rest)
             .macs(parsed.src_mac, parsed.dst_mac)
             .build();
-        Flight { to_appliance: !flight.to_appliance, frame, ..flight }
+        vec![Flight { to_appliance: !flight.to_appliance, frame, ..flight }]
     }
 
     /// When the next frame arrives.

@@ -64,8 +64,10 @@ struct Account {
     parts: Vec<Part>,
     accepted: BTreeMap<usize, u8>,
     end: Option<usize>,
-    /// It holds a contradiction, or no ports: what is not gone yet may not go.
+    /// It holds a contradiction: what is not gone yet may not go.
     spoiled: bool,
+    /// Its first part is too short for its ports: nothing may go.
+    portless: bool,
     /// A part may have waited too long for the first one.
     late: bool,
     /// When the first of those that wait came.
@@ -76,8 +78,9 @@ struct Account {
 }
 
 impl Account {
+    /// All of it is there.
     fn is_complete(&self) -> bool {
-        !self.spoiled && self.end.is_some_and(|end| self.accepted.len() == end)
+        self.end.is_some_and(|end| self.accepted.len() == end)
     }
 
     /// The name may be used again.
@@ -87,18 +90,21 @@ impl Account {
 
     /// A part comes.
     fn add(&mut self, part: &Part, header_len: usize, now: Millis) {
-        if self.parts.iter().any(|known| (known.start, known.end(), known.last) == key_of(part)) {
+        if self.spoiled
+            || self.portless
+            || self.parts.iter().any(|known| (known.start, known.end(), known.last) == key_of(part))
+        {
             return;
         }
         let known = self.accepted.range(part.start..part.end()).next().is_some();
         let behind = self.end.is_some_and(|end| part.end() > end || part.last);
         let before = part.last && self.accepted.range(part.end()..).next().is_some();
-        let no_ports = part.start == 0 && part.bytes.len() < header_len;
-        self.spoiled |= known || behind || before || no_ports;
-        self.parts.push(part.clone());
+        self.spoiled = known || behind || before;
         if self.spoiled {
             return;
         }
+        self.portless = part.start == 0 && part.bytes.len() < header_len;
+        self.parts.push(part.clone());
         self.accepted.extend((part.start..).zip(part.bytes.iter().copied()));
         self.end = self.end.or(part.last.then(|| part.end()));
         if part.start == 0 {
@@ -110,6 +116,7 @@ impl Account {
 
     /// A part left.
     fn leave(&mut self, start: usize, last: bool, bytes: &[u8], header_len: usize) {
+        assert!(!self.portless, "a part of what has no ports left");
         for (at, byte) in (start..).zip(bytes) {
             assert!(self.left.insert(at, *byte).is_none(), "byte {at} left twice");
             let came = self.accepted.get(&at);
@@ -242,7 +249,7 @@ impl Run {
     /// A sound datagram has left whole, to a backend of its Service, with a right checksum.
     fn check_whole(&self, n: usize) {
         let (payload, key, account) = &self.datagrams[n];
-        if !account.is_complete() || account.late {
+        if !account.is_complete() || account.late || account.portless {
             return;
         }
         assert_eq!(account.left.len(), account.accepted.len(), "{n} is not whole: {account:?}");

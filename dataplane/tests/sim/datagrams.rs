@@ -1,0 +1,154 @@
+//! What must hold of every datagram that the appliance sends, by an account of its own: clients are told apart by what is in
+//! their datagrams, and one's go to one backend as long as that is the Service's, and from then on to another one.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use packet::{AnyKey, MacAddr, Parsed, first_fragment};
+use tables::{NatMode, PortId};
+
+use dataplane::testkit::INSIDE;
+
+use crate::{asker::client_of, parts::name_of};
+
+pub(crate) struct Datagrams {
+    mode: NatMode,
+    client: IpAddr,
+    vip: SocketAddr,
+    /// Backends, and the Ethernet addresses of their machines.
+    backends: HashMap<SocketAddr, MacAddr>,
+    /// Those of them that are not the Service's.
+    gone: HashSet<SocketAddr>,
+    /// Of each client, by its port: its datagrams as its backend sees them.
+    pinned: HashMap<u16, AnyKey>,
+    /// Packets that were translated before the tables at hand came may still wait for their neighbour.
+    held: bool,
+    /// The appliance has forgotten its flows: ports of its own may mean another client.
+    pub(crate) forgetful: bool,
+    /// Datagrams whose first part went this way; names are used once.
+    begun: HashMap<u32, HashSet<(IpAddr, IpAddr)>>,
+    /// Clients that ask no more.
+    ended: HashSet<u16>,
+}
+
+impl Datagrams {
+    pub(crate) fn new(
+        mode: NatMode,
+        client: IpAddr,
+        vip: SocketAddr,
+        backends: HashMap<SocketAddr, MacAddr>,
+    ) -> Self {
+        Self {
+            mode,
+            client,
+            vip,
+            backends,
+            gone: HashSet::new(),
+            pinned: HashMap::new(),
+            held: false,
+            forgetful: false,
+            begun: HashMap::new(),
+            ended: HashSet::new(),
+        }
+    }
+
+    /// Only these backends are not the Service's from now on: their clients go elsewhere with their next datagram. `held` if
+    /// packets wait for a neighbour.
+    pub(crate) fn set_gone(&mut self, gone: impl Iterator<Item = SocketAddr>, held: bool) {
+        self.gone = gone.collect();
+        self.pinned.retain(|_, key| !self.gone.contains(&end(*key)));
+        self.held |= held;
+    }
+
+    /// Nothing waits any more.
+    pub(crate) const fn settled(&mut self) {
+        self.held = false;
+    }
+
+    /// A client asks no more: its flow ends, and another one's may have the same port.
+    pub(crate) fn ended(&mut self, client: u16) {
+        self.pinned.remove(&client);
+        self.ended.insert(client);
+    }
+
+    /// The appliance has forgotten its flows.
+    pub(crate) fn forget(&mut self) {
+        self.pinned.clear();
+        self.forgetful = true;
+    }
+
+    /// The appliance sends a datagram, or a part of one.
+    pub(crate) fn appliance_sends(&mut self, port: PortId, parsed: &Parsed, frame: &[u8]) {
+        let whole = parsed.key().map(|_| *parsed).or_else(|| first_fragment(frame, parsed));
+        match whole.and_then(|whole| whole.key()) {
+            Some(key) => {
+                let client = client_of(&frame[parsed.l4.into()..]);
+                if let Some((src, dst, id)) = name_of(parsed) {
+                    self.begun.entry(id).or_default().insert((src, dst));
+                }
+                if port == INSIDE {
+                    self.check_inside(client, key, parsed);
+                } else {
+                    self.check_outside(client, key);
+                }
+            }
+            None => self.check_later(port, parsed),
+        }
+    }
+
+    fn check_inside(&mut self, client: u16, key: AnyKey, parsed: &Parsed) {
+        assert_eq!(
+            self.backends.get(&end(key)),
+            Some(&parsed.dst_mac),
+            "{key:?} is for no backend's machine"
+        );
+        if self.mode == NatMode::Dnat {
+            assert_eq!((key.src(), key.sport()), (self.client, client), "the client's address is kept");
+        }
+        if self.gone.contains(&end(key)) {
+            return assert!(self.held, "{key:?} goes to a backend that is gone");
+        }
+        if self.ended.contains(&client) {
+            return;
+        }
+        let other = self.pinned.iter().find(|(port, pinned)| **port != client && **pinned == key);
+        assert!(other.is_none(), "two clients are one at {key:?}: {client} and {other:?}");
+        let pinned = self.pinned.insert(client, key).unwrap_or(key);
+        assert!(self.held || pinned == key, "{client} was at {pinned:?}, and goes to {key:?}");
+    }
+
+    fn check_outside(&self, client: u16, key: AnyKey) {
+        let src = SocketAddr::new(key.src(), key.sport());
+        assert_eq!(key.dst(), self.client, "the client asked");
+        assert!(self.forgetful || key.dport() == client, "an answer to {client} goes to {key:?}");
+        // A backend that is none any more is routed as any other host.
+        let routed = self.mode == NatMode::Dnat && self.gone.contains(&src);
+        assert!(src == self.vip || routed, "the client asked the VIP, not {src}");
+    }
+
+    /// A part without ports goes where the first one of its datagram went, if that went anywhere. One that comes once more when
+    /// its datagram is gone waits for a first one in vain, and is then routed as it is, if it is not for an address of ours:
+    /// nobody knows it.
+    fn check_later(&self, port: PortId, parsed: &Parsed) {
+        let (src, dst, id) = name_of(parsed).expect("only UDP is in parts here");
+        if port != INSIDE && self.mode == NatMode::Dnat && self.backends.keys().any(|at| at.ip() == src) {
+            return assert_eq!(dst, self.client);
+        }
+        match self.begun.get(&id) {
+            Some(ways) => assert!(ways.contains(&(src, dst)), "{id}: {src} > {dst}, and it began {ways:?}"),
+            None if port == INSIDE => {
+                let of = |(at, _): &(&SocketAddr, &MacAddr)| at.ip() == dst;
+                let (at, mac) = self.backends.iter().find(of).expect("a backend");
+                assert_eq!(parsed.dst_mac, *mac);
+                assert!(self.held || !self.gone.contains(at), "a part for a backend that is gone");
+            }
+            None => assert_eq!(dst, self.client),
+        }
+    }
+}
+
+fn end(key: AnyKey) -> SocketAddr {
+    SocketAddr::new(key.dst(), key.dport())
+}
