@@ -2,10 +2,12 @@
 
 use dataplane::testkit::{Fixture, INSIDE, OUTSIDE, target::seeds};
 use packet::{
-    AnyKey, Body, Fragment, Parsed, Protocol, TcpFlags, checksum, first_fragment, parse,
+    AnyKey, Body, Fragment, Parsed, Protocol, TcpFlags, VlanTag, checksum, first_fragment, parse,
     testkit::PacketBuilder,
 };
 use tables::PortId;
+
+use crate::trunk::{CLIENT, CLIENTS, CLIENTS_VLAN, STORE, STORES_VLAN, longest, tagged};
 
 /// xorshift64: the same frames at every run.
 pub(crate) struct Random(pub(crate) u64);
@@ -51,6 +53,8 @@ impl Frames {
                 packet::ether::set_macs(frame, Fixture::port_mac(*port), Fixture::neighbor_mac(*port, last));
             }
         }
+        let others: Vec<_> = seeds.iter().filter_map(|(port, frame)| behind_a_tag(*port, frame)).collect();
+        seeds.extend(others);
         Self {
             random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             seeds,
@@ -81,7 +85,7 @@ impl Frames {
         if sound {
             mend(&mut frame);
         }
-        frame.truncate(1_514);
+        frame.truncate(longest(&frame));
         (port, frame)
     }
 
@@ -127,8 +131,9 @@ impl Frames {
                 packet::AnyAddrs::V6 { .. } => self.random.pick(&[(1, 4), (2, 0), (3, 0), (4, 1), (137, 0)]),
             };
             let from = if self.random.one_in(2) { addrs.dst() } else { router(addrs.dst()) };
+            let error = PacketBuilder::icmp(from, addrs.src(), kind, code, &rest);
             return Some(
-                PacketBuilder::icmp(from, addrs.src(), kind, code, &rest).macs(macs.0, macs.1).build(),
+                parsed.vlan.into_iter().fold(error, PacketBuilder::vlan).macs(macs.0, macs.1).build(),
             );
         }
         let key = with_ports(&parsed, frame)?.1.reversed();
@@ -138,7 +143,7 @@ impl Frames {
         let packet = PacketBuilder::flow(key).macs(macs.0, macs.1).payload(&content);
         let packet = packet.flags(TcpFlags(flags)).numbers(seq, seq + 1);
         debug_assert!(port == OUTSIDE || port == INSIDE);
-        Some(packet.build())
+        Some(parsed.vlan.into_iter().fold(packet, PacketBuilder::vlan).build())
     }
 
     /// Changes something that means something, or any byte.
@@ -149,7 +154,12 @@ impl Frames {
             0 => self.mutate_byte(frame),
             1 => frame.truncate(14 + self.random.below(frame.len() - 13)),
             2 => frame.extend_from_slice(&[0; 40]),
-            3 => insert_tag(frame, self.random.pick(&[0, 0x2000, 1, 100, 4_095])),
+            3 => {
+                *frame = tagged(
+                    frame,
+                    VlanTag(self.random.pick(&[0, 0x2000, 1, 0x6000 | CLIENTS_VLAN, STORES_VLAN, 4_095])),
+                )
+            }
             4 if l4 > 0 => self.cut(frame, &parsed),
             5 if parsed.addrs().is_some() => self.swap_address(frame, &parsed),
             6 if l4 > 0 && l4 + 4 <= frame.len() => {
@@ -215,7 +225,10 @@ impl Frames {
     }
 }
 
-const ADDRESSES_V4: [[u8; 4]; 12] = [
+const ADDRESSES_V4: [[u8; 4]; 15] = [
+    [198, 51, 100, 2],
+    [198, 51, 100, 77],
+    [10, 2, 0, 11],
     [192, 0, 2, 2],
     [192, 0, 2, 77],
     [8, 8, 8, 8],
@@ -230,7 +243,9 @@ const ADDRESSES_V4: [[u8; 4]; 12] = [
     [255, 255, 255, 255],
 ];
 
-const ADDRESSES_V6: [&str; 10] = [
+const ADDRESSES_V6: [&str; 12] = [
+    "2001:db8:64::2",
+    "fd00:2::11",
     "2001:db8:1::2",
     "2001:db8:8::8",
     "2001:db8:f::10",
@@ -243,6 +258,33 @@ const ADDRESSES_V6: [&str; 10] = [
     "fe80::1",
 ];
 
+/// The frame of a client as one in the VLAN outside sends it, and that to a pod as it goes to the VLAN inside.
+fn behind_a_tag(port: PortId, frame: &[u8]) -> Option<(PortId, Vec<u8>)> {
+    if port != OUTSIDE {
+        return None;
+    }
+    let (plain, other) = (["192.0.2.2", "2001:db8:1::2"], ["10.244.1.5", "fd00:244:1::5"]);
+    let mut frame = frame.to_vec();
+    let moved = plain.iter().zip(CLIENT).chain(other.iter().zip(STORE));
+    let found = moved.filter(|(from, to)| replace(&mut frame, from, to)).count();
+    packet::ether::set_macs(&mut frame, Fixture::port_mac(OUTSIDE), Fixture::neighbor_mac(CLIENTS, 2));
+    mend(&mut frame);
+    (found > 0).then(|| (OUTSIDE, tagged(&frame, VlanTag(CLIENTS_VLAN))))
+}
+
+/// Puts another address at every place of an address.
+fn replace(frame: &mut [u8], from: &str, to: &str) -> bool {
+    let bytes = |text: &str| match text.parse().expect("an address") {
+        std::net::IpAddr::V4(v4) => v4.octets().to_vec(),
+        std::net::IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    let (from, to) = (bytes(from), bytes(to));
+    let places: Vec<_> = frame.windows(from.len()).enumerate().filter(|(_, at)| *at == from).collect();
+    let places: Vec<usize> = places.into_iter().map(|(at, _)| at).collect();
+    places.iter().for_each(|at| frame[*at..*at + to.len()].copy_from_slice(&to));
+    !places.is_empty()
+}
+
 /// Somebody on the way to an address.
 fn router(beyond: std::net::IpAddr) -> std::net::IpAddr {
     if beyond.is_ipv4() { [198, 18, 0, 1].into() } else { "2001:db8:ffff::1".parse().expect("an address") }
@@ -254,11 +296,6 @@ pub(crate) fn with_ports(parsed: &Parsed, frame: &[u8]) -> Option<(Parsed, AnyKe
         Fragment::Whole => parsed.key().map(|key| (*parsed, key)),
         _ => first_fragment(frame, parsed).and_then(|whole| whole.key().map(|key| (whole, key))),
     }
-}
-
-fn insert_tag(frame: &mut Vec<u8>, tag: u16) {
-    let [high, low] = tag.to_be_bytes();
-    frame.splice(12..12, [0x81, 0, high, low]);
 }
 
 /// Gives an IP packet this length, with what fits of its content.

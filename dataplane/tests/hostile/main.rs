@@ -6,11 +6,12 @@
 mod counted;
 mod frames;
 mod model;
+mod trunk;
 
 use cpu::Level;
 use dataplane::{
     buf::BURST,
-    testkit::{INSIDE, OUTSIDE, Rig, RigConfig, target::world},
+    testkit::{INSIDE, OUTSIDE, Rig, RigConfig},
 };
 use tables::{Millis, PortSet};
 
@@ -18,6 +19,7 @@ use crate::{
     counted::{Count, CountedPort},
     frames::Frames,
     model::Model,
+    trunk::world,
 };
 
 /// Few enough flows that the table is full most of the time.
@@ -98,9 +100,18 @@ fn finish(mut rig: Rig<CountedPort>, count: &Count) {
 
 /// Every way out was taken: a test in which all is dropped would prove nothing.
 fn assert_reached(model: &Model, frames_total: usize) {
-    for kind in
-        ["to a backend", "to a client", "error", "for the VIP", "routed", "part", "answer", "ARP", "ND"]
-    {
+    for kind in [
+        "to a backend",
+        "to a client",
+        "error",
+        "for the VIP",
+        "routed",
+        "part",
+        "answer",
+        "ARP",
+        "ND",
+        "tagged",
+    ] {
         let sent = model.sent.get(kind).copied().unwrap_or_default();
         assert!(
             sent * 5_000 > frames_total as u64,

@@ -10,7 +10,11 @@ use dataplane::testkit::{Fixture, INSIDE, OUTSIDE};
 use packet::{AnyAddrs, AnyKey, Body, Fragment, Icmp, MacAddr, Parsed, Protocol, TcpFlags, checksum, parse};
 use tables::PortId;
 
-use crate::{INSIDE_MTU, frames::with_ports};
+use crate::{
+    INSIDE_MTU,
+    frames::with_ports,
+    trunk::{self, CLIENTS, STORES, port_of},
+};
 
 /// A frame that parses, and its facts.
 struct Seen {
@@ -22,7 +26,9 @@ struct Seen {
 }
 
 impl Seen {
-    fn new(port: PortId, frame: Vec<u8>) -> Option<Self> {
+    /// A frame at a device.
+    fn new(device: PortId, frame: &[u8]) -> Option<Self> {
+        let (port, frame) = port_of(device, frame)?;
         let parsed = parse(&frame, frame.len()).ok()?;
         let flow = with_ports(&parsed, &frame);
         Some(Self { port, frame, parsed, flow })
@@ -65,7 +71,7 @@ pub(crate) struct Model {
 impl Model {
     /// A frame is about to arrive.
     pub(crate) fn arrives(&mut self, port: PortId, frame: &[u8]) {
-        if let Some(seen) = Seen::new(port, frame.to_vec()) {
+        if let Some(seen) = Seen::new(port, frame) {
             if let Some(addrs) = seen.parsed.addrs() {
                 self.pairs.insert((addrs.src(), addrs.dst()));
             }
@@ -97,6 +103,8 @@ impl Model {
             };
             *self.sent.entry(kind).or_default() += 1;
         }
+        let tagged = sent.iter().filter(|seen| trunk::device(seen.port) != seen.port).count();
+        *self.sent.entry("tagged").or_default() += tagged as u64;
         self.arrived.clear();
         self.before.clear();
         // Mutated addresses are many.
@@ -106,12 +114,12 @@ impl Model {
     }
 
     fn basics(&self, port: PortId, frame: &[u8], sound: bool) -> Seen {
-        let seen = Seen::new(port, frame.to_vec()).unwrap_or_else(|| panic!("no packet: {frame:02x?}"));
-        let Seen { parsed, .. } = &seen;
-        assert_eq!(parsed.src_mac, Fixture::port_mac(port));
+        let seen = Seen::new(port, frame).unwrap_or_else(|| panic!("no packet of a port: {frame:02x?}"));
+        let Seen { parsed, frame, port, .. } = &seen;
+        assert_eq!(parsed.src_mac, trunk::mac(*port));
         assert!(parsed.vlan.is_none_or(|tag| tag.id() == 0), "a tag was left on {parsed:?}");
         assert!(parsed.ip_checksum_right, "{parsed:?}");
-        assert!(!sound || checksum::is_right(parsed, [frame]), "a checksum went wrong: {frame:02x?}");
+        assert!(!sound || checksum::is_right(parsed, [&frame[..]]), "a checksum went wrong: {frame:02x?}");
         assert!(parsed.ip_len <= 1_500, "{parsed:?}");
         seen
     }
@@ -317,6 +325,12 @@ fn is_sent_on(seen: &Seen) -> bool {
 fn next_hop(dst: IpAddr) -> Option<(PortId, MacAddr)> {
     let outside = |last| Some((OUTSIDE, Fixture::neighbor_mac(OUTSIDE, last)));
     let inside = |last| Some((INSIDE, Fixture::neighbor_mac(INSIDE, last)));
+    if trunk::CLIENT.iter().any(|text| ip(text) == dst) {
+        return Some((CLIENTS, Fixture::neighbor_mac(CLIENTS, 2)));
+    }
+    if trunk::STORE.iter().any(|text| ip(text) == dst) {
+        return Some((STORES, Fixture::neighbor_mac(STORES, 11)));
+    }
     match dst {
         IpAddr::V4(v4) => match v4.octets() {
             [10, 0, 0, last @ (11 | 12)] => inside(last),
@@ -324,13 +338,13 @@ fn next_hop(dst: IpAddr) -> Option<(PortId, MacAddr)> {
             [10, 244, 2, _] => inside(12),
             [192, 0, 2, 2] => outside(2),
             [192, 0, 2, 254] => outside(254),
-            [192, 0, 2, _] | [10, 0, 0, _] => None,
+            [192, 0, 2, _] | [10, 0 | 2, 0, _] | [198, 51, 100, _] => None,
             _ => outside(254),
         },
         IpAddr::V6(v6) => match v6.segments() {
             [0xfd00, 0, 0, 0, 0, 0, 0, 0x11] => inside(11),
             [0xfd00, 0, 0, 0, 0, 0, 0, 0x12] => inside(12),
-            [0xfd00, 0, 0, 0, ..] => None,
+            [0xfd00, 0 | 2, 0, 0, ..] | [0x2001, 0xdb8, 0x64, 0, ..] => None,
             [0xfd00, 0x244, 1, 0, ..] => inside(11),
             [0xfd00, 0x244, 2, 0, ..] => inside(12),
             [0x2001, 0xdb8, 1, 0, 0, 0, 0, 2] => outside(2),
@@ -353,7 +367,7 @@ fn is_ours(address: IpAddr) -> bool {
         "fd00:96::10",
         "2001:db8:f::10",
     ];
-    OURS.iter().any(|text| ip(text) == address)
+    OURS.iter().chain(&trunk::OWN).any(|text| ip(text) == address)
 }
 
 fn ip(text: &str) -> IpAddr {
