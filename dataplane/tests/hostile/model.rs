@@ -195,7 +195,20 @@ impl Model {
         }
         // Later parts, and what was cut here, have no ports.
         let part = seen.parsed.fragment != Fragment::Whole;
-        (part && self.pairs.contains(&(addrs.src(), addrs.dst()))).then_some("part")
+        let known = || self.pairs.contains(&(addrs.src(), addrs.dst()));
+        (part && (known() || of(&|from| self.is_part_of_begun(from, seen)))).then_some("part")
+    }
+
+    /// A later part goes with a flow of which nothing went to a backend yet.
+    fn is_part_of_begun(&self, from: &Seen, to: &Seen) -> bool {
+        let (Some(came), Some(left)) = (from.parsed.addrs(), to.parsed.addrs()) else { return false };
+        let (src, dst) = (left.src(), left.dst());
+        let may_be = |client: &AnyKey| {
+            let at_backend =
+                AnyKey::new((src, client.sport()).into(), (dst, 8_080).into(), client.protocol());
+            client.addrs() == came && at_backend.is_some_and(|key| is_served(*client, key, to.port))
+        };
+        is_one_hop_on(from, to) && self.begun.iter().any(may_be)
     }
 
     /// The packet answers one that went to a backend, and would go to its client as this.

@@ -10,6 +10,8 @@ mod flows;
 mod fragments;
 mod frames;
 mod handoff;
+#[cfg(feature = "dpdk")]
+mod jumbo;
 mod local;
 mod protection;
 mod replies;
