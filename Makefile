@@ -51,8 +51,8 @@ unit: ## Tests that need neither DPDK, root nor a NIC.
 	$(CARGO) test -q
 
 dpdk-test: ## Tests of the DPDK wrappers and of the packet engine on virtual devices.
-	$(CARGO) test -q $(DPDK_CRATES) -p dataplane -p fairlead --features dataplane/dpdk,fairlead/dpdk
-	$(CARGO) test -q -p perf --features dpdk --bin pktgen
+	$(CARGO) test -q $(DPDK_CRATES) -p dataplane -p fairlead --features dataplane/dpdk,dataplane/stages,fairlead/dpdk
+	$(CARGO) test -q -p perf --features dpdk,stages --bin pktgen --test stages
 
 e2e: setup ## End to end: real clients and servers through the appliance (root). FILTER=words narrows.
 	$(CARGO) build --release --features dpdk
@@ -93,6 +93,7 @@ instructions: ## Instructions a packet, counted, against perf/instructions.tsv. 
 
 bench: setup-build ## Benches of the packet path, a table each, put together in docs/performance.md. QUICK=1 is short.
 	$(CARGO) bench -p perf
+	$(CARGO) bench -p perf --features stages --bench stages
 	$(CARGO) run -q -p perf --bin report
 
 bench-wire: ## Over memif against testpmd in the same run; its generator is perf/src/bin/pktgen.
@@ -111,7 +112,7 @@ bench-kubernetes: setup ## What changes of a real cluster cost, at a client and 
 lint: setup-build ## Format, clippy, dependency policy.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --all-targets -q -- -D warnings
-	$(CARGO) clippy $(DPDK_CRATES) -p fairlead -p perf --features fairlead/dpdk,perf/dpdk,perf/kubernetes --all-targets -q -- -D warnings
+	$(CARGO) clippy $(DPDK_CRATES) -p fairlead -p perf --features fairlead/dpdk,perf/dpdk,perf/kubernetes,perf/stages --all-targets -q -- -D warnings
 	@if command -v gofmt >/dev/null; then test -z "$$(gofmt -l tests/cluster | tee /dev/stderr)"; fi
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny -L error check bans licenses sources; \
 	 else echo "lint: cargo-deny is not installed; licences and sources were not checked (cargo install cargo-deny)"; fi

@@ -15,6 +15,7 @@ mod pass;
 pub mod plan;
 mod scratch;
 pub mod stage;
+pub mod stages;
 mod steps;
 #[cfg(feature = "testkit")]
 #[expect(clippy::panic, reason = "test code")]

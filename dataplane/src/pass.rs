@@ -32,6 +32,7 @@ use crate::{
         police::{Kind, Police},
         translate::Outlook,
     },
+    stages::{Account, Stage},
     steps::{Fetch, Look, Send},
 };
 
@@ -60,6 +61,8 @@ pub(crate) struct State<B> {
     pub(crate) handoff: Handoff<B>,
     /// Ports with a kernel mirror.
     pub(crate) mirrored: PortSet,
+    /// Where a turn's time goes.
+    pub(crate) stages: Account,
 }
 
 /// See the module.
@@ -93,9 +96,13 @@ impl<'a, P: PortIo> Pass<'a, P> {
         }
         let level = self.state.level;
         let bytes = level.run(Look { pass: self, burst, mac, scratch });
+        self.state.stages.mark(Stage::Parse);
         let unseen = level.run(Fetch { flows: &self.state.flows, count: burst.len(), scratch });
+        self.state.stages.mark(Stage::Lookup);
         let outlooks = unseen.then(|| self.foresee(burst, mac, scratch));
+        self.state.stages.mark(Stage::Foresee);
         level.run(Send { pass: self, burst, mac, scratch, outlooks: outlooks.as_ref() });
+        self.state.stages.mark(Stage::Send);
         bytes
     }
 

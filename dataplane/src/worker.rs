@@ -34,6 +34,7 @@ use crate::{
     pass::{Pass, State},
     scratch::Scratch,
     stage::{announce::Announcer, bypass::Bypasses, hold::Hold, limit::Limit, police::Police},
+    stages::{Account, Stage},
 };
 
 /// Flow records that a turn with work visits for expiry, and for a command of control.
@@ -114,6 +115,7 @@ impl<P: PortIo> Worker<P> {
             capture: links.capture,
             handoff: Handoff::none(),
             mirrored: config.mirrored,
+            stages: Account::new(false),
         };
         Ok(Self {
             tables: links.tables,
@@ -160,6 +162,7 @@ impl<P: PortIo> Worker<P> {
     // A function of its own: its instructions are counted by name (`make instructions`).
     #[inline(never)]
     pub fn poll(&mut self, now: Millis) -> usize {
+        self.state.stages.begin();
         let replaced = self.tables.take();
         let (tables, state) = (self.tables.current(), &mut self.state);
         let mut pass = Pass { tables, lanes: &mut self.lanes, state, now, port: PortId(0), settled: false };
@@ -168,6 +171,7 @@ impl<P: PortIo> Worker<P> {
             pass.release_held();
             self.announcer.replaced(old, tables);
         }
+        pass.state.stages.mark(Stage::Tables);
         let mut work = pass.receive_all(&mut self.burst, &mut self.scratch);
         work += pass.take_over(&mut self.burst, &mut self.scratch);
         work += pass.inject(&mut self.inject, &mut self.frame);
@@ -175,13 +179,22 @@ impl<P: PortIo> Worker<P> {
         pass.expire_held();
         pass.report_bypasses();
         pass.expire_fragments();
+        pass.state.stages.mark(Stage::Housekeeping);
         pass.flush();
+        pass.state.stages.mark(Stage::Transmit);
         let records = if work > 0 { RECORDS_BUSY } else { RECORDS_IDLE };
         let asked = (&mut self.state.flows, &mut self.state.capture);
         work += usize::from(self.commands.step(asked, records, now));
         self.sweep(records, now);
         self.account(work);
+        self.state.stages.mark(Stage::Housekeeping);
         work
+    }
+
+    /// Where the time of turns went.
+    #[cfg(feature = "stages")]
+    pub fn stages_mut(&mut self) -> &mut Account {
+        &mut self.state.stages
     }
 
     /// The ports, for tests and benches that play the wire.
@@ -228,6 +241,7 @@ impl<P: PortIo> Pass<'_, P> {
         let mut received = 0;
         for port in (0..PortId::LIMIT).map(PortId).take(self.lanes.len()) {
             self.lanes[port.index()].io.rx(burst);
+            self.state.stages.mark(Stage::Receive);
             received += burst.len();
             if !burst.is_empty() {
                 self.port = port;

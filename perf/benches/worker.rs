@@ -12,8 +12,8 @@ use std::{
 
 use cpu::Level;
 use perf::{
-    Laps, Random, Sampler, Unit, shuffle,
-    stand::{Pair, ROUND, Stand, client},
+    Laps, Sampler, Unit,
+    stand::{ROUND, Stand, Traffic, client},
 };
 use tables::{Tables, publish::Publisher};
 
@@ -29,39 +29,6 @@ fn main() -> io::Result<()> {
     sampler.finish()
 }
 
-/// Endless rounds of pairs in random order, different for the two sides.
-struct Traffic {
-    clients: Vec<Pair>,
-    backends: Vec<Pair>,
-    at: usize,
-}
-
-impl Traffic {
-    fn new(stand: &mut Stand, flows: u32) -> Self {
-        let mut clients = stand.establish(0, flows);
-        let mut backends = clients.clone();
-        shuffle(&mut clients, &mut Random::new(1));
-        shuffle(&mut backends, &mut Random::new(2));
-        Self { clients, backends, at: 0 }
-    }
-
-    fn round(&mut self, stand: &mut Stand, laps: &mut Laps) {
-        let end = (self.at + ROUND).min(self.clients.len());
-        stand.both_ways(&self.clients[self.at..end], &self.backends[self.at..end], laps);
-        self.at = if end == self.clients.len() { 0 } else { end };
-    }
-}
-
-/// Runs rounds until `time` was spent in turns; simulated time passes with the real one.
-fn rounds(stand: &mut Stand, traffic: &mut Traffic, time: Duration, spent_ns: impl Fn(&Laps) -> u64) -> Laps {
-    let (mut laps, start, began) = (Laps::new(), Instant::now(), stand.now);
-    while Duration::from_nanos(spent_ns(&laps)) < time && start.elapsed() < time * 20 {
-        traffic.round(stand, &mut laps);
-        stand.now = began.plus(u32::try_from(start.elapsed().as_millis()).unwrap_or(u32::MAX));
-    }
-    laps
-}
-
 fn established(sampler: &mut Sampler, case: &str, flows: u32, publish: bool) -> io::Result<()> {
     if !sampler.options().wants(case) {
         return Ok(());
@@ -75,8 +42,8 @@ fn established(sampler: &mut Sampler, case: &str, flows: u32, publish: bool) -> 
         thread::spawn(move || publications(publisher, &stop))
     });
     // The first rounds warm the caches and the branch predictor.
-    rounds(&mut stand, &mut traffic, time / 4, |laps| laps.ns(&clock));
-    let laps = rounds(&mut stand, &mut traffic, time, |laps| laps.ns(&clock));
+    traffic.rounds(&mut stand, time / 4, &clock);
+    let laps = traffic.rounds(&mut stand, time, &clock);
     stop.store(true, Ordering::Relaxed);
     sampler.push(case, 64, &laps);
     if let Some(thread) = publishing {
@@ -110,9 +77,9 @@ fn two_workers(sampler: &mut Sampler) -> io::Result<()> {
     let run = move |others: Arc<Barrier>| -> io::Result<f64> {
         let mut stand = Stand::new(4096, Level::of_this_processor())?;
         let mut traffic = Traffic::new(&mut stand, 1024);
-        rounds(&mut stand, &mut traffic, time / 4, |laps| laps.ns(&clock));
+        traffic.rounds(&mut stand, time / 4, &clock);
         others.wait();
-        let laps = rounds(&mut stand, &mut traffic, time, |laps| laps.ns(&clock));
+        let laps = traffic.rounds(&mut stand, time, &clock);
         // The median turn: another process on the core must not count as the other worker's doing.
         Ok(64.0 / clock.cycles_to_ns(laps.median()).max(1) as f64)
     };

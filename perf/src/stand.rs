@@ -6,9 +6,10 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
-use cpu::Level;
+use cpu::{Level, TscClock};
 use dataplane::{
     buf::PacketBuf,
     idle::IdleMode,
@@ -27,7 +28,7 @@ use tables::{
     tcp_state::Timeouts,
 };
 
-use crate::{Laps, Meter, template::Template, wire::WirePort};
+use crate::{Laps, Meter, Random, shuffle, template::Template, wire::WirePort};
 
 /// Frames that wait at a port at once: more than the caches nearest to the core hold.
 pub const ROUND: usize = 8192;
@@ -166,6 +167,12 @@ impl Stand {
         &self.worker
     }
 
+    /// Where the time of its turns goes.
+    #[cfg(feature = "stages")]
+    pub fn stages_mut(&mut self) -> &mut dataplane::stages::Account {
+        self.worker.stages_mut()
+    }
+
     fn send(&mut self, port: PortId, keys: &[FlowKey<Ipv4Addr>], kind: Kind) {
         let template = match kind {
             Kind::Syn => &self.syn,
@@ -210,6 +217,38 @@ impl Stand {
             self.worker.port_mut(home).expect("two ports").recycle(buf);
         }
         assert_eq!(count, expected, "{:?}", self.worker.counts().drops().collect::<Vec<_>>());
+    }
+}
+
+/// Endless rounds of pairs in random order, different for the two sides.
+#[derive(Debug)]
+pub struct Traffic {
+    clients: Vec<Pair>,
+    backends: Vec<Pair>,
+    at: usize,
+}
+
+impl Traffic {
+    /// Opens so many flows at the stand, and shuffles them.
+    #[must_use]
+    pub fn new(stand: &mut Stand, flows: u32) -> Self {
+        let mut clients = stand.establish(0, flows);
+        let mut backends = clients.clone();
+        shuffle(&mut clients, &mut Random::new(1));
+        shuffle(&mut backends, &mut Random::new(2));
+        Self { clients, backends, at: 0 }
+    }
+
+    /// Runs rounds until `time` was spent in turns; simulated time passes with the real one.
+    pub fn rounds(&mut self, stand: &mut Stand, time: Duration, clock: &TscClock) -> Laps {
+        let (mut laps, start, began) = (Laps::new(), Instant::now(), stand.now);
+        while Duration::from_nanos(laps.ns(clock)) < time && start.elapsed() < time * 20 {
+            let end = (self.at + ROUND).min(self.clients.len());
+            stand.both_ways(&self.clients[self.at..end], &self.backends[self.at..end], &mut laps);
+            self.at = if end == self.clients.len() { 0 } else { end };
+            stand.now = began.plus(u32::try_from(start.elapsed().as_millis()).unwrap_or(u32::MAX));
+        }
+        laps
     }
 }
 

@@ -25,6 +25,7 @@ use crate::{
     io::PortIo,
     pass::Pass,
     scratch::Scratch,
+    stages::Stage,
 };
 
 /// What the tables make of the first packet of what may become a flow.
@@ -215,6 +216,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
         key: &FlowKey<A>,
         outlook: Outlook<'_, 'a>,
     ) {
+        self.state.stages.mark_packet(Stage::Record);
         let seen_now;
         let known = match outlook.known {
             Some(known) => known,
@@ -258,6 +260,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
             Err(reason @ DropReason::SnatExhausted) => return self.reject(buf, parsed, reason),
             Err(reason) => return self.drop(buf, reason),
         };
+        self.state.stages.mark_packet(Stage::Enter);
         let unusual = match usual {
             Some(shape) => self.pass_first(buf, shape, flow),
             None => Err(buf),

@@ -9,7 +9,7 @@ use tables::{
 };
 
 use super::{begin::Foreseen, checksum::leave_to_port, rewrite::Forward, route::Egress};
-use crate::{buf::PacketBuf, io::PortIo, pass::Pass};
+use crate::{buf::PacketBuf, io::PortIo, pass::Pass, stages::Stage};
 
 /// What is known of a packet before its turn comes.
 #[derive(Clone, Copy)]
@@ -137,9 +137,11 @@ impl<'a, P: PortIo> Pass<'a, P> {
         self.clamp_offer(&mut buf, parsed, egress);
         let later = self.finish_checksum(&mut buf, parsed, egress);
         A::forward(rewrite, buf.head_mut(), parsed);
+        self.state.stages.mark_packet(Stage::Rewrite);
         if let Some(request) = later {
             leave_to_port(&mut buf, parsed, A::any(rewrite.key(protocol)), request);
         }
         self.emit(buf, parsed, rewrite.dst.into(), egress);
+        self.state.stages.mark_packet(Stage::Egress);
     }
 }

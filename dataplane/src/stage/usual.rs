@@ -16,6 +16,7 @@ use crate::{
     buf::{ChecksumStatus, PacketBuf},
     io::PortIo,
     pass::Pass,
+    stages::Stage,
 };
 
 /// True for a plain packet that may be a usual one, by what it says itself and the port with this address says of it.
@@ -60,7 +61,9 @@ impl<P: PortIo> Pass<'_, P> {
         candidate: Candidate,
     ) -> Result<(), P::Buf> {
         let Some(plain) = Plain::<E>::again(buf.head(), protocol) else { return Err(buf) };
-        match self.note_usual(&plain, buf.head(), candidate) {
+        let noted = self.note_usual(&plain, buf.head(), candidate);
+        self.state.stages.mark_packet(Stage::Record);
+        match noted {
             Some(usual) => self.send_as(buf, &plain, usual),
             None => Err(buf),
         }
@@ -121,11 +124,13 @@ impl<P: PortIo> Pass<'_, P> {
         if !usual.rewrite.forward(buf.head_mut(), plain.protocol, link.macs) {
             return Err(buf);
         }
+        self.state.stages.mark_packet(Stage::Rewrite);
         let end = ether::HEADER_LEN + usize::from(plain.ip_len);
         buf.truncate(end);
         if let Err(buf) = lane.send(buf, end) {
             self.drop(buf, DropReason::TxFull);
         }
+        self.state.stages.mark_packet(Stage::Egress);
         Ok(())
     }
 }

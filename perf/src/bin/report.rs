@@ -5,7 +5,7 @@ use std::{error::Error, fs, path::Path};
 use perf::plot::Plot;
 
 /// Benches in the order of the page, and what each is about. A bench that was not run is left out.
-const BENCHES: [(&str, &str); 10] = [
+const BENCHES: [(&str, &str); 11] = [
     (
         "worker",
         "The shipped loop on memory ports with 2 KiB buffers on huge pages: full NAT of 64-byte frames, shuffled flow order, \
@@ -13,6 +13,14 @@ const BENCHES: [(&str, &str); 10] = [
          flows); one frame in 64 is checked for addresses, ports, checksums and TTL. The aims: 30 ns at \
          1 k flows, 75 ns at 1 M, 3 M new flows a second, two workers 1.95 times one. `perf/instructions.tsv` has the \
          instructions of the loop; the first packet of a flow waits for memory besides, for eight lines at random or more.",
+    ),
+    (
+        "stages",
+        "The same loop in a build that marks its stages with the time-stamp counter (`cargo bench -p perf --features stages --bench stages`), \
+         as nanoseconds a packet. First with one mark a burst; then (packets marked) with marks within each packet, which split what \
+         is done packet by packet. Those keep the processor from working on the next packet meanwhile, so that their sum is more than the \
+         whole: they tell of proportions. A mark's own cost is taken off. A usual packet's record is compared and noted at once, and its \
+         rewrite has the neighbour's addresses in it.",
     ),
     (
         "wire",
