@@ -8,6 +8,7 @@
 pub mod cores;
 pub mod generator;
 mod host;
+pub mod links;
 pub mod load;
 pub mod objects;
 mod options;

@@ -15,6 +15,7 @@ use dataplane::io::pcap;
 use perf::{
     Options,
     cores::Watch,
+    links::Wire,
     process::Running,
     rounds::{Failed, Run},
 };
@@ -24,7 +25,7 @@ use crate::{
     api::Api,
     case::{Case, Detail, Device},
     metrics::{Account, scrape, verify},
-    traffic::{FLOWS, GATEWAY_MACS, PEER_MACS, capture_of_flows, check, config, manifests},
+    traffic::{FLOWS, capture_of_flows, check, config, manifests},
 };
 
 /// What the checked capture must reach before it ends: each flow many times.
@@ -54,20 +55,24 @@ pub(crate) struct Bench {
     folder: PathBuf,
     fairlead: PathBuf,
     options: Options,
+    wire: Wire,
     api: Api,
 }
 
 impl Bench {
-    pub(crate) fn new(options: Options) -> Result<Self> {
+    pub(crate) fn new(options: Options, wire: Wire) -> Result<Self> {
         let folder = env::temp_dir().join(format!("fairlead-wire-{}", std::process::id()));
         fs::create_dir_all(folder.join("manifests"))?;
         fs::write(folder.join("manifests/web.yaml"), manifests())?;
         let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/fairlead");
         let fairlead = env::var_os("FAIRLEAD_BIN").map_or_else(built, PathBuf::from);
-        let bench = Self { folder, fairlead, options, api: Api::start()? };
+        let bench = Self { folder, fairlead, options, wire, api: Api::start()? };
         fs::write(bench.folder.join("kubeconfig"), bench.api.kubeconfig())?;
+        if bench.wire.elsewhere().is_some() {
+            return Ok(bench);
+        }
         for case in [Case::OneWay, Case::New, Case::Publications] {
-            let text = config(&bench.folder, case.links(), case.is_big());
+            let text = config(&bench.wire, &bench.folder, case.links(), case.is_big());
             fs::write(bench.config_of(case), text)?;
             if !bench.command_of_appliance("check", case).status()?.success() {
                 return Err("the appliance refuses the bench's configuration".into());
@@ -80,11 +85,11 @@ impl Bench {
     /// their count.
     pub(crate) fn check_frames(&self) -> Result<usize> {
         let (played, returned) = (self.folder.join("played.pcap"), self.folder.join("returned.pcap"));
-        fs::write(&played, capture_of_flows())?;
+        fs::write(&played, capture_of_flows(&self.wire))?;
         let capture =
             format!("net_pcap0,rx_pcap={},tx_pcap={},infinite_rx=1", played.display(), returned.display());
         let device = self.start(Device::Appliance, Case::OneWay)?;
-        let mut command = self.testpmd("gen", "1", &[self.link("client", 0), capture]);
+        let mut command = self.testpmd("gen", "1", &[self.wire.generator(&self.folder, 0), capture]);
         command.args(["--forward-mode=io", "--port-topology=paired"]);
         let player = Running::start(command, &self.folder.join("generator.log"))?;
         let start = Instant::now();
@@ -97,17 +102,20 @@ impl Bench {
         player.stop()?;
         device.stop()?;
         let returned = fs::read(returned)?;
-        check(&pcap::frames(&returned).map_err(|error| format!("capture: {error}"))?)
+        check(&pcap::frames(&returned).map_err(|error| format!("capture: {error}"))?, &self.wire)
     }
 
     /// A device's turn: frames that came back, the distance of the cores meanwhile, the time spent waiting for them, and what
     /// else the case tells. Fails with [`Failed`] where another attempt may do better; not where the device ended while its
     /// peer was there, or what it gave was wrong.
     pub(crate) fn run(&self, device: Device, case: Case) -> Result<(Run, Detail)> {
+        if matches!(device, Device::Elsewhere { .. }) {
+            return self.pktgen(device, case, None);
+        }
         let mut running = self.start(device, case)?;
         let result = match case {
             Case::OneWay => self.flowgen(device, &mut running).map(|run| (run, Detail::default())),
-            _ => self.pktgen(device, case, &mut running),
+            _ => self.pktgen(device, case, Some(&mut running)),
         };
         self.api.change(false);
         if result.is_ok() {
@@ -119,12 +127,11 @@ impl Bench {
     /// Starts a device and waits for its end of the links. The appliance is ready once they are up.
     fn start(&self, device: Device, case: Case) -> Result<Running> {
         let links = case.links();
-        // Links are made anew each round: the driver's server does not always outlive its peer.
-        (0..links).for_each(|link| drop(fs::remove_file(self.socket(link))));
+        self.wire.prepare(&self.folder, links)?;
         let command = match device {
             Device::Appliance | Device::Changing => self.command_of_appliance("run", case),
-            Device::Macswap => {
-                let ends: Vec<_> = (0..links).map(|link| self.link("server", link)).collect();
+            Device::Macswap | Device::Elsewhere { .. } => {
+                let ends: Vec<_> = (0..links).map(|link| self.wire.gateway(&self.folder, link)).collect();
                 let mut command = self.testpmd("dut", "0", &ends);
                 command.args(["--forward-mode=macswap", LOOP]);
                 command
@@ -132,7 +139,7 @@ impl Bench {
         };
         let mut running = Running::start(command, &self.folder.join("device.log"))?;
         let start = Instant::now();
-        while !(0..links).all(|link| self.socket(link).exists()) {
+        while !self.wire.is_up(&self.folder, links, &running)? {
             let ended = running.ended()?.is_some();
             if ended || start.elapsed() > PATIENCE {
                 let log = running.log()?;
@@ -146,7 +153,7 @@ impl Bench {
 
     /// flowgen's own reports, those left out that came before the link was busy.
     fn flowgen(&self, device: Device, forwarder: &mut Running) -> Result<Run> {
-        let mut command = self.testpmd("gen", "1", &[self.link("client", 0)]);
+        let mut command = self.testpmd("gen", "1", &[self.wire.generator(&self.folder, 0)]);
         command.args(["--forward-mode=flowgen", &format!("--flowgen-flows={FLOWS}")]);
         command.args([LOOP, "-i", "--auto-start"]);
         let mut running = Running::start(command, &self.folder.join("generator.log"))?;
@@ -183,10 +190,15 @@ impl Bench {
     }
 
     /// What our own generator says.
-    fn pktgen(&self, device: Device, case: Case, forwarder: &mut Running) -> Result<(Run, Detail)> {
+    fn pktgen(&self, device: Device, case: Case, forwarder: Option<&mut Running>) -> Result<(Run, Detail)> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pktgen"));
-        command.args(["--outside", &self.link("client", 0), "--inside", &self.link("client", 1)]);
-        let [outside, inside] = GATEWAY_MACS;
+        command.args([
+            "--outside",
+            &self.wire.generator(&self.folder, 0),
+            "--inside",
+            &self.wire.generator(&self.folder, 1),
+        ]);
+        let [outside, inside] = [0, 1].map(|link| self.wire.gateway_mac(link));
         command.args(["--gateway-outside", outside, "--gateway-inside", inside]);
         command.args(case.words(device, &self.options));
         let mut running = Running::start(command, &self.folder.join("generator.log"))?;
@@ -200,7 +212,8 @@ impl Bench {
         // Changes are taken in on the generator's core, which must not count as other work.
         let waited = |generator: &Running| {
             Ok::<_, Box<dyn Error>>(
-                forwarder.waited()? + if case.is_big() { 0.0 } else { generator.waited()? },
+                forwarder.as_ref().map_or(Ok(0.0), |forwarder| forwarder.waited())?
+                    + if case.is_big() { 0.0 } else { generator.waited()? },
             )
         };
         // What happened while flows were opened does not matter.
@@ -210,7 +223,9 @@ impl Bench {
         let (trips, seconds) = (watch.stop(), start.elapsed().as_secs_f64());
         let waited = (waited(&running)? - before) / seconds;
         self.api.change(false);
-        lives(device, forwarder)?;
+        if let Some(forwarder) = forwarder {
+            lives(device, forwarder)?;
+        }
         let said: serde_json::Value = serde_json::from_str(&line)?;
         let mut account = None;
         if device.is_appliance() {
@@ -241,20 +256,12 @@ impl Bench {
         let mut command = Command::new("dpdk-testpmd");
         command.args(["-l", "0,1", "--main-lcore", main, "--in-memory", "--no-telemetry", "--no-pci"]);
         command.args(["-m", "256", "--file-prefix", prefix]);
+        if prefix == "dut" {
+            command.args(self.wire.gateway_args());
+        }
         command.args(devices.iter().flat_map(|device| ["--vdev", device]));
         command.args(["--", "--nb-cores=1", "--no-lsc-interrupt"]);
         command
-    }
-
-    /// One end of a link as a device of DPDK.
-    fn link(&self, role: &str, link: usize) -> String {
-        let mac = if role == "server" { GATEWAY_MACS[link] } else { PEER_MACS[link] };
-        let socket = self.socket(link);
-        format!("net_memif{link},role={role},id=0,socket={},socket-abstract=no,mac={mac}", socket.display())
-    }
-
-    fn socket(&self, link: usize) -> PathBuf {
-        self.folder.join(format!("wire{link}.sock"))
     }
 
     fn config_of(&self, case: Case) -> PathBuf {
@@ -275,6 +282,12 @@ impl Bench {
 
     pub(crate) fn clean(&self) {
         fs::remove_dir_all(&self.folder).ok();
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.wire.clean();
     }
 }
 

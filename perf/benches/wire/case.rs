@@ -4,6 +4,7 @@ use std::fmt::{self, Display};
 
 use perf::{
     Options, Unit,
+    links::Wire,
     load::Outcome,
     median,
     objects::SERVICES,
@@ -61,8 +62,8 @@ pub(crate) struct Figure {
 }
 
 impl Case {
-    /// All, with the rounds of each.
-    pub(crate) fn all(options: &Options) -> Vec<(Self, usize)> {
+    /// All that can be played over the wire, with the rounds of each.
+    pub(crate) fn all(options: &Options, wire: &Wire) -> Vec<(Self, usize)> {
         let rounds: usize = options.pick(11, 2);
         let (few, fewer) = (rounds.div_ceil(2), rounds.div_ceil(4));
         let sizes: &[&str] =
@@ -77,15 +78,21 @@ impl Case {
             (Self::Publications, fewer),
         ];
         all.extend(sizes.iter().map(|size| (Self::LossFree(size), fewer)));
+        if wire.elsewhere().is_some() {
+            // Those are between processes of this machine.
+            all.retain(|(case, _)| !matches!(case, Self::OneWay | Self::Publications));
+        }
         all
     }
 
     /// Who forwards it.
-    pub(crate) const fn devices(self) -> &'static [Device] {
-        match self {
-            Self::New => &[Device::Appliance],
-            Self::Publications => &[Device::Changing, Device::Appliance],
-            _ => &[Device::Appliance, Device::Macswap],
+    pub(crate) const fn devices(self, wire: &Wire) -> &'static [Device] {
+        match (self, wire.elsewhere()) {
+            (_, Some(nic)) if nic.is_macswap => &[Device::Elsewhere { is_macswap: true }],
+            (_, Some(_)) => &[Device::Elsewhere { is_macswap: false }],
+            (Self::New, None) => &[Device::Appliance],
+            (Self::Publications, None) => &[Device::Changing, Device::Appliance],
+            (_, None) => &[Device::Appliance, Device::Macswap],
         }
     }
 
@@ -100,7 +107,7 @@ impl Case {
 
     /// The generator's words for it, but for links.
     pub(crate) fn words(self, device: Device, options: &Options) -> Vec<String> {
-        let gateway = device.is_appliance();
+        let gateway = device.is_gateway();
         let numbered = if gateway { "numbered" } else { "numbered-frames" };
         let flows = self.flows().unwrap_or(1);
         let seconds = match self {
@@ -239,11 +246,21 @@ pub(crate) enum Device {
     /// The appliance, while slices of its cluster change.
     Changing,
     Macswap,
+    /// What there is at the other end of the cables.
+    Elsewhere {
+        is_macswap: bool,
+    },
 }
 
 impl Device {
+    /// One that this bench starts.
     pub(crate) const fn is_appliance(self) -> bool {
-        !matches!(self, Self::Macswap)
+        matches!(self, Self::Appliance | Self::Changing)
+    }
+
+    /// It translates.
+    const fn is_gateway(self) -> bool {
+        !matches!(self, Self::Macswap | Self::Elsewhere { is_macswap: true })
     }
 }
 
@@ -253,6 +270,8 @@ impl Display for Device {
             Self::Appliance => "appliance, full NAT",
             Self::Changing => "appliance, full NAT, 1,000 changes a second",
             Self::Macswap => "testpmd macswap",
+            Self::Elsewhere { is_macswap: false } => "gateway elsewhere",
+            Self::Elsewhere { is_macswap: true } => "macswap elsewhere",
         })
     }
 }

@@ -1,5 +1,6 @@
-//! The appliance against `dpdk-testpmd --forward-mode=macswap` on the same wire, memif links, in interleaved rounds. One core
-//! generates, one works.
+//! The appliance against `dpdk-testpmd --forward-mode=macswap` on the same wire, in interleaved rounds. One core generates, one
+//! works. The wire is memif, or `--wire=vhost` or `af_xdp`; with `--nic` the gateway is what there is at the other end of two
+//! cables, and only the generator runs here.
 //!
 //! Two generators: testpmd's `flowgen`, that of published figures, sends UDP one way over one link; our own `pktgen` opens
 //! TCP flows over two links, sends both ways, or makes each packet the first of a flow, and checks a sample of what comes
@@ -20,10 +21,11 @@ mod metrics;
 mod tell;
 mod traffic;
 
-use std::error::Error;
+use std::{env, error::Error};
 
 use perf::{
     Options, Report, Row, Unit,
+    links::Wire,
     play::{self, Turn, insist},
     rounds::{Failed, Unfit},
 };
@@ -36,27 +38,28 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> Result<()> {
     let options = Options::from_process();
-    let bench = Bench::new(options.clone())?;
-    let mut report = Report::new("wire");
-    let again = |failed: &Failed| eprintln!("flowgen's frames could not be checked, once more: {failed}");
-    let checked = insist(|| bench.check_frames(), again).map_err(|error| bench.kept(&*error))?;
-    report.push(Row::value(
-        "frames of flowgen checked for addresses, ports, checksums, TTL",
-        Unit::Count,
-        checked as f64,
-    ));
+    let wire = Wire::of(env::args().skip(1))?;
+    let bench = Bench::new(options.clone(), wire.clone())?;
+    let mut report = Report::new(wire.report());
+    if wire.elsewhere().is_none() {
+        let again = |failed: &Failed| eprintln!("flowgen's frames could not be checked, once more: {failed}");
+        let checked = insist(|| bench.check_frames(), again).map_err(|error| bench.kept(&*error))?;
+        let name = "frames of flowgen checked for addresses, ports, checksums, TTL";
+        report.push(Row::value(name, Unit::Count, checked as f64));
+    }
     let mut played = Vec::new();
-    for (case, rounds) in Case::all(&options) {
+    for (case, rounds) in Case::all(&options, &wire) {
         if options.wants(&case.to_string()) {
-            let rounds = play(&bench, case, rounds).map_err(|error| bench.kept(&*error))?;
-            tell::rows(&mut report, case, &rounds);
+            let rounds = play(&bench, (&wire, case), rounds).map_err(|error| bench.kept(&*error))?;
+            tell::rows(&mut report, &wire, case, &rounds);
             played.push((case, rounds));
         }
     }
     tell::shares(&mut report, &played);
-    tell::pictures(&played)?;
+    tell::pictures(&wire, &played)?;
     report.finish()?;
-    let hopeless = played.iter().filter(|(_, rounds)| rounds.is_hopeless());
+    let failed = |rounds: &Played| rounds.count() == 0 && !rounds.failures().is_empty();
+    let hopeless = played.iter().filter(|(_, rounds)| rounds.is_hopeless() || failed(rounds));
     let hopeless: Vec<_> = hopeless.map(|(case, _)| case.to_string()).collect();
     if !hopeless.is_empty() {
         let names = hopeless.join("; ");
@@ -67,8 +70,8 @@ fn main() -> Result<()> {
 }
 
 /// Plays the case until so many rounds count.
-fn play(bench: &Bench, case: Case, wanted: usize) -> Result<Played> {
-    let devices = case.devices();
+fn play(bench: &Bench, (wire, case): (&Wire, Case), wanted: usize) -> Result<Played> {
+    let devices = case.devices(wire);
     let run = |device: usize| bench.run(devices[device], case);
     play::play(devices.len(), wanted, run, |attempt, device, outcome| {
         let said = match outcome {

@@ -4,6 +4,7 @@ use std::io;
 
 use perf::{
     Report, Row, Unit,
+    links::Wire,
     plot::{Line, Plot},
     rounds::{Place, Rounds, Spread, WAITED_MAX},
 };
@@ -14,13 +15,13 @@ use crate::case::{Case, Detail};
 pub(crate) type Played = Rounds<Detail>;
 
 /// Adds the rows of a case.
-pub(crate) fn rows(report: &mut Report, case: Case, rounds: &Played) {
+pub(crate) fn rows(report: &mut Report, wire: &Wire, case: Case, rounds: &Played) {
     for place in Place::ALL {
         let name = |what: &str, (Spread { min, max, .. }, count): (Spread, usize)| {
             format!("{case}, cores {place}: {what}, median of {count} runs from {min:.2} to {max:.2}")
         };
         for figure in case.figures() {
-            for (n, device) in case.devices().iter().enumerate() {
+            for (n, device) in case.devices(wire).iter().enumerate() {
                 if let Some(value) = rounds.figure(n, place, figure.of) {
                     let name = name(&format!("{device}{}", figure.name), value);
                     report.push(Row::value(&name, figure.unit, value.0.median));
@@ -67,14 +68,15 @@ pub(crate) fn shares(report: &mut Report, played: &[(Case, Played)]) {
 }
 
 /// Keeps pictures of the figures, for the page.
-pub(crate) fn pictures(played: &[(Case, Played)]) -> io::Result<()> {
+pub(crate) fn pictures(wire: &Wire, played: &[(Case, Played)]) -> io::Result<()> {
+    let bench = wire.report();
     let of =
         |wanted: fn(&Case) -> bool| played.iter().filter(move |(case, _)| wanted(case)).collect::<Vec<_>>();
     let rates = of(|case| matches!(case, Case::BothWays(_)));
     let loss_free = of(|case| matches!(case, Case::LossFree(_)));
     for (name, title, x, cases) in [
-        ("wire.both-ways", "Established flows, 64-byte frames, both ways", "flows", rates),
-        ("wire.loss-free", "Greatest rate without loss (RFC 2544), both ways", "bytes of a frame", loss_free),
+        ("both-ways", "Established flows, 64-byte frames, both ways", "flows", rates),
+        ("loss-free", "Greatest rate without loss (RFC 2544), both ways", "bytes of a frame", loss_free),
     ] {
         let columns = cases.iter().map(|(case, _)| match case {
             Case::BothWays(flows) => flows.to_string(),
@@ -90,7 +92,16 @@ pub(crate) fn pictures(played: &[(Case, Played)]) -> io::Result<()> {
             cases.iter().map(figure).collect()
         };
         let (title, x, y) = (title.to_owned(), x.to_owned(), "million frames a second".to_owned());
-        Plot { name: name.to_owned(), title, x, columns, y, log: false, lines: lines(figures) }.save()?;
+        Plot {
+            name: format!("{bench}.{name}"),
+            title,
+            x,
+            columns,
+            y,
+            log: false,
+            lines: lines(wire, figures),
+        }
+        .save()?;
     }
     let latency = of(|case| *case == Case::Latency);
     let figures: Vec<_> =
@@ -101,20 +112,20 @@ pub(crate) fn pictures(played: &[(Case, Played)]) -> io::Result<()> {
         figures.iter().map(figure).collect()
     };
     let plot = Plot {
-        name: "wire.latency".to_owned(),
+        name: format!("{bench}.latency"),
         title: "Latency of 64-byte frames at half of the maximum rate, both ways".to_owned(),
         x: "share of frames that were faster".to_owned(),
         columns: figures.iter().map(|figure| figure.name.trim_start_matches(", ").to_owned()).collect(),
         y: "microseconds".to_owned(),
         log: true,
-        lines: lines(line),
+        lines: lines(wire, line),
     };
     plot.save()
 }
 
 /// A line for each device and place that has figures.
-fn lines(figures: impl Fn(usize, Place) -> Vec<Option<f64>>) -> Vec<Line> {
-    let devices = Case::Latency.devices().iter().enumerate();
+fn lines(wire: &Wire, figures: impl Fn(usize, Place) -> Vec<Option<f64>>) -> Vec<Line> {
+    let devices = Case::Latency.devices(wire).iter().enumerate();
     let lines = devices.flat_map(|(n, device)| Place::ALL.map(|place| (n, device, place)));
     let lines = lines.map(|(n, device, place)| Line {
         name: format!("{device}, cores {place}"),

@@ -7,17 +7,13 @@ use packet::{
     testkit::{PacketBuilder, assert_valid_checksums},
 };
 
-use perf::objects::POD_NETWORK;
+use perf::{links::Wire, objects::POD_NETWORK};
 
 use crate::Result;
 
 /// Flows of the generator: 10.254.0.0:1000 to 10.253.0.n:1001 (constants of testpmd).
 pub(crate) const FLOWS: u32 = 1024;
 pub(crate) const METRICS: &str = "127.0.0.1:19472";
-/// The gateway's addresses by link; flowgen sends to the first (a constant of testpmd).
-pub(crate) const GATEWAY_MACS: [&str; 2] = ["00:01:02:03:04:01", "00:01:02:03:04:02"];
-/// The generator's own addresses, which are the neighbours'.
-pub(crate) const PEER_MACS: [&str; 2] = ["02:00:00:00:00:02", "02:00:00:00:00:03"];
 /// Enough for millions of flows from one address, each with a port within 32 tries.
 pub(crate) const BACKENDS: u8 = 250;
 /// Where our own generator's clients go to.
@@ -29,13 +25,14 @@ pub(crate) fn vip(n: u32) -> Ipv4Addr {
 }
 
 /// A capture of one frame of each flow, as flowgen makes them but with UDP checksums.
-pub(crate) fn capture_of_flows() -> Vec<u8> {
+pub(crate) fn capture_of_flows(wire: &Wire) -> Vec<u8> {
     // The header of pcap-savefile(5): magic, version 2.4, zone, accuracy, longest frame, Ethernet.
     let header = [0xa1b2_c3d4, 2 | 4 << 16, 0, 0, 65_535, 1_u32];
     let mut bytes: Vec<u8> = header.into_iter().flat_map(u32::to_le_bytes).collect();
     for n in 0..FLOWS {
         let builder = PacketBuilder::udp("10.254.0.0:1000", &format!("{}:1001", vip(n)));
-        let frame = builder.macs(mac(GATEWAY_MACS[0]), mac(PEER_MACS[0])).ttl(64).payload(&[0; 18]).build();
+        let frame =
+            builder.macs(mac(wire.gateway_mac(0)), mac(wire.peer_mac(0))).ttl(64).payload(&[0; 18]).build();
         let len = u32::try_from(frame.len()).expect("a short frame");
         bytes.extend([0, 0, len, len].into_iter().flat_map(u32::to_le_bytes));
         bytes.extend(frame);
@@ -48,7 +45,7 @@ fn mac(text: &str) -> MacAddr {
 }
 
 /// Each frame that is part of a flow is translated as it should be, and every flow is there; how many frames.
-pub(crate) fn check(frames: &[&[u8]]) -> Result<usize> {
+pub(crate) fn check(frames: &[&[u8]], wire: &Wire) -> Result<usize> {
     let (mut count, mut clients) = (0, HashSet::new());
     for frame in frames {
         let parsed = parse(frame, frame.len()).map_err(|error| format!("a broken frame: {error:?}"))?;
@@ -57,7 +54,7 @@ pub(crate) fn check(frames: &[&[u8]]) -> Result<usize> {
         assert_valid_checksums(frame);
         let [a, b, c, d] = key.dst.octets();
         let to_backend = [a, b, c] == [10, 244, 0] && (1..=BACKENDS).contains(&d) && key.dport == 8080;
-        let ends = [mac(PEER_MACS[0]).0, mac(GATEWAY_MACS[0]).0].concat();
+        let ends = [mac(wire.peer_mac(0)).0, mac(wire.gateway_mac(0)).0].concat();
         if key.src != Ipv4Addr::new(10, 0, 0, 1) || !to_backend || parsed.ttl != 63 || frame[..12] != ends {
             return Err(format!("a frame that is not translated: {key:?}, TTL {}", parsed.ttl).into());
         }
@@ -72,18 +69,18 @@ pub(crate) fn check(frames: &[&[u8]]) -> Result<usize> {
 
 /// The appliance on one link, where clients and backends are one neighbour, or on two; it follows the manifests, or with
 /// `api` the API server.
-pub(crate) fn config(folder: &Path, links: usize, api: bool) -> String {
-    let folder = folder.display();
+pub(crate) fn config(wire: &Wire, path: &Path, links: usize, api: bool) -> String {
+    let folder = path.display();
     let source = if api {
         format!("kubeconfig: {folder}/kubeconfig")
     } else {
         format!("manifests: {folder}/manifests")
     };
     let port = |link: usize, name, address| {
-        let mac = GATEWAY_MACS[link];
+        let device = wire.gateway(path, link);
         format!(
             "- name: {name}
-  device: net_memif{link},role=server,id=0,socket={folder}/wire{link}.sock,socket-abstract=no,mac={mac}
+  device: {device}
   addresses: [{address}]
   tap: false
 "
@@ -99,7 +96,7 @@ pub(crate) fn config(folder: &Path, links: usize, api: bool) -> String {
 kind: GatewayConfig
 ports:
 {ports}workers: {{cores: [1], idle: poll}}
-dpdk: {{memoryMiB: 256}}
+dpdk: {{memoryMiB: 256, args: [{args}]}}
 kubernetes:
   {source}
   externalIPAllow: [10.253.0.0/16, 203.0.113.0/24]
@@ -111,14 +108,15 @@ routes:
 - {{to: 10.244.0.0/16, via: 10.0.0.11}}
 - {{to: {POD_NETWORK}, via: 10.0.0.11}}
 ",
+        args = wire.gateway_args().join(", "),
         // Four million without recycling, or what flowgen has and more.
         flows = if links == 2 { 4_500_000 } else { 65_536 }
     );
     let mut neighbors =
-        format!("neighbors:\n- {{address: 10.0.0.11, mac: \"{}\", port: inside}}\n", PEER_MACS[inside]);
+        format!("neighbors:\n- {{address: 10.0.0.11, mac: \"{}\", port: inside}}\n", wire.peer_mac(inside));
     if links == 2 {
         text += "- {to: 198.18.0.0/15, via: 192.0.2.254}\n";
-        neighbors += &format!("- {{address: 192.0.2.254, mac: \"{}\", port: outside}}\n", PEER_MACS[0]);
+        neighbors += &format!("- {{address: 192.0.2.254, mac: \"{}\", port: outside}}\n", wire.peer_mac(0));
     }
     text + &neighbors
 }

@@ -5,7 +5,7 @@ use std::{error::Error, fs, path::Path};
 use perf::plot::Plot;
 
 /// Benches in the order of the page, and what each is about. A bench that was not run is left out.
-const BENCHES: [(&str, &str); 11] = [
+const BENCHES: [(&str, &str); 14] = [
     (
         "worker",
         "The shipped loop on memory ports with 2 KiB buffers on huge pages: full NAT of 64-byte frames, shuffled flow order, \
@@ -39,6 +39,19 @@ const BENCHES: [(&str, &str); 11] = [
          the same wire, and the row has the median of the rounds' ratios with the least and the greatest. The table says NO COMPARISON \
          where no run counts. What bounds both: a driver that copies each \
          frame twice and waits for lines of the other core.",
+    ),
+    (
+        "wire-vhost",
+        "The same over DPDK's virtio-user at the gateway's end and vhost at the generator's: a virtual machine's wire. `cargo bench -p perf \
+         --features dpdk --bench wire -- --wire=vhost`.",
+    ),
+    (
+        "wire-af_xdp",
+        "The same over AF_XDP at both ends of the kernel's virtual pairs, without zero copy: `--wire=af_xdp`.",
+    ),
+    (
+        "wire-nic",
+        "The same over this machine's ports to a gateway elsewhere: `--nic`. See [benchmarking.md](benchmarking.md).",
     ),
     ("flow", "The flow table alone, in bursts of 32 with the worker's prefetches."),
     ("parse", "Frame to 5-tuple; 2,048 frames in random order."),
