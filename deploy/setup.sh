@@ -13,7 +13,7 @@ HUGEPAGES=${HUGEPAGES:-512}   # of 2 MiB; best effort, the appliance also runs w
 WHAT=${1:-all}
 
 BUILD_PACKAGES="build-essential ca-certificates clang curl dpdk git libclang-dev libdpdk-dev pkg-config"
-LAB_PACKAGES="bind9-dnsutils dnsmasq-base ethtool ffmpeg iperf3 iproute2 iputils-ping iputils-tracepath libnginx-mod-rtmp mosquitto systemd
+LAB_PACKAGES="bind9-dnsutils dnsmasq-base ethtool ffmpeg iperf3 iproute2 iputils-ping iputils-tracepath libnginx-mod-rtmp libusrsctp-dev mosquitto systemd
 mosquitto-clients nftables nginx-light procps tcpdump traceroute"
 
 say() { printf 'setup: %s\n' "$*"; }

@@ -18,6 +18,7 @@ mod load;
 mod numbers;
 mod paths;
 mod quic;
+mod sctp;
 mod trunk;
 mod variants;
 mod world;
@@ -44,6 +45,7 @@ const GROUPS: [Group<World>; 4] = [
             health::CHECKS,
             access::CHECKS,
             quic::CHECKS,
+            sctp::CHECKS,
             capture::CHECKS,
             load::CHECKS,
             numbers::CHECKS,

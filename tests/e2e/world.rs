@@ -87,6 +87,15 @@ impl World {
         Ok(())
     }
 
+    /// Has the running appliance read its usual configuration again, with these keys of `forwarding` more, each with a
+    /// comma behind it.
+    pub(crate) fn forwarding(&self, keys: &str) -> Result<()> {
+        let usual = lab::appliance::config(&self.options, self.lab.dir());
+        let more = usual.replacen("forwarding: {", &format!("forwarding: {{{keys}"), 1);
+        std::fs::write(self.lab.dir().join("config.yaml"), more)?;
+        self.ask(&["reload"]).map(drop)
+    }
+
     /// Takes the appliance out, to stop it.
     pub(crate) fn take_appliance(&mut self) -> Result<Appliance> {
         self.appliance.take().context("the appliance is not running")
