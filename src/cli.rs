@@ -185,6 +185,8 @@ pub(crate) enum Kind {
     Flows,
     /// The appliance's ports.
     Ports,
+    /// Workers: their cores, their packets, and what brings these to them.
+    Workers,
     /// Packet counters of every worker.
     Counters,
     /// Dropped packets by reason.
@@ -219,6 +221,7 @@ impl Kind {
             Self::Backends => "backends",
             Self::Flows => "flows",
             Self::Ports => "ports",
+            Self::Workers => "workers",
             Self::Counters => "counters",
             Self::Drops => "drops",
             Self::Routes => "routes",

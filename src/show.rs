@@ -23,6 +23,7 @@ pub(crate) fn run(args: &ShowArgs) -> Result<()> {
         Kind::Backends => table(args, backends),
         Kind::Flows => table(args, |rows| flows(rows, wide)),
         Kind::Ports => table(args, |rows| ports(rows, wide)),
+        Kind::Workers => table(args, |rows| workers(rows, wide)),
         Kind::Counters => table(args, counters),
         Kind::Drops => table(args, drops),
         Kind::Routes => table(args, routes),
@@ -190,6 +191,28 @@ fn ports(rows: Vec<view::Port>, wide: bool) -> Columns {
                 row.tap.to_string(),
                 row.device,
             ]);
+        }
+        columns.row(cells);
+    }
+    columns
+}
+
+fn workers(rows: Vec<view::Worker>, wide: bool) -> Columns {
+    let heads = ["WORKER", "CORE", "RX-PACKETS", "HANDED-OVER", "TAKEN-OVER", "FLOWS", "RSS"];
+    let mut columns =
+        if wide { Columns::new(&[&heads[..], &["NO-RSS"]].concat()) } else { Columns::new(&heads) };
+    for row in rows {
+        let mut cells = vec![
+            row.worker.to_string(),
+            row.core.to_string(),
+            row.rx_packets.to_string(),
+            row.handoff_out_packets.to_string(),
+            row.handoff_in_packets.to_string(),
+            row.flows.to_string(),
+            join(&row.rss_ports),
+        ];
+        if wide {
+            cells.push(row.no_rss.join("; "));
         }
         columns.row(cells);
     }

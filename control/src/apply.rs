@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use tables::Tables;
 use tables::publish::Publisher;
+use tables::rss::Rss;
 use tables::tcp_state::Timeouts;
 use tokio::sync::{mpsc, watch};
 
@@ -71,6 +72,8 @@ pub struct Parts {
     pub source: mpsc::Receiver<SourceEvent>,
     /// Ports, kernel routes and neighbours.
     pub network: watch::Receiver<Arc<Network>>,
+    /// How workers share packets, as the ports were told.
+    pub rss: Arc<Rss>,
     /// Asks the kernel for next hops; none without a mirror.
     pub resolver: Option<Resolver>,
     /// The mirror's devices; none without a mirror.

@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use tables::{
     AddressInfo, AddressKind, BackendId, Frontend, FrontendKey, Generation, Limits, Lpm, NodeId, Prefix,
-    ServiceId, SlotAllocator, SnatConfig, SnatRange, Source, Tables,
+    ServiceId, SlotAllocator, SnatConfig, SnatRange, Source, Tables, rss::Rss,
 };
 
 pub use health::{HealthCheck, HealthChecks};
@@ -189,6 +189,11 @@ impl Compiler {
             self.network = network;
             self.dirty.network = true;
         }
+    }
+
+    /// Says how workers share packets; before the first version.
+    pub fn set_rss(&mut self, rss: Arc<Rss>) {
+        self.tables.rss = rss;
     }
 
     /// Takes new settings in; every Service is looked at again.

@@ -43,6 +43,24 @@ pub struct ListedFlow {
     pub idle_ms: u32,
 }
 
+/// Where the workers were put, and what brings packets to them; never changes.
+#[derive(Clone, Debug, Default)]
+pub struct Layout {
+    /// The core of each worker.
+    pub cores: Vec<u16>,
+    /// How each port with a device spreads packets over the workers, where there are several.
+    pub spread: Vec<PortSpread>,
+}
+
+/// How a port spreads packets over workers.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PortSpread {
+    /// The port's name.
+    pub port: String,
+    /// What keeps its device from bringing packets to the worker that they are for (RSS); none: it does.
+    pub fault: Option<String>,
+}
+
 struct Desk {
     worker: WorkerId,
     sender: CommandSender,

@@ -49,7 +49,8 @@ pub fn handoff_rings<B: Send>(workers: u16) -> Vec<Handoff<B>> {
 
 impl<B> Handoff<B> {
     /// No rings: every packet for another worker is refused.
-    pub(crate) const fn none() -> Self {
+    #[must_use]
+    pub const fn none() -> Self {
         Self { to: Vec::new(), from: Vec::new() }
     }
 

@@ -141,9 +141,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
         if let Some(reason) = fault(&buf, parsed) {
             return self.drop(buf, reason);
         }
-        if self.tables.workers > 1
-            && let Some(owner) = self.foreign_owner(parsed)
-        {
+        if let Some(owner) = self.foreign_owner(parsed) {
             return self.hand_over(buf, owner, false);
         }
         let outlook = Outlook {
@@ -179,7 +177,11 @@ impl<'a, P: PortIo> Pass<'a, P> {
     }
 
     /// The other worker that has, or will have, the packet's flow.
+    #[inline(always)]
     pub(crate) fn foreign_owner(&self, parsed: &Parsed) -> Option<WorkerId> {
+        if self.tables.workers <= 1 {
+            return None;
+        }
         owner(parsed, self.tables).filter(|&owner| !self.settled && owner != self.state.worker)
     }
 

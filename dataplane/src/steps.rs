@@ -34,8 +34,8 @@ impl<P: PortIo> Work for Look<'_, '_, P> {
     fn run(self) -> u64 {
         let Self { pass, burst, mac, scratch } = self;
         let flows = &pass.state.flows;
-        // With more workers a packet's owner must be asked for first; what leaves the short way is not seen.
-        let alone = pass.tables.workers <= 1 && !pass.state.capture.takes_passing();
+        // What leaves the short way is not seen. Of several workers, that has a packet which has its flow.
+        let short = !pass.state.capture.takes_passing();
         let mut bytes = 0;
         for slot in 0..burst.len().min(BURST) {
             let Some(buf) = burst.slot(slot) else { continue };
@@ -43,11 +43,11 @@ impl<P: PortIo> Work for Look<'_, '_, P> {
             bytes += len as u64;
             let hash = match Plain::<u64>::of_frame(head, len, status != ChecksumStatus::Good) {
                 Some(plain) => {
-                    let usual = alone && may_be_usual(&plain, head, status, mac);
+                    let usual = short && may_be_usual(&plain, head, status, mac);
                     (scratch.usual[slot], scratch.unread[slot]) = (usual.then_some(plain.shape()), true);
                     flows.hash_plain(&plain)
                 }
-                None => less_plain(flows, (buf, slot), (alone, mac), scratch),
+                None => less_plain(flows, (buf, slot), (short, mac), scratch),
             };
             flows.prefetch_bucket(hash);
             scratch.hashes[slot] = hash;
@@ -61,14 +61,14 @@ impl<P: PortIo> Work for Look<'_, '_, P> {
 fn less_plain<B: PacketBuf>(
     flows: &FlowTable,
     (buf, slot): (&B, usize),
-    (alone, mac): (bool, MacAddr),
+    (short, mac): (bool, MacAddr),
     scratch: &mut Scratch,
 ) -> FlowHash {
     let (head, len, status) = (buf.head(), buf.total_len(), buf.rx_checksum());
     let plain = Plain::<[u64; 4]>::of_frame(head, len, status != ChecksumStatus::Good);
     scratch.unread[slot] = plain.is_some();
     if let Some(plain) = plain {
-        let usual = alone && may_be_usual(&plain, head, status, mac);
+        let usual = short && may_be_usual(&plain, head, status, mac);
         scratch.usual[slot] = usual.then_some(plain.shape());
         return flows.hash_plain(&plain);
     }

@@ -12,6 +12,7 @@ use std::{
 use cpu::{Level, TscClock};
 use dataplane::{
     buf::PacketBuf,
+    handoff::Handoff,
     idle::IdleMode,
     testkit::{Fixture, INSIDE, OUTSIDE},
     worker::{Worker, WorkerConfig, WorkerLinks},
@@ -25,10 +26,15 @@ use tables::{
     flow::FlowTableConfig,
     publish::{Publisher, mailboxes},
     punt::{FrameReceiver, FrameSender, frame_ring},
+    rss::Rss,
     tcp_state::Timeouts,
 };
 
-use crate::{Laps, Meter, Random, shuffle, template::Template, wire::WirePort};
+use crate::{
+    Laps, Meter, Random, shuffle,
+    template::Template,
+    wire::{WireBuf, WirePort},
+};
 
 /// Frames that wait at a port at once: more than the caches nearest to the core hold.
 pub const ROUND: usize = 8192;
@@ -49,6 +55,8 @@ pub struct Pair {
 /// See the module.
 pub struct Stand {
     worker: Worker<WirePort>,
+    /// What brings packets to it: the ports' RSS, which worker it is, and of how many.
+    share: (Arc<Rss>, WorkerId, u16),
     /// Control's publishing end; taken away by whoever publishes.
     pub publisher: Option<Publisher<Tables>>,
     /// The simulated time.
@@ -66,7 +74,23 @@ impl Stand {
     /// # Errors
     /// When there is no memory for the buffers or the flow table.
     pub fn new(flows: u32, level: Level) -> io::Result<Self> {
-        let (publisher, mut subscribers) = mailboxes(1, tables());
+        Self::one_of(1, (WorkerId(0), Handoff::none()), flows, level)
+    }
+
+    /// The same for one of several workers, with its ends of the rings between them.
+    ///
+    /// # Errors
+    /// See [`Self::new`].
+    pub fn one_of(
+        workers: u16,
+        (id, handoff): (WorkerId, Handoff<WireBuf>),
+        flows: u32,
+        level: Level,
+    ) -> io::Result<Self> {
+        let mut tables = tables();
+        tables.workers = workers;
+        let rss = Arc::clone(&tables.rss);
+        let (publisher, mut subscribers) = mailboxes(1, tables);
         let (punt, kernel) = frame_ring(1 << 20);
         let (inject_sender, inject) = frame_ring(1 << 20);
         let (commands, desk) = command_rings(8, 64);
@@ -80,7 +104,7 @@ impl Stand {
         };
         let flows = FlowTableConfig { flows, ipv6: false, secret: 0x5eed, timeouts: Timeouts::default() };
         let config = WorkerConfig {
-            id: WorkerId(0),
+            id,
             level,
             flows,
             affinity_clients: 1024,
@@ -88,8 +112,11 @@ impl Stand {
             idle: IdleMode::Poll,
         };
         let ports = vec![WirePort::new(ROUND)?, WirePort::new(ROUND)?];
+        let mut worker = Worker::new(&config, links, ports)?;
+        worker.connect(handoff);
         Ok(Self {
-            worker: Worker::new(&config, links, ports)?,
+            worker,
+            share: (rss, id, workers),
             publisher: Some(publisher),
             now: Millis(1000),
             syn: arriving(OUTSIDE, TcpFlags::SYN),
@@ -100,14 +127,16 @@ impl Stand {
         })
     }
 
-    /// Opens the flows of clients `from` to `to` and completes their handshakes.
+    /// Opens the flows of the first so many clients whose packets come to this worker, and completes their handshakes.
     ///
     /// # Panics
-    /// If a packet is lost or comes out wrong.
-    pub fn establish(&mut self, from: u32, to: u32) -> Vec<Pair> {
+    /// If a packet is lost or comes out wrong, or would have to be handed to another worker.
+    pub fn establish(&mut self, flows: u32) -> Vec<Pair> {
         let mut pairs = Vec::new();
         let mut unused = Laps::new();
-        let clients: Vec<_> = (from..to).map(client).collect();
+        let (rss, id, workers) = &self.share;
+        let ours = (0..).map(client).filter(|key| rss.worker(key, *workers) == *id);
+        let clients: Vec<_> = ours.take(flows as usize).collect();
         for originals in clients.chunks(ROUND) {
             let replies = self.open(originals, &mut unused);
             self.send(INSIDE, &replies, Kind::SynAck);
@@ -232,7 +261,7 @@ impl Traffic {
     /// Opens so many flows at the stand, and shuffles them.
     #[must_use]
     pub fn new(stand: &mut Stand, flows: u32) -> Self {
-        let mut clients = stand.establish(0, flows);
+        let mut clients = stand.establish(flows);
         let mut backends = clients.clone();
         shuffle(&mut clients, &mut Random::new(1));
         shuffle(&mut backends, &mut Random::new(2));

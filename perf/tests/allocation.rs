@@ -29,7 +29,7 @@ fn turns_of_the_worker_do_not_allocate() {
     let mut stand = Stand::new(FLOWS, Level::of_this_processor()).expect("memory");
     let mut count = Count(0);
 
-    let pairs = stand.establish(0, 1000);
+    let pairs = stand.establish(1000);
     stand.both_ways(&pairs, &pairs, &mut count);
     // Past nine tenths of the capacity each new flow takes the place of another.
     for from in (1000..4000).step_by(500) {

@@ -4,10 +4,10 @@ use std::fs;
 use std::io;
 
 use anyhow::{Context, Result};
-use control::config::{GatewayConfig, Idle, Placement};
+use control::config::{GatewayConfig, Idle, Placement, PortConfig};
 use cpu::affinity::{self, CpuSet};
 use dataplane::idle::IdleMode;
-use dataplane::plan::{Core, Plan, Wish};
+use dataplane::plan::{Core, Plan, PortOffer, Wish};
 
 /// The plan, made once from the mask the process was started with.
 pub(super) struct Cores {
@@ -23,7 +23,7 @@ pub(super) fn plan(config: &GatewayConfig) -> Result<Cores> {
         Placement::Count(count) => Wish::Count(*count),
         Placement::Cores(cores) => Wish::Cores(cores.clone()),
     };
-    let plan = dataplane::plan::plan(&cores, &[], &wish).context("workers")?;
+    let plan = dataplane::plan::plan(&cores, &offers(config), &wish).context("workers")?;
     if plan.crowded {
         tracing::warn!(
             cores = cores.len(),
@@ -41,6 +41,11 @@ impl Cores {
         &self.plan
     }
 
+    /// The core of each worker.
+    pub(super) fn of_workers(&self) -> Vec<u16> {
+        self.plan.workers.iter().map(|place| place.core).collect()
+    }
+
     /// Workers share their cores with something else.
     pub(super) fn crowded(&self) -> bool {
         self.plan.crowded
@@ -54,6 +59,27 @@ impl Cores {
         }
         affinity::set_current(&set)
     }
+}
+
+/// What is known of the ports before DPDK opens them: a port with too few queues is refused then.
+fn offers(config: &GatewayConfig) -> Vec<PortOffer> {
+    let offer = |(port, device): (&PortConfig, &str)| PortOffer {
+        name: port.name.clone(),
+        queues_max: u16::MAX,
+        numa: numa_of_device(device),
+    };
+    config.devices().map(offer).collect()
+}
+
+/// The memory node that a PCI device hangs on; `None` for others, and where the system does not say.
+fn numa_of_device(device: &str) -> Option<u16> {
+    let address = device.split_once(',').map_or(device, |(address, _)| address);
+    if !address.contains(':') {
+        return None;
+    }
+    let node = fs::read_to_string(format!("/sys/bus/pci/devices/{address}/numa_node")).ok()?;
+    // -1 where there is one node only.
+    node.trim().parse().ok()
 }
 
 /// How workers idle: as configured, but never by polling on a core that others need.

@@ -12,6 +12,7 @@ mod notify;
 mod rig;
 mod source;
 
+use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,13 +31,15 @@ use control::mirror::PortRange;
 use control::probe::{self, board::Board};
 use control::service_health;
 use control::state_dir::StateDir;
+use control::workers::Layout;
 use tables::Tables;
+use tables::rss::Rss;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use self::engine::Engine;
-use self::rig::Rig;
+use self::rig::{Rig, Sharing};
 use crate::cli::RunArgs;
 use crate::explain;
 
@@ -53,7 +56,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     log_to_stderr();
     let state = Arc::new(StateDir::open(&config.state_dir)?);
     let cores = cores::plan(&config)?;
-    let engine = Engine::open(&config, &cores)?;
+    // A key that is new at every start: nobody outside can aim at one of several workers.
+    let rss = Arc::new(Rss::of_secret(RandomState::new().hash_one("rss")));
+    let engine = Engine::open(&config, &cores, &rss)?;
     cores.confine_control().context("cannot confine the control threads to their cores")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
@@ -61,7 +66,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the control threads")?;
-    runtime.block_on(serve(config, file, state, engine, cores.crowded()))
+    let layout = Arc::new(Layout { cores: cores.of_workers(), spread: engine.spread().to_vec() });
+    let sharing = Sharing { rss, layout, crowded: cores.crowded() };
+    runtime.block_on(serve(config, file, state, engine, sharing))
 }
 
 fn log_to_stderr() {
@@ -83,7 +90,7 @@ async fn serve(
     file: &Path,
     state: Arc<StateDir>,
     engine: Engine,
-    crowded: bool,
+    sharing: Sharing,
 ) -> Result<()> {
     let signals = Signals::new()?;
     let admin_socket = bind(&config.admin.socket)
@@ -101,7 +108,7 @@ async fn serve(
     };
     let range = range.context("cannot set net.ipv4.ip_local_port_range")?;
     let result = async {
-        let rig = Rig::assemble(&config, engine, crowded).await?;
+        let rig = Rig::assemble(&config, engine, sharing).await?;
         appliance(config, file, &state, rig, source, (admin_socket, metrics_socket), signals).await
     }
     .await;
@@ -149,6 +156,7 @@ async fn appliance(
         publisher: rig.publisher,
         source: source.events,
         network: rig.network,
+        rss: rig.sharing.rss,
         resolver: rig.resolver,
         devices: rig.devices,
         segments: rig.segments,
@@ -165,6 +173,7 @@ async fn appliance(
     let admin = Admin {
         control: control.clone(),
         workers: rig.workers,
+        layout: rig.sharing.layout,
         captures: rig.captures,
         tracer: Arc::new(trace),
     };

@@ -10,7 +10,7 @@ use control::config::{GatewayConfig, PortConfig};
 use control::mirror::{Bypass, Devices, Listeners, MirrorPort, Pump, WorkerRings};
 use control::netlink::{self, Link, Resolver};
 use control::network::{Network, NetworkPort};
-use control::workers::Workers;
+use control::workers::{Layout, Workers};
 use dataplane::worker::{WorkerConfig, WorkerLinks};
 use packet::MacAddr;
 use tables::capture::capture_ring;
@@ -19,6 +19,7 @@ use tables::counters::WorkerCounters;
 use tables::flow::FlowTableConfig;
 use tables::publish::{Publisher, mailboxes};
 use tables::punt::frame_ring;
+use tables::rss::Rss;
 use tables::{Generation, PortId, PortSet, Tables, WorkerId};
 use tokio::sync::{mpsc, watch};
 
@@ -37,6 +38,14 @@ const BYPASSES: usize = 1024;
 /// Words of hosts about their addresses that may wait.
 const HEARD: usize = 1024;
 
+/// How workers share the packets and the cores.
+pub(super) struct Sharing {
+    pub(super) rss: Arc<Rss>,
+    pub(super) layout: Arc<Layout>,
+    /// A worker shares its core with something else.
+    pub(super) crowded: bool,
+}
+
 /// Everything that runs, before the applier has its share.
 pub(super) struct Rig {
     pub(super) publisher: Publisher<Tables>,
@@ -49,11 +58,12 @@ pub(super) struct Rig {
     pub(super) segments: Segments,
     pub(super) bypasses: mpsc::Receiver<Bypass>,
     pub(super) network: watch::Receiver<Arc<Network>>,
+    pub(super) sharing: Sharing,
 }
 
 impl Rig {
     /// Makes the mirror and starts the workers; they hold empty tables and forward nothing yet.
-    pub(super) async fn assemble(config: &GatewayConfig, engine: Engine, crowded: bool) -> Result<Self> {
+    pub(super) async fn assemble(config: &GatewayConfig, engine: Engine, sharing: Sharing) -> Result<Self> {
         let macs = engine.macs().to_vec();
         let (devices, resolver, network) = mirror(config, &macs).await?;
         let count = config.workers.count();
@@ -70,7 +80,7 @@ impl Rig {
             rings.push(WorkerRings { punt: from_worker, inject: to_worker });
             handles.push((Arc::clone(&counters), sender));
             let links = WorkerLinks { tables, counters, punt, inject, commands, capture };
-            starts.push((worker_config(config, id, crowded), links));
+            starts.push((worker_config(config, id, sharing.crowded), links));
         }
         let mirrored = devices.as_ref().map(Devices::all).unwrap_or_default();
         let (told, bypasses) = mpsc::channel(BYPASSES);
@@ -94,6 +104,7 @@ impl Rig {
             segments,
             bypasses,
             network,
+            sharing,
         })
     }
 }

@@ -21,6 +21,7 @@ mod quic;
 mod sctp;
 mod trunk;
 mod variants;
+mod workers;
 mod world;
 
 use std::process::ExitCode;
@@ -50,6 +51,7 @@ const GROUPS: [Group<World>; 4] = [
             load::CHECKS,
             numbers::CHECKS,
             flood::CHECKS,
+            workers::CHECKS,
             lifecycle::CHECKS,
         ],
     },

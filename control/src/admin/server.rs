@@ -23,7 +23,7 @@ use tokio::net::UnixListener;
 use super::{show, view};
 use crate::apply::{Control, Look};
 use crate::capture::{self, CaptureError, Captures};
-use crate::workers::Workers;
+use crate::workers::{Layout, Workers};
 
 /// Flows listed when nobody says how many.
 const FLOWS_DEFAULT: u32 = 1000;
@@ -38,6 +38,8 @@ pub struct Admin {
     pub control: Control,
     /// Counters and flows.
     pub workers: Workers,
+    /// Where the workers are.
+    pub layout: Arc<Layout>,
     /// Packets that people want to see.
     pub captures: Captures,
     /// Trace questions.
@@ -88,6 +90,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/v1/backends", get(backends))
         .route("/v1/flows", get(flows))
         .route("/v1/ports", get(ports))
+        .route("/v1/workers", get(workers))
         .route("/v1/counters", get(counters))
         .route("/v1/drops", get(drops))
         .route("/v1/routes", get(routes))
@@ -158,6 +161,10 @@ async fn sources(State(admin): State<Admin>) -> Answer<Vec<view::Source>> {
 async fn ports(State(admin): State<Admin>) -> Answer<Vec<view::Port>> {
     let counts = admin.workers.counts();
     listed(&admin, move |look| show::ports(look.config, look.tables, &counts)).await
+}
+
+async fn workers(State(admin): State<Admin>) -> Answer<Vec<view::Worker>> {
+    Ok(Json(show::workers(&admin.layout, &admin.workers.counts())))
 }
 
 async fn counters(State(admin): State<Admin>) -> Answer<Vec<view::Counter>> {

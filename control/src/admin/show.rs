@@ -13,7 +13,7 @@ use crate::apply::Look;
 use crate::compile::{Origin, ServiceReport, Way};
 use crate::config::{Carrier, GatewayConfig};
 use crate::model::ObjectKey;
-use crate::workers::ListedFlow;
+use crate::workers::{Layout, ListedFlow, PortSpread};
 
 /// Every service port, or those of one namespace.
 pub(super) fn services(look: &Look<'_>, namespace: Option<&str>) -> Vec<view::Service> {
@@ -215,6 +215,28 @@ pub(super) fn counters(counts: &[Counts]) -> Vec<view::Counter> {
         }
     }
     rows
+}
+
+/// The workers in order.
+pub(super) fn workers(layout: &Layout, counts: &[Counts]) -> Vec<view::Worker> {
+    let named = |one: &PortSpread| match &one.fault {
+        None => Ok(one.port.clone()),
+        Some(fault) => Err(format!("{}: {fault}", one.port)),
+    };
+    let (rss_ports, no_rss): (Vec<_>, Vec<_>) = layout.spread.iter().map(named).partition(Result::is_ok);
+    let rss_ports: Vec<_> = rss_ports.into_iter().flatten().collect();
+    let no_rss: Vec<_> = no_rss.into_iter().filter_map(Result::err).collect();
+    let row = |((worker, core), counts): ((u16, u16), &Counts)| view::Worker {
+        worker,
+        core,
+        rx_packets: counts.packets.rx,
+        handoff_out_packets: counts.packets.handoff_out,
+        handoff_in_packets: counts.packets.handoff_in,
+        flows: counts.flows.used,
+        rss_ports: rss_ports.clone(),
+        no_rss: no_rss.clone(),
+    };
+    (0..).zip(layout.cores.iter().copied()).zip(counts).map(row).collect()
 }
 
 /// Reasons with packets, most packets first.

@@ -136,6 +136,27 @@ pub struct Port {
     pub tx_bytes: u64,
 }
 
+/// A worker, and the packets that reached it.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Worker {
+    /// The worker; its queue of every port has the same number.
+    pub worker: u16,
+    /// The core it runs on.
+    pub core: u16,
+    /// Packets that came to its own queues.
+    pub rx_packets: u64,
+    /// Of these, those that were for another worker.
+    pub handoff_out_packets: u64,
+    /// Packets for it that came to another worker's queues.
+    pub handoff_in_packets: u64,
+    /// Flows it has.
+    pub flows: u64,
+    /// Ports whose device brings packets to the worker that they are for (RSS).
+    pub rss_ports: Vec<String>,
+    /// Of the other ports, where there are several workers, what keeps their device from it: `PORT: why`.
+    pub no_rss: Vec<String>,
+}
+
 /// One counter of one worker.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Counter {

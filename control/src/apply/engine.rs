@@ -72,6 +72,7 @@ impl Engine {
         ready: watch::Sender<bool>,
     ) -> Self {
         let mut compiler = Compiler::new(Settings::from(&parts.config), assignments);
+        compiler.set_rss(Arc::clone(&parts.rss));
         compiler.set_network((**parts.network.borrow()).clone());
         if parts.election.is_some() {
             compiler.set_allocation(Allocation::Follow);

@@ -25,7 +25,7 @@ use control::model::{
 };
 use control::network::{Network, NetworkPort};
 use control::state_dir::StateDir;
-use control::workers::Workers;
+use control::workers::{Layout, PortSpread, Workers};
 use packet::{Family, MacAddr, Protocol};
 use tables::command::command_rings;
 use tables::counters::WorkerCounters;
@@ -63,6 +63,16 @@ struct Appliance {
     _network: watch::Sender<Arc<Network>>,
 }
 
+/// A worker on core 5; of two ports one brings packets to their worker.
+fn layout() -> Layout {
+    let spread = |port: &str, fault: Option<&str>| PortSpread {
+        port: port.to_owned(),
+        fault: fault.map(ToOwned::to_owned),
+    };
+    let spread = vec![spread("outside", None), spread("inside", Some("the device takes no RSS key"))];
+    Layout { cores: vec![5], spread }
+}
+
 fn network() -> Network {
     let port =
         NetworkPort::new(0, "outside", MacAddr([2, 0, 0, 0, 0, 1]), vec!["192.0.2.1/24".parse().unwrap()]);
@@ -97,6 +107,7 @@ impl Appliance {
             publisher,
             source: events,
             network: seen,
+            rss: Arc::default(),
             resolver: None,
             devices: None,
             health_checks: watch::channel(HealthChecks::default()).0,
@@ -122,6 +133,18 @@ impl Appliance {
             stop,
             worker,
             _network: network,
+        }
+    }
+
+    fn admin(&self) -> Admin {
+        Admin {
+            control: self.control.clone(),
+            workers: self.workers.clone(),
+            layout: Arc::new(layout()),
+            captures: Captures::new(self.workers.clone(), vec![], vec![]),
+            tracer: Arc::new(|tables, asked| {
+                if asked.is_null() { Err("nothing asked".into()) } else { Ok(tables.generation.0.into()) }
+            }),
         }
     }
 
@@ -241,15 +264,7 @@ async fn the_admin_api_answers_over_its_socket() {
     appliance.source.send(SourceEvent::Synced).await.unwrap();
     appliance.ready().await;
     let socket = folder.path().join("admin.sock");
-    let admin = Admin {
-        control: appliance.control.clone(),
-        workers: appliance.workers.clone(),
-        captures: Captures::new(appliance.workers.clone(), vec![], vec![]),
-        tracer: Arc::new(|tables, asked| {
-            if asked.is_null() { Err("nothing asked".into()) } else { Ok(tables.generation.0.into()) }
-        }),
-    };
-    let listener = bind(&socket).unwrap();
+    let (admin, listener) = (appliance.admin(), bind(&socket).unwrap());
     let server = tokio::spawn(async move { axum::serve(listener, router(admin)).await });
 
     let services: Vec<view::Service> = client::get(&socket, "/v1/services").await.unwrap();
@@ -298,6 +313,10 @@ async fn the_admin_api_answers_over_its_socket() {
         (ports[0].mac.as_str(), ports[0].addresses[0].as_str()),
         ("02:00:00:00:00:01", "192.0.2.1/24")
     );
+    let workers: Vec<view::Worker> = client::get(&socket, "/v1/workers").await.unwrap();
+    assert_eq!((workers.len(), workers[0].core), (1, 5));
+    assert_eq!(workers[0].rss_ports, ["outside"]);
+    assert_eq!(workers[0].no_rss, ["inside: the device takes no RSS key"]);
     for path in ["counters", "drops", "backends", "sources"] {
         let _: Vec<serde_json::Value> = client::get(&socket, &format!("/v1/{path}")).await.unwrap();
     }

@@ -161,6 +161,7 @@ fn start(folder: &std::path::Path, url: &str) -> Taker {
         publisher,
         source,
         network: seen,
+        rss: Arc::default(),
         resolver: None,
         devices: None,
         segments: Segments { voice: Voice::new(Vec::new()), heard: mpsc::channel(1).1 },

@@ -106,3 +106,37 @@ impl PortIo for QueuePair {
         Self::alloc(self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    use packet::{Address, FlowKey, Protocol};
+    use proptest::prelude::*;
+    use tables::rss::Rss;
+
+    /// The input of DPDK's hash: addresses and ports, a word each 32 bits.
+    fn words<A: Address>(key: &FlowKey<A>) -> Vec<u32> {
+        let bits = |address: A| match address.into() {
+            IpAddr::V4(v4) => vec![v4.to_bits()],
+            IpAddr::V6(v6) => {
+                v6.octets().chunks(4).map(|word| u32::from_be_bytes(word.try_into().unwrap())).collect()
+            }
+        };
+        [bits(key.src), bits(key.dst), vec![key.ports()]].concat()
+    }
+
+    proptest! {
+        #[test]
+        fn packets_have_the_rss_hash_that_dpdk_computes(secret: u64, a: u128, b: u128, ports: (u16, u16)) {
+            let rss = Rss::of_secret(secret);
+            let (sport, dport) = ports;
+            let (src, dst) = (Ipv6Addr::from_bits(a), Ipv6Addr::from_bits(b));
+            let v6 = FlowKey { src, dst, sport, dport, protocol: Protocol::Tcp };
+            prop_assert_eq!(rss.hash(&v6), dpdk::soft_rss(&words(&v6), rss.key()));
+            let (src, dst) = (Ipv4Addr::from_bits(a as u32), Ipv4Addr::from_bits(b as u32));
+            let v4 = FlowKey { src, dst, sport, dport, protocol: Protocol::Udp };
+            prop_assert_eq!(rss.hash(&v4), dpdk::soft_rss(&words(&v4), rss.key()));
+        }
+    }
+}

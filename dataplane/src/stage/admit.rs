@@ -237,5 +237,5 @@ fn sources<A: Address>(tables: &Tables, reach: Reach<'_>) -> impl Iterator<Item 
 
 /// The source ports of this worker.
 fn source_ports<'t, B>(state: &State<B>, tables: &'t Tables) -> SnatPorts<'t> {
-    SnatPorts::new(&tables.snat.ports, state.worker, tables.workers)
+    SnatPorts::new(&tables.snat.ports, &tables.rss, state.worker, tables.workers)
 }

@@ -151,7 +151,8 @@ impl<'a, P: PortIo> Pass<'a, P> {
             scratch.read(slot, buf);
             let Some((parsed, hash)) = scratch.arrived(slot) else { continue };
             let Body::Flow { key, .. } = &parsed.body else { continue };
-            if parsed.dst_mac == mac && self.state.flows.is_absent(hash) {
+            let ours = parsed.dst_mac == mac && self.foreign_owner(parsed).is_none();
+            if ours && self.state.flows.is_absent(hash) {
                 self.state.flows.prefetch_other(hash);
                 let known = outlook.insert(Foreseen::of(match key {
                     AnyKey::V4(key) => self.intent(key),

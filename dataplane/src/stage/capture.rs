@@ -27,8 +27,7 @@ impl<P: PortIo> Pass<'_, P> {
         }
         for buf in burst.iter() {
             let facts = packet::parse(buf.head(), buf.total_len()).ok();
-            let foreign = self.tables.workers > 1
-                && facts.as_ref().is_some_and(|facts| self.foreign_owner(facts).is_some());
+            let foreign = facts.as_ref().is_some_and(|facts| self.foreign_owner(facts).is_some());
             if !foreign {
                 self.show_read(buf, facts.as_ref(), (Event::Arrived, self.port));
             }

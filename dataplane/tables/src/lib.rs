@@ -34,6 +34,7 @@ pub mod publish;
 pub mod punt;
 pub mod rate;
 mod records;
+pub mod rss;
 mod service;
 pub mod sharded;
 mod slots;

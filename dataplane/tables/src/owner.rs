@@ -3,19 +3,18 @@
 //! Invariant: both directions of a flow, ICMP errors about it, and its fragments' first stop are decided without the
 //! flow. Not here: how a packet gets to its owner.
 //!
-//! A reply to a SNAT address names the worker by its port (`snat`); so a port that flows are translated to must not become
-//! a nodePort while they live (the compiler leaves the whole range of nodePorts out of `SnatConfig`). Everything else goes by the client's end, which is
-//! the source on the way to a Service and the destination on the way back. The client's port takes part only where
-//! the reply cannot need it: on the way to a Service port that translates the source and has no affinity. A dnat
-//! reply names no Service, so it goes by the client's address alone, and so must the packets that it answers; those too
-//! that its client sent to the endpoint itself.
+//! Where the source is translated, either direction goes where a NIC with our key puts it ([`crate::rss`]): the way there
+//! as it comes, and for the reply such a port is chosen (`snat`). So a port that flows are translated to must not become
+//! a nodePort while they live (the compiler leaves the whole range of nodePorts out of `SnatConfig`). Everything else goes
+//! by the client's address, which is the source on the way to a Service and the destination on the way back: a client with
+//! affinity has one worker, and a dnat reply names no Service, so neither may the packets that it answers need one; those
+//! too that its client sent to the endpoint itself.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use packet::{Address, AnyAddrs, AnyKey, Body, FlowKey, Fragment, Parsed};
 
 use crate::hash::spread;
-use crate::snat::port_owner;
 use crate::{NatMode, Tables, WorkerId};
 
 /// The packet's owner; `None` if it belongs to no flow, so that whoever received it handles it.
@@ -47,19 +46,13 @@ pub fn of_key(key: AnyKey, tables: &Tables) -> WorkerId {
 
 fn of_flow<A: Address>(key: &FlowKey<A>, tables: &Tables) -> WorkerId {
     let dst = key.dst.into();
-    if is_snat_end(dst, key.dport, tables) {
-        return port_owner(key.dport, tables.workers);
+    if is_snat_end(dst, key.dport, tables) || goes_as_it_comes(key, tables) {
+        return tables.rss.worker(key, tables.workers);
     }
-    let (client, port) = if tables.addresses.get(dst).is_none() {
-        // Who talks to an endpoint of a dnat Service by its own address is its client, too.
-        let asks = tables.origins.get(dst, key.protocol, key.dport).is_some();
-        (if asks { key.src } else { key.dst }, 0)
-    } else if goes_by_port(key, tables) {
-        (key.src, key.sport)
-    } else {
-        (key.src, 0)
-    };
-    WorkerId(spread(client, port, tables.workers))
+    // Who talks to an endpoint of a dnat Service by its own address is its client, too.
+    let asks = || tables.origins.get(dst, key.protocol, key.dport).is_some();
+    let client = if tables.addresses.get(dst).is_some() || asks() { key.src } else { key.dst };
+    WorkerId(spread(client, 0, tables.workers))
 }
 
 /// True for a port that flows are translated to, at an address they may be translated to.
@@ -70,7 +63,7 @@ fn is_snat_end(address: IpAddr, port: u16, tables: &Tables) -> bool {
 }
 
 /// True on the way to a Service port whose replies come to a SNAT address, and whose clients need not stay together.
-fn goes_by_port<A: Address>(key: &FlowKey<A>, tables: &Tables) -> bool {
+fn goes_as_it_comes<A: Address>(key: &FlowKey<A>, tables: &Tables) -> bool {
     let frontend = tables.frontend(key.dst.into(), key.protocol, key.dport);
     let service = frontend.and_then(|frontend| Some((frontend, tables.service(frontend.service)?)));
     service.is_some_and(|(frontend, service)| {

@@ -10,7 +10,7 @@ use packet::{Family, Protocol};
 use crate::{
     Action, AddressKind, Addresses, Adjacencies, Adjacency, Answers, Backend, BackendId, Backends,
     DropReason, Fib, Frontend, Generation, Index, Limits, Lpm, NextHopId, NodeId, Origins, PortId, PortInfo,
-    ServiceId, ServicePort, Services, Source, Vlan, publish::Published,
+    ServiceId, ServicePort, Services, Source, Vlan, publish::Published, rss::Rss,
 };
 
 /// A version of the tables. Control keeps one to edit and publishes clones: a clone shares every chunk, an edit copies
@@ -52,6 +52,8 @@ pub struct Tables {
     pub acts_as: Option<NodeId>,
     /// Workers that share the traffic.
     pub workers: u16,
+    /// How they share it; never changes.
+    pub rss: Arc<Rss>,
     /// What senders may bring about in a second.
     pub limits: Limits,
     /// What senders are told of packets that go no further.
@@ -85,6 +87,7 @@ impl Tables {
             snat: Arc::default(),
             acts_as: None,
             workers: 1,
+            rss: Arc::default(),
             limits: Limits::default(),
             answers: Answers::default(),
             drain_deadline_ms: None,

@@ -1,8 +1,8 @@
 //! Source ports of translated flows. A port need not be unique, only the reply key that comes of it: the flow table is
-//! asked whether a key is free, and no other state is kept. Each worker draws from a subset of its own, so that the
-//! port of a reply names the worker that has the flow.
-//! Invariants: at most [`PROBES_MAX`] keys of one address are looked up; a port that is reserved, or of another
-//! worker, is never chosen.
+//! asked whether a key is free, and no other state is kept. Each worker chooses among those reply keys that a NIC with our
+//! key brings to its own queue, so that a reply names the worker that has the flow.
+//! Invariants: at most [`PROBES_MAX`] keys of one address are looked up; a port that is reserved, or whose reply is
+//! another worker's, is never chosen.
 
 use std::fmt;
 
@@ -10,12 +10,14 @@ use packet::{Address, FlowKey};
 
 use crate::flow::{FlowRef, FlowTable};
 use crate::hash::{FlowHash, lower, scale};
+use crate::rss::{self, Rss};
 use crate::tcp_state::Phase;
 use crate::{Millis, SnatRange, WorkerId};
 
 /// Reply keys looked up for one address.
 pub const PROBES_MAX: u32 = 32;
-/// Ports considered for one address: reserved ones cost no look-up, but the walk past them must end too.
+/// Ports considered for one address and worker: reserved ones and those of other workers cost no look-up, but the walk past
+/// them must end too.
 const STEPS_MAX: u32 = 4 * PROBES_MAX;
 /// How long a server remembers a connection that it closed first: TIME_WAIT as Linux has it. A SYN of another client
 /// behind the same address and port is refused meanwhile where its timestamps are older (PAWS, RFC 7323 section 5).
@@ -38,20 +40,20 @@ impl fmt::Display for SnatExhausted {
 
 impl std::error::Error for SnatExhausted {}
 
-/// The worker whose subset has this port.
-#[inline]
-#[must_use]
-pub const fn port_owner(port: u16, workers: u16) -> WorkerId {
-    // Interleaved, so that a block of reserved ports, such as those of nodePorts, falls on all workers alike.
-    if workers <= 1 { WorkerId(0) } else { WorkerId(port % workers) }
-}
-
-/// One worker's share of the ports; cheap to make, kept by nobody.
+/// The ports that one worker may use; cheap to make, kept by nobody.
 #[derive(Clone, Copy, Debug)]
 pub struct SnatPorts<'a> {
     range: &'a SnatRange,
-    first: u32,
     count: u32,
+    /// Whose replies they bring, where there are several workers.
+    share: Option<Share<'a>>,
+}
+
+/// One of several workers.
+#[derive(Clone, Copy, Debug)]
+struct Share<'a> {
+    rss: &'a Rss,
+    worker: WorkerId,
     workers: u16,
 }
 
@@ -75,18 +77,12 @@ impl<A: Address> SnatRequest<A> {
 }
 
 impl<'a> SnatPorts<'a> {
-    /// The ports of `range` that `worker` may use.
+    /// Those of `range` that `worker` may use, one of so many that share replies by `rss`.
     #[must_use]
-    pub fn new(range: &'a SnatRange, worker: WorkerId, workers: u16) -> Self {
-        let (low, last) = (u32::from(range.first()), u32::from(range.last()));
-        if workers <= 1 {
-            // Without the divisions below: this is asked for each new flow.
-            return Self { range, first: low, count: (last + 1).saturating_sub(low), workers: 1 };
-        }
-        let stride = u32::from(workers);
-        let first = low + (u32::from(worker.0 % workers) + stride - low % stride) % stride;
-        let count = if first > last { 0 } else { (last - first) / stride + 1 };
-        Self { range, first, count, workers }
+    pub fn new(range: &'a SnatRange, rss: &'a Rss, worker: WorkerId, workers: u16) -> Self {
+        let (first, last) = (u32::from(range.first()), u32::from(range.last()));
+        let share = (workers > 1).then_some(Share { rss, worker, workers });
+        Self { range, count: (last + 1).saturating_sub(first), share }
     }
 
     /// The reply key that `choose` tries first at this address, or after `passed` others; `hash` is that of the original
@@ -98,7 +94,11 @@ impl<'a> SnatPorts<'a> {
         address: A,
         passed: usize,
     ) -> Option<FlowKey<A>> {
-        self.walk(hash).nth(passed).map(|port| request.reply(address, port))
+        let walk = self.walk((request, hash), address);
+        match walk.at(0) {
+            Some(first) if passed == 0 => Some(first),
+            _ => walk.keys().nth(passed),
+        }
     }
 
     /// A reply key that no flow has: at the first address where one is found, never used (or long gone) before last
@@ -135,13 +135,13 @@ impl<'a> SnatPorts<'a> {
         now: Millis,
     ) -> Probe<A> {
         // Seen without a look at any record, which would be a cache miss each.
-        let mut replies = self.walk(hash).take(PROBES_MAX as usize).map(|port| request.reply(address, port));
-        if let Some(reply) = replies.find(|reply| table.is_absent(table.hash(reply))) {
+        let walk = self.walk((request, hash), address);
+        let replies = || walk.keys().take(PROBES_MAX as usize);
+        if let Some(reply) = replies().find(|reply| table.is_absent(table.hash(reply))) {
             return Probe::Free(reply);
         }
         let (mut closed, mut in_time_wait) = (None, None);
-        for port in self.walk(hash).take(PROBES_MAX as usize) {
-            let reply = request.reply(address, port);
+        for reply in replies() {
             let Some((flow, _)) = table.lookup(&reply, now) else { return Probe::Free(reply) };
             let phase = table.phase(flow);
             if !phase.is_closed() {
@@ -164,17 +164,52 @@ impl<'a> SnatPorts<'a> {
         }
     }
 
-    /// Ports to try for a flow, from the one that its hash names, without the reserved ones.
-    fn walk(&self, hash: FlowHash) -> impl Iterator<Item = u16> + use<'a> {
-        let Self { range, first, count, workers } = *self;
+    /// The reply keys that a flow may have at an address.
+    fn walk<A: Address>(&self, (request, hash): (&SnatRequest<A>, FlowHash), address: A) -> Walk<'a, A> {
+        let Self { range, count, share } = *self;
         let start = scale(lower(hash.0), count as usize);
         let stride = STRIDES[(hash.0 >> 61) as usize] as usize;
-        (0..STEPS_MAX.min(count)).filter_map(move |step| {
-            // The first step, nearly always the last, needs no division.
-            let nth = if step == 0 { start } else { (start + step as usize * stride) % count as usize };
-            let port = first as usize + nth * usize::from(workers);
-            u16::try_from(port).ok().filter(|&port| range.contains(port))
+        let without = request.reply(address, 0);
+        let share = share.map(|share| (share, share.rss.hash(&without)));
+        Walk { range, count, share, start, stride, without }
+    }
+}
+
+/// Reply keys to try for a flow, from the port that its hash names on; without reserved ports and other workers' keys.
+#[derive(Clone, Copy)]
+struct Walk<'a, A> {
+    range: &'a SnatRange,
+    count: u32,
+    /// With the RSS hash of the key without its port.
+    share: Option<(Share<'a>, u32)>,
+    start: usize,
+    stride: usize,
+    /// The key without its port.
+    without: FlowKey<A>,
+}
+
+impl<'a, A: Address> Walk<'a, A> {
+    /// The key of this step, if it may be had. The first, nearly always the last, needs no division.
+    #[inline(always)]
+    fn at(&self, step: u32) -> Option<FlowKey<A>> {
+        let nth = match step {
+            0 => self.start,
+            _ => (self.start + step as usize * self.stride) % self.count as usize,
+        };
+        let port = u16::try_from(usize::from(self.range.first()) + nth).ok()?;
+        (self.range.contains(port) && self.is_ours(port)).then_some(FlowKey { dport: port, ..self.without })
+    }
+
+    #[inline(always)]
+    fn is_ours(&self, port: u16) -> bool {
+        self.share.is_none_or(|(Share { rss, worker, workers }, without)| {
+            rss::worker(without ^ rss.receiver_port::<A>(port), workers) == worker
         })
+    }
+
+    fn keys(self) -> impl Iterator<Item = FlowKey<A>> + use<'a, A> {
+        let workers = self.share.map_or(1, |(share, _)| u32::from(share.workers));
+        (0..(STEPS_MAX * workers).min(self.count)).filter_map(move |step| self.at(step))
     }
 }
 

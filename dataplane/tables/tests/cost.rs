@@ -12,6 +12,7 @@ use tables::flow::{Candidate, Direction, FlowTable, FlowTableConfig, NewFlow, Nu
 use tables::hash::FlowHash;
 
 use tables::maglev::{Maglev, Member};
+use tables::rss::Rss;
 use tables::snat::{SnatPorts, SnatRequest};
 use tables::tcp_state::Timeouts;
 use tables::{BackendId, Generation, Millis, NatMode, ServiceId, SnatRange, Tables, WorkerId};
@@ -209,7 +210,8 @@ fn flow_sweep() {
 #[ignore = "prints costs; run it in release"]
 fn snat_flows() {
     let range = SnatRange::default();
-    let ports = SnatPorts::new(&range, WorkerId(0), 1);
+    let rss = Rss::default();
+    let ports = SnatPorts::new(&range, &rss, WorkerId(0), 1);
     for flows in [100_000, 1 << 20, 4 << 20] {
         let mut table = table(flows / 9 * 10 + 10, false);
         let start = Instant::now();

@@ -93,7 +93,7 @@ fn snat_reply<A: Address>(
     let mut table = FlowTable::new(&config).expect("a little memory");
     let address = |texts: [&str; 2]| A::from_ip(ip(texts[family])).expect("of this family");
     let request = SnatRequest { original: *original, backend: address(BACKEND), port: 8080 };
-    let ports = SnatPorts::new(&tables.snat.ports, worker, tables.workers);
+    let ports = SnatPorts::new(&tables.snat.ports, &tables.rss, worker, tables.workers);
     ports.choose(&mut table, &request, [address(OWN)], Millis(0)).expect("an empty table")
 }
 

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::LazyLock;
 
 use packet::{Address, FlowKey, Protocol, TcpFlags};
 use proptest::prelude::*;
 use proptest::sample::select;
 use tables::flow::{Direction, FlowRef, FlowTable, FlowTableConfig, NewFlow, Numbers};
-use tables::snat::{SnatExhausted, SnatPorts, SnatRequest, port_owner};
+use tables::rss::{self, Rss};
+use tables::snat::{SnatExhausted, SnatPorts, SnatRequest};
 use tables::tcp_state::{Phase, Timeouts};
 use tables::{BackendId, Millis, NatMode, ServiceId, SnatRange, WorkerId};
 
@@ -30,6 +32,8 @@ fn request(client: u16) -> SnatRequest<Ipv4Addr> {
     let original = FlowKey { src, dst, sport: 40_000, dport: 80, protocol: Protocol::Tcp };
     SnatRequest { original, backend: Ipv4Addr::new(10, 244, 0, 1), port: 8080 }
 }
+
+static RSS: LazyLock<Rss> = LazyLock::new(|| Rss::of_secret(5));
 
 const HOME: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const SPARE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -72,7 +76,7 @@ fn open(
 #[test]
 fn never_used_comes_before_closed_and_longest_closed_before_time_wait() {
     let range = SnatRange::new(2000, 2003, []);
-    let ports = SnatPorts::new(&range, WorkerId(0), 1);
+    let ports = SnatPorts::new(&range, &RSS, WorkerId(0), 1);
     let mut table = table(100);
     let client_closed = open(&mut table, &ports, 1, Phase::ClosedByClient, Millis(0));
     let server_closed = open(&mut table, &ports, 2, Phase::ClosedByServer, Millis(10));
@@ -94,7 +98,7 @@ fn never_used_comes_before_closed_and_longest_closed_before_time_wait() {
 #[test]
 fn a_port_in_time_wait_yields_to_the_next_address_until_60_s_have_passed() {
     let range = SnatRange::new(2000, 2000, []);
-    let ports = SnatPorts::new(&range, WorkerId(0), 1);
+    let ports = SnatPorts::new(&range, &RSS, WorkerId(0), 1);
     for (later, want) in [(59_999, SPARE), (60_000, HOME)] {
         let mut table = table(100);
         open(&mut table, &ports, 1, Phase::ClosedByServer, Millis(5));
@@ -106,7 +110,7 @@ fn a_port_in_time_wait_yields_to_the_next_address_until_60_s_have_passed() {
 #[test]
 fn a_reset_flow_keeps_its_port_until_it_is_silent_for_2_s() {
     let range = SnatRange::new(2000, 2000, []);
-    let ports = SnatPorts::new(&range, WorkerId(0), 1);
+    let ports = SnatPorts::new(&range, &RSS, WorkerId(0), 1);
     for (later, free) in [(0, false), (1_999, false), (2_000, true)] {
         let mut table = table(100);
         open(&mut table, &ports, 1, Phase::Reset, Millis(5));
@@ -118,7 +122,7 @@ fn a_reset_flow_keeps_its_port_until_it_is_silent_for_2_s() {
 #[test]
 fn a_thousand_flows_to_one_backend_share_a_range_of_a_thousand_ports() {
     let range = SnatRange::new(10_000, 10_999, []);
-    let ports = SnatPorts::new(&range, WorkerId(0), 1);
+    let ports = SnatPorts::new(&range, &RSS, WorkerId(0), 1);
     let mut table = table(4000);
     let mut entered = 0;
     for client in 0..1000 {
@@ -135,7 +139,7 @@ fn a_thousand_flows_to_one_backend_share_a_range_of_a_thousand_ports() {
 fn the_likely_key_is_chosen_if_it_is_free() {
     // Few ports, so that later flows find theirs taken.
     let range = SnatRange::new(1024, 1323, []);
-    let ports = SnatPorts::new(&range, WorkerId(1), 3);
+    let ports = SnatPorts::new(&range, &RSS, WorkerId(1), 3);
     let (mut table, mut free) = (table(200), 0);
     for client in 0..60 {
         let request = request(client);
@@ -150,15 +154,30 @@ fn the_likely_key_is_chosen_if_it_is_free() {
 }
 
 #[test]
-fn an_empty_subset_is_exhausted() {
+fn an_empty_share_is_exhausted() {
     let mut table = table(10);
-    for (range, worker, workers) in [
-        (SnatRange::new(10, 9, []), 0, 1),
-        (SnatRange::new(100, 101, []), 2, 4),
-        (SnatRange::new(100, 101, [100, 101]), 0, 1),
-    ] {
-        let ports = SnatPorts::new(&range, WorkerId(worker), workers);
+    for range in [SnatRange::new(10, 9, []), SnatRange::new(100, 101, [100, 101])] {
+        let ports = SnatPorts::new(&range, &RSS, WorkerId(0), 1);
         assert_eq!(ports.choose(&mut table, &request(1), [HOME], Millis(0)), Err(SnatExhausted));
+    }
+    let range = SnatRange::new(100, 101, []);
+    let mut choose = |worker| {
+        let ports = SnatPorts::new(&range, &RSS, WorkerId(worker), 4);
+        ports.choose(&mut table, &request(1), [HOME], Millis(0))
+    };
+    let exhausted = (0..4).filter(|&worker| choose(worker) == Err(SnatExhausted)).count();
+    assert!(exhausted >= 2, "two ports cannot be the share of {} workers", 4 - exhausted);
+}
+
+#[test]
+fn every_worker_finds_a_port_though_few_are_its_own() {
+    let range = SnatRange::default();
+    for worker in 0..64 {
+        let ports = SnatPorts::new(&range, &RSS, WorkerId(worker), 64);
+        for client in 0..50 {
+            let reply = ports.choose(&mut table(1), &request(client), [HOME], Millis(0)).unwrap();
+            assert_eq!(RSS.worker(&reply, 64), WorkerId(worker));
+        }
     }
 }
 
@@ -183,14 +202,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..150)
 }
 
-/// Plays one step in a family; the reply keys in use, by original key, are the twin.
+/// Plays one step in a family; the reply keys in use, by original key, are the twin. Gives the port that was chosen, and the
+/// RSS hash of its replies.
 fn play<A: Address>(
     table: &mut FlowTable,
     ports: &SnatPorts,
     (request, addresses): (SnatRequest<A>, &[A]),
     (step, now): (Step, Millis),
     twin: &mut HashMap<String, String>,
-) -> Result<Option<u16>, TestCaseError> {
+) -> Result<Option<(u16, u32)>, TestCaseError> {
     let original = request.original.to_string();
     if let Some((flow, direction)) = table.lookup(&request.original, now) {
         prop_assert_eq!(direction, Direction::Original);
@@ -215,14 +235,14 @@ fn play<A: Address>(
         prop_assert!(!live.contains(&other), "{} and {} share {}", original, other, reply);
         twin.remove(&other);
     }
-    Ok(Some(reply.dport))
+    Ok(Some((reply.dport, RSS.hash(&reply))))
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn no_two_live_flows_share_a_reply_key_and_every_port_is_the_workers_own(
+    fn no_two_live_flows_share_a_reply_key_and_every_reply_is_the_workers_own(
         steps in steps(),
         (first, len) in (1u16..2000, 0u16..60),
         reserved in prop::collection::vec(1u16..2060, 0..20),
@@ -231,7 +251,7 @@ proptest! {
     ) {
         let range = SnatRange::new(first, first + len, reserved.iter().copied());
         let worker = WorkerId(worker % workers);
-        let ports = SnatPorts::new(&range, worker, workers);
+        let ports = SnatPorts::new(&range, &RSS, worker, workers);
         let (mut table, mut twin, mut now) = (table(400), HashMap::new(), Millis(u32::MAX - 100_000));
         for step in steps {
             now = now.plus(step.pass_ms);
@@ -246,21 +266,21 @@ proptest! {
             } else {
                 play(&mut table, &ports, (v4, &[HOME, SPARE]), (step, now), &mut twin)?
             };
-            if let Some(port) = chosen {
+            if let Some((port, hash)) = chosen {
                 prop_assert!((first..=first + len).contains(&port) && !reserved.contains(&port));
-                prop_assert_eq!(port_owner(port, workers), worker);
+                prop_assert_eq!(rss::worker(hash, workers), worker);
             }
         }
     }
 
     /// With as many ports as probes at most, every free one is found.
     #[test]
-    fn a_small_subset_is_used_to_the_last_port(first in 1u16..60_000, len in 1u16..=32, workers in 1u16..5) {
+    fn a_small_range_is_used_to_the_last_port(first in 1u16..60_000, len in 1u16..=32, workers in 1u16..5) {
         let range = SnatRange::new(first, first + len - 1, []);
         let mut table = table(400);
         let mut used = Vec::new();
         for worker in 0..workers {
-            let ports = SnatPorts::new(&range, WorkerId(worker), workers);
+            let ports = SnatPorts::new(&range, &RSS, WorkerId(worker), workers);
             for client in 0.. {
                 let request = request(client + worker * 100);
                 let Ok(reply) = ports.choose(&mut table, &request, [HOME], Millis(0)) else { break };

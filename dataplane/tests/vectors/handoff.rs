@@ -1,4 +1,4 @@
-//! Two workers whose ports put every packet on the wrong queue.
+//! Several workers: ports that put every packet on the wrong queue, and ports that have our RSS key.
 
 use dataplane::{
     handoff::handoff_rings,
@@ -15,9 +15,9 @@ use crate::{
     world::*,
 };
 
-/// Both workers, connected.
-fn pair(tables: &Tables) -> Vec<Rig> {
-    let rigs = handoff_rings(2).into_iter().zip(0..).map(|(ends, worker)| {
+/// So many workers, connected.
+fn team(tables: &Tables) -> Vec<Rig> {
+    let rigs = handoff_rings(tables.workers).into_iter().zip(0..).map(|(ends, worker)| {
         let mut rig = rig_of(&RigConfig { worker: WorkerId(worker), ..RigConfig::default() }, tables.clone());
         rig.worker.connect(ends);
         rig
@@ -39,15 +39,19 @@ fn cross_frame(rigs: &mut [Rig], tables: &Tables, port: PortId, key: AnyKey, fra
     one(rigs[owner].all_sent(), "by its owner").1
 }
 
-/// Two workers, and one VIP with two backends, quiet.
 fn world_of_two(world: &World, protocol: Protocol, mode: NatMode) -> (Tables, Vec<Rig>) {
+    world_of(2, world, protocol, mode)
+}
+
+/// Workers, and one VIP with two backends, quiet.
+fn world_of(workers: u16, world: &World, protocol: Protocol, mode: NatMode) -> (Tables, Vec<Rig>) {
     let mut fixture = Fixture::data_centre();
     let backends = world.pods.map(|pod| at(pod, 80).to_string());
     let service = fixture.service("web", protocol, &[&backends[0], &backends[1]], mode);
     fixture.vip(FrontendKind::LoadBalancer, &at(world.lb, 80).to_string(), service);
-    fixture.tables.workers = 2;
+    fixture.tables.workers = workers;
     let tables = fixture.tables();
-    let mut rigs = pair(&tables);
+    let mut rigs = team(&tables);
     rigs.iter_mut().for_each(|rig| drop((rig.settle(), rig.all_sent())));
     (tables, rigs)
 }
@@ -74,6 +78,48 @@ fn flows_survive_when_every_packet_comes_to_the_wrong_worker() {
                 assert_eq!(sum(|rig| rig.counts().packets.handoff_out), 128);
                 assert_eq!(sum(|rig| rig.counts().packets.handoff_in), 128);
                 assert!(rigs.iter().all(|rig| rig.counts().imbalance() == 0));
+            }
+        }
+    }
+}
+
+/// Ports whose NICs have our key bring either direction of a translated flow to its worker; of a dnat flow, whose worker
+/// goes by the client alone, as many as by chance.
+#[test]
+fn with_our_rss_key_hardly_a_packet_of_a_translated_flow_is_handed_over() {
+    for world in &WORLDS {
+        for (workers, mode) in [
+            (2, NatMode::Snat),
+            (3, NatMode::Snat),
+            (8, NatMode::Snat),
+            (2, NatMode::Dnat),
+            (8, NatMode::Dnat),
+        ] {
+            let (tables, mut rigs) = world_of(workers, world, Protocol::Tcp, mode);
+            let mut arrive = |port: PortId, key: AnyKey, frame: PacketBuilder| {
+                let queue = match key {
+                    AnyKey::V4(key) => tables.rss.worker(&key, workers),
+                    AnyKey::V6(key) => tables.rss.worker(&key, workers),
+                };
+                rigs[queue.index()].push(port, &arriving(port, frame));
+                rigs.iter_mut().for_each(Rig::settle);
+                rigs.iter_mut().for_each(Rig::settle);
+                let out: Vec<_> = rigs.iter_mut().flat_map(Rig::all_sent).collect();
+                flow_of(&one(out, "of all workers").1)
+            };
+            for sport in 2000..2200 {
+                let to_service = key(Protocol::Tcp, at(world.far, sport), at(world.lb, 80));
+                let to_backend = arrive(OUTSIDE, to_service, first(to_service));
+                let reply = to_backend.reversed();
+                assert_eq!(arrive(INSIDE, reply, answer(reply)), to_service.reversed());
+                arrive(OUTSIDE, to_service, first(to_service));
+            }
+            let handed_over: u64 = rigs.iter().map(|rig| rig.counts().packets.handoff_out).sum();
+            let share = handed_over as f64 / 600.0;
+            println!("{workers} workers, {mode:?}: {:.1} % of the packets are handed over", share * 100.0);
+            match mode {
+                NatMode::Snat => assert_eq!(handed_over, 0, "{workers} workers"),
+                NatMode::Dnat => assert!(share < 1.1 * f64::from(workers - 1) / f64::from(workers)),
             }
         }
     }

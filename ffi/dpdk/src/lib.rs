@@ -28,6 +28,7 @@ pub use mempool::{Mempool, MempoolError};
 pub use port::{Link, Port, PortCapabilities, PortConfig, StartedPort};
 pub use port_error::PortError;
 pub use queue::QueuePair;
+pub use rss::soft_rss;
 pub use stats::{PortStats, XStat};
 
 /// DPDK's own version, for reports.

@@ -24,7 +24,7 @@ pub struct PortCapabilities {
 
 /// How a port is to work.
 #[derive(Clone, Copy, Debug)]
-pub struct PortConfig {
+pub struct PortConfig<'k> {
     /// Queue pairs: one a worker.
     pub queues: u16,
     /// Receive descriptors a queue; adjusted to what the device can.
@@ -33,6 +33,8 @@ pub struct PortConfig {
     pub tx_descriptors: u16,
     /// Bytes of an IP packet.
     pub mtu: u16,
+    /// The key of the hash that spreads packets over several queues; a device whose keys are shorter gets its beginning.
+    pub rss_key: &'k [u8],
 }
 
 /// The state of a link.
@@ -65,6 +67,8 @@ struct Info {
 struct Opened {
     id: u16,
     device: String,
+    /// What the device was configured with; drivers read it again whenever they start.
+    rss_key: Box<[u8]>,
 }
 
 impl Drop for Opened {
@@ -118,7 +122,7 @@ impl Port {
         // SAFETY: a NUL-terminated string and room for the answer.
         errno::check(unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(name.as_ptr(), &raw mut id) })
             .map_err(refused)?;
-        let opened = Opened { id, device: device.to_owned() };
+        let opened = Opened { id, device: device.to_owned(), rss_key: Box::default() };
         let raw = raw_info(id).map_err(refused)?;
         let info = Info {
             queues_max: raw.max_rx_queues.min(raw.max_tx_queues),
@@ -167,9 +171,9 @@ impl Port {
     /// # Errors
     /// See [`PortError`].
     pub fn start(
-        self,
+        mut self,
         pool: Mempool,
-        config: &PortConfig,
+        config: &PortConfig<'_>,
     ) -> Result<(StartedPort, Vec<QueuePair>), PortError> {
         if config.queues > self.info.queues_max {
             let (have, wanted) = (self.info.queues_max, config.queues);
@@ -192,7 +196,7 @@ impl Port {
         Ok((StartedPort { running, rss: self.info.rss, capabilities }, pairs))
     }
 
-    fn configure(&self, config: &PortConfig) -> Result<PortCapabilities, PortError> {
+    fn configure(&mut self, config: &PortConfig<'_>) -> Result<PortCapabilities, PortError> {
         let rx_checksum = dpdk_sys::FAIRLEAD_RX_OFFLOAD_IPV4_CKSUM
             | dpdk_sys::FAIRLEAD_RX_OFFLOAD_TCP_CKSUM
             | dpdk_sys::FAIRLEAD_RX_OFFLOAD_UDP_CKSUM;
@@ -209,6 +213,13 @@ impl Port {
         if config.queues > 1 && self.info.rss_types & spread != 0 {
             conf.rxmode.mq_mode = dpdk_sys::FAIRLEAD_MQ_RX_RSS;
             conf.rx_adv_conf.rss_conf.rss_hf = self.info.rss_types & spread;
+            // A device with longer keys than ours keeps its own.
+            let key = config.rss_key.get(..self.info.rss.key_len.into()).unwrap_or_default();
+            self.opened.rss_key = key.into();
+            if !key.is_empty() {
+                conf.rx_adv_conf.rss_conf.rss_key = self.opened.rss_key.as_mut_ptr();
+                conf.rx_adv_conf.rss_conf.rss_key_len = self.info.rss.key_len;
+            }
         }
         let (id, queues) = (self.opened.id, config.queues);
         // SAFETY: a stopped port and a whole configuration, which is copied.
@@ -231,7 +242,7 @@ impl Port {
         }
     }
 
-    fn set_up_queues(&self, pool: Mempool, config: &PortConfig) -> Result<(), PortError> {
+    fn set_up_queues(&self, pool: Mempool, config: &PortConfig<'_>) -> Result<(), PortError> {
         let (id, mut rx, mut tx) = (self.opened.id, config.rx_descriptors, config.tx_descriptors);
         // SAFETY: two numbers of ours are adjusted in place.
         let adjusted = unsafe { dpdk_sys::rte_eth_dev_adjust_nb_rx_tx_desc(id, &raw mut rx, &raw mut tx) };

@@ -9,7 +9,8 @@ use dpdk::{
     PortError, QueuePair, RxChecksum, StartedPort, TxChecksum,
 };
 
-const CONFIG: PortConfig = PortConfig { queues: 1, rx_descriptors: 512, tx_descriptors: 512, mtu: 1500 };
+const CONFIG: PortConfig =
+    PortConfig { queues: 1, rx_descriptors: 512, tx_descriptors: 512, mtu: 1500, rss_key: &[7; 52] };
 
 #[test]
 fn wrappers_on_virtual_devices() {
@@ -27,6 +28,7 @@ fn wrappers_on_virtual_devices() {
     assert_eq!(pool.available(), all, "every buffer came back");
     a_pool_runs_dry_and_recovers(&eal);
     bad_devices_are_named(&eal);
+    several_queues_are_spread_over(&eal, pool);
     a_ring_carries_packets(&eal, pool);
     assert_eq!(pool.available(), all, "a closed port keeps no buffer");
     null_receives_whole_bursts(&eal, pool);
@@ -117,6 +119,22 @@ fn bad_devices_are_named(eal: &Eal) {
     let pool = Mempool::new(eal, "unused", 15, 2_176, -1).expect("a small pool fits");
     let error = port.start(pool, &PortConfig { queues: wanted, ..CONFIG }).expect_err("too many queues");
     assert!(matches!(error, PortError::TooFewQueues { .. }), "{error}");
+}
+
+fn several_queues_are_spread_over(eal: &Eal, pool: Mempool) {
+    let port = Port::open(eal, "net_null5").expect("net_null is built in");
+    let config = PortConfig { queues: 2, ..CONFIG };
+    let (port, _queues) = port.start(pool, &config).unwrap_or_else(|error| panic!("{error}"));
+    let key = port.rss_key().expect("it says its key");
+    assert!(CONFIG.rss_key.starts_with(&key), "{key:02x?}");
+    let wanted: Vec<u16> = (0..2).cycle().take(port.reta_len()).collect();
+    assert!(wanted.len().is_power_of_two(), "{} entries", wanted.len());
+    port.set_reta(&wanted).expect("as many as it has");
+    assert_eq!(port.reta().expect("it says its table"), wanted);
+    assert!(port.set_reta(&wanted[1..]).is_err());
+    let port = Port::open(eal, "net_ring5").expect("net_ring is built in");
+    let (port, _queues) = port.start(pool, &CONFIG).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((port.rss_key().ok(), port.reta_len()), (Some(vec![]), 0), "a ring has no RSS");
 }
 
 fn a_ring_carries_packets(eal: &Eal, pool: Mempool) {

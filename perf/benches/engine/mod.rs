@@ -86,6 +86,7 @@ impl Engine {
             publisher,
             source: follow(Arc::clone(&state)),
             network: seen,
+            rss: Arc::default(),
             resolver: None,
             devices: None,
             election: None,

@@ -57,7 +57,7 @@ impl Case {
         match self {
             Self::Established => {
                 let mut stand = Stand::new(16_384, level)?;
-                let clients = stand.establish(0, round);
+                let clients = stand.establish(round);
                 let mut backends = clients.clone();
                 shuffle(&mut backends, &mut Random::new(2));
                 for _ in 0..rounds {

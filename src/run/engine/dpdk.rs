@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use control::config::{GatewayConfig, Hugepages, PortConfig as PortNamed};
+use control::workers::PortSpread;
 use dataplane::handoff::handoff_rings;
 use dataplane::io::dpdk as device;
 use dataplane::worker::{Worker, WorkerConfig, WorkerLinks};
 use packet::MacAddr;
+use tables::rss::Rss;
 use tokio::sync::watch;
 
 use crate::run::cores::Cores;
@@ -41,11 +43,18 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Open and started ports, no workers yet. Dropped, it closes them.
 pub(crate) struct Engine {
-    macs: Vec<MacAddr>,
+    opened: Opened,
     // Before the thread: its end is what the thread waits for.
     starts: Sender<Start>,
     life: Life,
     ended: watch::Receiver<bool>,
+}
+
+/// What is known of the ports with a device, in their order.
+struct Opened {
+    macs: Vec<MacAddr>,
+    /// Empty where there is one worker.
+    spread: Vec<PortSpread>,
 }
 
 /// Workers at work. Dropped, it stops them and closes the ports.
@@ -78,22 +87,23 @@ impl Drop for Life {
 type Start = (Vec<(WorkerConfig, WorkerLinks)>, Sender<Result<()>>);
 
 impl Engine {
-    /// Starts the environment and every port; to be called before this thread is confined to control cores.
-    pub(crate) fn open(config: &GatewayConfig, cores: &Cores) -> Result<Self> {
+    /// Starts the environment and every port, whose packets are to be spread over workers by `rss`; to be called before
+    /// this thread is confined to control cores.
+    pub(crate) fn open(config: &GatewayConfig, cores: &Cores, rss: &Rss) -> Result<Self> {
         let eal = eal_config(config, cores);
-        let config = config.clone();
+        let (config, rss) = (config.clone(), rss.clone());
         let (opened, answer) = channel();
         let (starts, inbox) = channel();
         let (set_ended, ended) = watch::channel(false);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::Builder::new().name("fairlead-eal".into()).spawn(move || {
-            let result = live(&eal, &config, &opened, &inbox, &stopped);
+            let result = live(&eal, (&config, &rss), &opened, &inbox, &stopped);
             set_ended.send_replace(true);
             result
         })?;
         match answer.recv() {
-            Ok(macs) => Ok(Self { macs, starts, life: Life { thread: Some(thread), stop }, ended }),
+            Ok(opened) => Ok(Self { opened, starts, life: Life { thread: Some(thread), stop }, ended }),
             // It ended without an answer: its result says why.
             Err(_) => Err(joined(thread).err().unwrap_or_else(|| anyhow!("DPDK ended"))),
         }
@@ -101,7 +111,12 @@ impl Engine {
 
     /// The Ethernet addresses of the ports with a device, in their order.
     pub(crate) fn macs(&self) -> &[MacAddr] {
-        &self.macs
+        &self.opened.macs
+    }
+
+    /// How the ports with a device spread packets over the workers, where there are several.
+    pub(crate) fn spread(&self) -> &[PortSpread] {
+        &self.opened.spread
     }
 
     /// Launches a worker on each lcore.
@@ -155,8 +170,8 @@ fn eal_config(config: &GatewayConfig, cores: &Cores) -> EalConfig {
 /// The life of the environment's thread.
 fn live(
     eal: &EalConfig,
-    config: &GatewayConfig,
-    opened: &Sender<Vec<MacAddr>>,
+    (config, rss): (&GatewayConfig, &Rss),
+    opened: &Sender<Opened>,
     starts: &Receiver<Start>,
     stop: &Arc<AtomicBool>,
 ) -> Result<()> {
@@ -166,13 +181,15 @@ fn live(
             "too few free huge pages: packet memory lies in ordinary pages and the dataplane is slower"
         );
     }
-    let (ports, queues) = open_ports(&eal, config)?;
+    let (ports, queues) = open_ports(&eal, config, rss)?;
     let mac = |(port, (named, _)): (&StartedPort, (&PortNamed, &str))| {
         port.mac().map(MacAddr).map_err(|errno| anyhow!("port {}: no MAC address: {errno}", named.name))
     };
     let macs = ports.iter().zip(config.devices()).map(mac).collect::<Result<Vec<_>>>()?;
+    let spread = spread_of_ports(config, &ports, rss);
     // Nobody waits for it any more, or nobody starts workers: the process ends.
-    let (Ok(()), Ok((workers, answer))) = (opened.send(macs), starts.recv()) else { return Ok(()) };
+    let told = opened.send(Opened { macs, spread });
+    let (Ok(()), Ok((workers, answer))) = (told, starts.recv()) else { return Ok(()) };
     let launched = launch(&eal, workers, queues, stop);
     let running = match launched {
         Ok(running) => {
@@ -193,7 +210,7 @@ fn live(
 type Queues = Vec<Vec<QueuePair>>;
 
 /// Every port started, and its queue pairs by worker.
-fn open_ports(eal: &Eal, config: &GatewayConfig) -> Result<(Vec<StartedPort>, Queues)> {
+fn open_ports(eal: &Eal, config: &GatewayConfig, rss: &Rss) -> Result<(Vec<StartedPort>, Queues)> {
     let workers = config.workers.count();
     let pool = pool(eal, config)?;
     let mut queues: Queues = (0..workers).map(|_| Vec::new()).collect();
@@ -204,6 +221,7 @@ fn open_ports(eal: &Eal, config: &GatewayConfig) -> Result<(Vec<StartedPort>, Qu
             rx_descriptors: DESCRIPTORS,
             tx_descriptors: DESCRIPTORS,
             mtu: port.mtu,
+            rss_key: rss.key(),
         };
         let opened = Port::open(eal, device).and_then(|opened| opened.start(pool, &settings));
         let (opened, pairs) = opened.with_context(|| format!("port {}", port.name))?;
@@ -212,6 +230,47 @@ fn open_ports(eal: &Eal, config: &GatewayConfig) -> Result<(Vec<StartedPort>, Qu
     }
     wait_for_links(config, &started)?;
     Ok((started, queues))
+}
+
+/// Has each port bring packets to the worker that they are for, and says where that cannot be.
+fn spread_of_ports(config: &GatewayConfig, ports: &[StartedPort], rss: &Rss) -> Vec<PortSpread> {
+    let workers = config.workers.count();
+    if workers <= 1 {
+        return Vec::new();
+    }
+    let spread = config.devices().zip(ports).map(|((named, _), port)| {
+        let fault = spread_by(port, rss, workers).err();
+        if let Some(fault) = &fault {
+            tracing::warn!(port = named.name, %fault, "workers hand each other the packets of this port");
+        }
+        PortSpread { port: named.name.clone(), fault }
+    });
+    spread.collect()
+}
+
+/// Sets the port's redirection table.
+///
+/// # Errors
+/// What keeps its packets from going where `rss` says, for people.
+fn spread_by(port: &StartedPort, rss: &Rss, workers: u16) -> Result<(), String> {
+    let key = port.rss_key().map_err(|errno| format!("the device does not say its RSS key: {errno}"))?;
+    if key.is_empty() {
+        return Err("the device takes no RSS key".to_owned());
+    }
+    if !rss.key().starts_with(&key) {
+        return Err("the device keeps an RSS key of its own".to_owned());
+    }
+    let entries = port.reta_len();
+    if !entries.is_power_of_two() {
+        return Err("the device has no redirection table".to_owned());
+    }
+    let table = Rss::redirection(entries, workers);
+    port.set_reta(&table).map_err(|errno| format!("the device refuses its redirection table: {errno}"))?;
+    match port.reta() {
+        Ok(kept) if kept == table => Ok(()),
+        Ok(_) => Err("the device keeps a redirection table of its own".to_owned()),
+        Err(errno) => Err(format!("the device does not say its redirection table: {errno}")),
+    }
 }
 
 /// One pool, large enough for all queues of all workers to be full at once.
@@ -362,7 +421,10 @@ kubernetes: {manifests: /nowhere}
         let eal =
             EalConfig { cores: vec![0, 0], memory_mib: 64, hugepages: HugePages::Never, args: Vec::new() };
         let eal = Eal::init(&eal).expect("DPDK starts");
-        let (ports, queues) = open_ports(&eal, &config).expect("the null device");
+        let rss = Rss::of_secret(7);
+        let (ports, queues) = open_ports(&eal, &config, &rss).expect("the null device");
+        let spread = spread_of_ports(&config, &ports, &rss);
+        assert_eq!(spread.len(), 1, "{spread:?}");
         let (counters, stop) = (Arc::new(WorkerCounters::new(1)), Arc::new(AtomicBool::new(false)));
         let Err(error) = launch(&eal, starts(&counters), queues, &stop) else { panic!("no lcore 2") };
         assert_eq!(format!("{error:#}"), "worker 1 cannot start: there is no worker lcore 2");

@@ -2,8 +2,10 @@
 
 use anyhow::{Result, bail};
 use control::config::GatewayConfig;
+use control::workers::PortSpread;
 use dataplane::worker::{WorkerConfig, WorkerLinks};
 use packet::MacAddr;
+use tables::rss::Rss;
 
 use crate::run::cores::Cores;
 
@@ -15,13 +17,17 @@ pub(crate) enum Running {}
 
 impl Engine {
     /// Refuses.
-    pub(crate) fn open(_: &GatewayConfig, _: &Cores) -> Result<Self> {
+    pub(crate) fn open(_: &GatewayConfig, _: &Cores, _: &Rss) -> Result<Self> {
         bail!(
             "this build has no DPDK ports and cannot run; build it with `cargo build --release --features dpdk`"
         );
     }
 
     pub(crate) fn macs(&self) -> &[MacAddr] {
+        match *self {}
+    }
+
+    pub(crate) fn spread(&self) -> &[PortSpread] {
         match *self {}
     }
 

@@ -85,8 +85,13 @@ fn run(cli: Cli) -> Result<(), Box<dyn Error>> {
 
 /// A started device and its only queue pair.
 fn start(eal: &Eal, pool: Mempool, device: &str) -> Result<(StartedPort, QueuePair), Box<dyn Error>> {
-    let config =
-        PortConfig { queues: 1, rx_descriptors: DESCRIPTORS, tx_descriptors: DESCRIPTORS, mtu: 1500 };
+    let config = PortConfig {
+        queues: 1,
+        rx_descriptors: DESCRIPTORS,
+        tx_descriptors: DESCRIPTORS,
+        mtu: 1500,
+        rss_key: &[],
+    };
     let started = Port::open(eal, device).and_then(|port| port.start(pool, &config));
     let (port, mut queues) = started.map_err(|error| format!("{device}: {error}"))?;
     Ok((port, queues.pop().ok_or("no queue")?))
