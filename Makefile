@@ -13,8 +13,10 @@ PERF_DIR := $(or $(FAIRLEAD_PERF_DIR),target/perf)
 # Crates that link DPDK; not default members.
 DPDK_CRATES := -p dpdk-sys -p dpdk
 SETUP := deploy/setup.sh
+# The appliance, as it is shipped; and the program that makes its lab.
+RELEASE := $(CARGO) build --release -p fairlead --features fairlead/dpdk
 
-.PHONY: help build demo demo-kubernetes demo-down test setup-test unit instructions dpdk-test e2e test-long bench bench-kubernetes bench-wire lint layers doc fuzz clean setup setup-build systemd-test container-test cluster kube-proxy e2e-kubernetes
+.PHONY: help build demo demo-kubernetes demo-down test setup-test unit instructions dpdk-test e2e test-long bench bench-kubernetes bench-wire lint layers doc fuzz clean setup setup-build release programs systemd-test container-test cluster kube-proxy e2e-kubernetes
 
 help: ## This list.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -26,14 +28,14 @@ setup-build:
 	@$(SETUP) build
 
 build: setup-build ## The release binary, target/release/fairlead.
-	$(CARGO) build --release --features dpdk
+	$(RELEASE)
 
 demo: setup ## A small data centre in namespaces, walked with real traffic. KEEP=1 leaves it running.
-	$(CARGO) build --release --features dpdk
+	$(RELEASE) -p lab
 	@FAIRLEAD_BIN=$(FAIRLEAD) $(LAB) demo $(if $(KEEP),--keep)
 
 demo-kubernetes: setup ## The same with Kubernetes itself, driven by kubectl (Go 1.26, once). KEEP=1 leaves it running.
-	$(CARGO) build --release --features dpdk
+	$(RELEASE) -p lab
 	@assets=$$(tests/cluster/build.sh) && traefik=$$(tests/traefik/build.sh) && \
 	 KUBEBUILDER_ASSETS=$$assets TRAEFIK=$$traefik FAIRLEAD_BIN=$(FAIRLEAD) $(LAB) demo kubernetes $(if $(KEEP),--keep)
 
@@ -41,7 +43,7 @@ demo-down: ## End demos that were kept.
 	@$(LAB) down demo
 	@$(LAB) down kubedemo
 
-test: setup setup-test lint unit instructions dpdk-test layers doc e2e e2e-kubernetes systemd-test container-test kube-proxy ## Every test there is.
+test: setup setup-test lint unit instructions dpdk-test layers doc programs e2e e2e-kubernetes systemd-test container-test kube-proxy ## Every test there is.
 	@echo "make test: all green"
 
 setup-test: ## deploy/setup.sh where Rust is missing, too old, or cannot be had.
@@ -54,22 +56,28 @@ dpdk-test: ## Tests of the DPDK wrappers and of the packet engine on virtual dev
 	$(CARGO) test -q $(DPDK_CRATES) -p dataplane -p fairlead --features dataplane/dpdk,dataplane/stages,fairlead/dpdk
 	$(CARGO) test -q -p perf --features dpdk,stages --bin pktgen --test stages
 
+release:
+	$(RELEASE)
+
+programs: setup
+	@$(MAKE) --no-print-directory -j2 release cluster
+
 e2e: setup ## End to end: real clients and servers through the appliance (root). FILTER=words narrows.
-	$(CARGO) build --release --features dpdk
+	$(RELEASE)
 	FAIRLEAD_BIN=$(abspath $(FAIRLEAD)) $(CARGO) test -q --test e2e -- $(FILTER)
 
 e2e-kubernetes: setup ## The same with Kubernetes itself: a real control plane, pods as real processes (root, Go 1.26). FILTER=words narrows.
-	$(CARGO) build --release --features dpdk
+	$(RELEASE)
 	assets=$$(tests/cluster/build.sh) && traefik=$$(tests/traefik/build.sh) && \
 	 KUBEBUILDER_ASSETS=$$assets TRAEFIK=$$traefik FAIRLEAD_BIN=$(abspath $(FAIRLEAD)) \
 	 $(CARGO) test -q --test kubernetes -- $(FILTER)
 
 systemd-test: setup ## The systemd unit as shipped, under a systemd in namespaces of its own (root).
-	$(CARGO) build --release --features dpdk
+	$(RELEASE)
 	@FAIRLEAD_BIN=$(abspath $(FAIRLEAD)) tests/systemd.sh
 
 container-test: setup-build ## What can be known of deploy/Containerfile without a container engine: its files, packages, libraries, drivers.
-	$(CARGO) build --release --features dpdk
+	$(RELEASE)
 	@FAIRLEAD_BIN=$(abspath $(FAIRLEAD)) tests/container.sh
 
 cluster: ## Kubernetes' control plane and an ingress controller for tests and demo, built from source and kept (Go 1.26). Minutes, once.
@@ -98,12 +106,12 @@ bench: setup-build ## Benches of the packet path, a table each, put together in 
 
 bench-wire: ## Over memif against testpmd in the same run; its generator is perf/src/bin/pktgen.
 	@$(SETUP) wire
-	$(CARGO) build --release --features dpdk
+	$(RELEASE)
 	FAIRLEAD_BIN=$(abspath $(FAIRLEAD)) $(CARGO) bench -p perf --features dpdk --bench wire
 	$(CARGO) run -q -p perf --bin report
 
 bench-kubernetes: setup ## What changes of a real cluster cost, at a client and at 10,000 Services, beside kube-proxy (root, Go 1.26; half an hour).
-	$(CARGO) build --release --features dpdk
+	$(RELEASE) -p lab
 	@assets=$$(tests/cluster/build.sh) && mkdir -p $(PERF_DIR) && \
 	 KUBEBUILDER_ASSETS=$$assets FAIRLEAD_BIN=$(FAIRLEAD) $(LAB) figures > $(PERF_DIR)/kubernetes.md && \
 	 KUBEBUILDER_ASSETS=$$assets $(CARGO) bench -p perf --features kubernetes --bench cluster
