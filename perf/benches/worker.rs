@@ -14,6 +14,7 @@ use cpu::Level;
 use dataplane::handoff::{Handoff, handoff_rings};
 use perf::{
     Laps, Sampler, Unit,
+    replay::Replay,
     stand::{ROUND, Stand, Traffic, client},
 };
 use tables::{Tables, WorkerId, publish::Publisher};
@@ -24,6 +25,10 @@ fn main() -> io::Result<()> {
     for (name, flows) in [("1 k", 1024), ("1 M", million)] {
         established(&mut sampler, &format!("established, {name} flows, both directions"), flows, false)?;
     }
+    let ipv6 = |stand: &mut Stand| Replay::of_ipv6(stand, 1_024);
+    replayed(&mut sampler, ("established, 1 k flows of IPv6, both directions", 64), ipv6)?;
+    let parts = |stand: &mut Stand| Replay::of_parts(stand, 1_024);
+    replayed(&mut sampler, ("parts of datagrams in two, 1 k flows", 32), parts)?;
     established(&mut sampler, "established, 1 k flows, 1,000 publications a second", 1024, true)?;
     two_workers(&mut sampler)?;
     new_flows(&mut sampler)?;
@@ -51,6 +56,25 @@ fn established(sampler: &mut Sampler, case: &str, flows: u32, publish: bool) -> 
         let published = thread.join().expect("the publisher does not panic");
         sampler.value("publications meanwhile", Unit::Count, published as f64);
     }
+    Ok(())
+}
+
+/// The same frames again and again, so many in a turn.
+fn replayed(
+    sampler: &mut Sampler,
+    (case, burst): (&str, u32),
+    of: impl Fn(&mut Stand) -> Replay,
+) -> io::Result<()> {
+    if !sampler.options().wants(case) {
+        return Ok(());
+    }
+    let mut stand = Replay::stand(4_096, Level::of_this_processor())?;
+    let replay = of(&mut stand);
+    let (clock, time) = (sampler.clock(), sampler.options().time() * 2);
+    // The first rounds warm the caches and the branch predictor.
+    replay.rounds(&mut stand, time / 4, &clock);
+    let laps = replay.rounds(&mut stand, time, &clock);
+    sampler.push(case, burst, &laps);
     Ok(())
 }
 

@@ -15,6 +15,7 @@ mod options;
 pub mod play;
 pub mod plot;
 pub mod process;
+pub mod replay;
 mod report;
 pub mod rounds;
 mod sampler;

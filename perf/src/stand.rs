@@ -87,7 +87,23 @@ impl Stand {
         flows: u32,
         level: Level,
     ) -> io::Result<Self> {
-        let mut tables = tables();
+        Self::before(tables(), (workers, id, handoff), (flows, false), level)
+    }
+
+    /// One worker before other tables, with room for flows of IPv6.
+    ///
+    /// # Errors
+    /// See [`Self::new`].
+    pub(crate) fn dual(tables: Tables, flows: u32, level: Level) -> io::Result<Self> {
+        Self::before(tables, (1, WorkerId(0), Handoff::none()), (flows, true), level)
+    }
+
+    fn before(
+        mut tables: Tables,
+        (workers, id, handoff): (u16, WorkerId, Handoff<WireBuf>),
+        (flows, ipv6): (u32, bool),
+        level: Level,
+    ) -> io::Result<Self> {
         tables.workers = workers;
         let rss = Arc::clone(&tables.rss);
         let (publisher, mut subscribers) = mailboxes(1, tables);
@@ -102,7 +118,7 @@ impl Stand {
             commands: desk,
             capture: capture_ring(0).0,
         };
-        let flows = FlowTableConfig { flows, ipv6: false, secret: 0x5eed, timeouts: Timeouts::default() };
+        let flows = FlowTableConfig { flows, ipv6, secret: 0x5eed, timeouts: Timeouts::default() };
         let config = WorkerConfig {
             id,
             level,
@@ -218,8 +234,16 @@ impl Stand {
         }
     }
 
+    /// Lets frames arrive at a port as they are.
+    pub(crate) fn put(&mut self, port: PortId, frames: &[Vec<u8>]) {
+        let wire = self.worker.port_mut(port).expect("two ports");
+        for frame in frames {
+            assert!(wire.arrive(frame, |_| {}), "a round has a buffer for each frame");
+        }
+    }
+
     /// Turns until every frame was received, each through the meter.
-    fn drain(&mut self, meter: &mut impl Meter) {
+    pub(crate) fn drain(&mut self, meter: &mut impl Meter) {
         while self.waiting() > 0 {
             meter.turn(|| self.worker.poll(self.now));
         }
@@ -232,12 +256,12 @@ impl Stand {
     }
 
     /// Takes the frames that were sent out of a port, and gives their buffers back where they came from.
-    fn collect(&mut self, port: PortId, expected: usize, mut see: impl FnMut(usize, &[u8])) {
+    pub(crate) fn collect(&mut self, port: PortId, expected: usize, mut see: impl FnMut(usize, &[u8])) {
         let other = if port == OUTSIDE { INSIDE } else { OUTSIDE };
         let mut count = 0;
         while let Some(buf) = self.worker.port_mut(port).and_then(WirePort::sent) {
             // The worker announces the VIP by itself, in buffers of the port it goes out of.
-            let announcement = buf.head().get(12..14) == Some(&ether::ARP.to_be_bytes()[..]);
+            let announcement = is_announcement(buf.head());
             if !announcement {
                 see(count, buf.head());
                 count += 1;
@@ -247,6 +271,13 @@ impl Stand {
         }
         assert_eq!(count, expected, "{:?}", self.worker.counts().drops().collect::<Vec<_>>());
     }
+}
+
+/// An ARP packet, or an advertisement of ICMPv6.
+fn is_announcement(frame: &[u8]) -> bool {
+    let ether_type = frame.get(12..14);
+    ether_type == Some(&ether::ARP.to_be_bytes()[..])
+        || ether_type == Some(&ether::IPV6.to_be_bytes()[..]) && frame.get(20) == Some(&58)
 }
 
 /// Endless rounds of pairs in random order, different for the two sides.

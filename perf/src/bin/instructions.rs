@@ -16,7 +16,9 @@ use std::{
 
 use cpu::Level;
 use perf::{
-    Laps, Random, shuffle,
+    Laps, Random,
+    replay::Replay,
+    shuffle,
     stand::{Pair, ROUND, Stand, client},
 };
 
@@ -36,10 +38,13 @@ enum Case {
     OneWay,
     First,
     Recycling,
+    Established6,
+    Part,
 }
 
 impl Case {
-    const ALL: [Self; 4] = [Self::Established, Self::OneWay, Self::First, Self::Recycling];
+    const ALL: [Self; 6] =
+        [Self::Established, Self::OneWay, Self::First, Self::Recycling, Self::Established6, Self::Part];
 
     const fn name(self) -> &'static str {
         match self {
@@ -47,6 +52,8 @@ impl Case {
             Self::OneWay => "a packet of a flow that nobody answers",
             Self::First => "the first packet of a flow",
             Self::Recycling => "the first packet of a flow in the place of another",
+            Self::Established6 => "a packet of an established flow of IPv6",
+            Self::Part => "a part of a datagram in two",
         }
     }
 
@@ -87,6 +94,18 @@ impl Case {
                     stand.open(&keys, &mut unused);
                 }
                 Ok(round)
+            }
+            Self::Established6 | Self::Part => {
+                let mut stand = Replay::stand(16_384, level)?;
+                let replay = match self {
+                    Self::Part => Replay::of_parts(&mut stand, u16::try_from(round / 2)?),
+                    _ => Replay::of_ipv6(&mut stand, u16::try_from(round)?),
+                };
+                for _ in 0..rounds {
+                    stand.now = stand.now.plus(1);
+                    replay.round(&mut stand, &mut unused);
+                }
+                Ok(u32::try_from(replay.len())?)
             }
         }
     }
