@@ -35,18 +35,16 @@ const OPEN: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn floods(world: &mut World) -> Result<()> {
-    let appliance = world.take_appliance()?;
-    drop(appliance);
-    world
-        .start_with(|config| config.replace("flowsPerWorker: 262144", &format!("flowsPerWorker: {FLOWS}")))?;
+    world.start_with_pcap(|config| {
+        config.replace("flowsPerWorker: 262144", &format!("flowsPerWorker: {FLOWS}"))
+    })?;
     // In snat mode: an open connection whose flow is lost is reset by its server.
     let echo = translated(catalog::echo());
     world.lab.manifests.service(&echo.service, &echo.members)?;
     let outcome = beside(world, &echo);
     let echo = catalog::echo();
     world.lab.manifests.service(&echo.service, &echo.members)?;
-    drop(world.take_appliance()?);
-    world.start()?;
+    world.restart()?;
     outcome
 }
 
@@ -107,16 +105,23 @@ fn ask(web: &Entry, over: &AtomicBool) -> Result<u32> {
 fn flood(tcp: SocketAddr) -> Result<()> {
     let raw = |family| socket(family, SocketType::RAW, Some(ipproto::RAW)).context("no raw socket");
     let (v4, v6) = (raw(AddressFamily::INET)?, raw(AddressFamily::INET6)?);
-    let udp = catalog::echo().over_ipv6().target(Frontend::LoadBalancer, "udp", false);
-    let IpAddr::V6(udp6) = udp.ip() else { return Err(anyhow!("{udp} is not of IPv6")) };
+    let udp = |echo: Entry| echo.target(Frontend::LoadBalancer, "udp", false);
+    let (udp, parts_to) = (udp(catalog::echo()), udp(catalog::echo().over_ipv6()));
+    let IpAddr::V6(udp6) = parts_to.ip() else { return Err(anyhow!("{parts_to} is not of IPv6")) };
     let IpAddr::V4(tcp4) = tcp.ip() else { return Err(anyhow!("{tcp} is not of IPv4")) };
     for n in 0..SYNS {
         let packet = syn(n, tcp)?;
         pace(n, sendto(&v4, &packet, SendFlags::empty(), &SocketAddrV4::new(tcp4, 0)))?;
     }
     for n in 0..FRAGMENTS {
-        let packet = fragment(n, udp)?;
-        pace(n, sendto(&v6, &packet, SendFlags::empty(), &SocketAddrV6::new(udp6, 0, 0, 0)))?;
+        // Two of each family in turn: the first part of a datagram, and a later one of another.
+        if n / 2 % 2 == 0 {
+            let packet = fragment(n, parts_to)?;
+            pace(n, sendto(&v6, &packet, SendFlags::empty(), &SocketAddrV6::new(udp6, 0, 0, 0)))?;
+        } else {
+            let packet = fragment(n, udp)?;
+            pace(n, sendto(&v4, &packet, SendFlags::empty(), &SocketAddrV4::new(tcp4, 0)))?;
+        }
     }
     Ok(())
 }
@@ -140,10 +145,14 @@ fn syn(n: u32, to: SocketAddr) -> Result<Vec<u8>> {
     Ok(PacketBuilder::flow(key).flags(TcpFlags::SYN).numbers(n, 0).build().split_off(14))
 }
 
-/// The first part of a datagram, or a later one, in turn: always of another datagram, from the sender's own network.
+/// The first part of a datagram, or a later one, in turn: always of another datagram, from an address that nobody has.
 fn fragment(n: u32, to: SocketAddr) -> Result<Vec<u8>> {
     let bits = u128::from(plan::CLIENTS[1].address6()) & !0xffff_ffff | 1 << 31 | u128::from(n);
-    let from = SocketAddr::new(Ipv6Addr::from(bits).into(), 1_024);
+    let from = match to {
+        SocketAddr::V6(_) => Ipv6Addr::from(bits).into(),
+        SocketAddr::V4(_) => Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 19, 0, 0)) + n).into(),
+    };
+    let from = SocketAddr::new(from, 1_024);
     let key = AnyKey::new(from, to, Protocol::Udp).context("one family")?;
     let is_first = n.is_multiple_of(2);
     let offset = if is_first { 0 } else { 1_024 };

@@ -13,10 +13,14 @@ use crate::Check;
 use crate::world::World;
 
 pub(crate) const CHECKS: &[Check] = &[
-    // IPv6 only: DPDK's AF_PACKET driver has the kernel reassemble IPv4 (a fanout group with PACKET_FANOUT_FLAG_DEFRAG), so
-    // that no IPv4 fragment ever arrives through it. Those are tested on memory ports.
     ("8 KB datagrams in fragments, both ways, on every frontend", |world| {
         big_datagrams(world, &catalog::echo().over_ipv6())
+    }),
+    ("8 KB datagrams in fragments of IPv4, both ways, on every frontend", |world| {
+        world.start_with_pcap(|config| config)?;
+        let outcome = big_datagrams(world, &catalog::echo()).and_then(|()| in_fragments(world));
+        world.restart()?;
+        outcome
     }),
     ("path MTU discovery towards pods behind a narrow network", |world| {
         narrow(world, |world| discovery(world, catalog::echo(), catalog::web()))
@@ -82,6 +86,13 @@ fn big_datagrams(world: &mut World, echo: &Entry) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// No datagram was joined before the appliance had it: what is longer than a frame would be refused as cut off.
+fn in_fragments(world: &World) -> Result<()> {
+    let cut = world.metrics()?.sum_where("fairlead_dropped_packets_total", "reason=\"Truncated\"");
+    ensure!(cut == 0.0, "{cut} packets were longer than a frame");
+    world.identity_holds()
 }
 
 /// The MTU that a host has learned of the way to an address.

@@ -24,15 +24,11 @@ const REQUESTS: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 fn two_workers_share_the_traffic(world: &mut World) -> Result<()> {
-    drop(world.take_appliance()?);
-    world.start_with(|config| {
-        config.replace("count: 1", "count: 2").replace("framecnt=4096", "framecnt=4096,qpairs=2")
-    })?;
+    world.start_with_two_workers()?;
     let outcome = ["snat", "dnat"].into_iter().try_for_each(|mode| in_mode(world, mode));
     let echo = catalog::echo();
     world.lab.manifests.service(&echo.service, &echo.members)?;
-    drop(world.take_appliance()?);
-    world.start()?;
+    world.restart()?;
     outcome
 }
 

@@ -87,6 +87,32 @@ impl World {
         Ok(())
     }
 
+    /// Starts it anew on ports of libpcap, with another configuration, made from the usual one. The usual driver has the kernel
+    /// join IPv4 fragments before it gets them (AF_PACKET in a fanout group with PACKET_FANOUT_FLAG_DEFRAG); this one is
+    /// slower and sees them.
+    pub(crate) fn start_with_pcap(&mut self, change: impl FnOnce(String) -> String) -> Result<()> {
+        drop(self.take_appliance()?);
+        self.start_with(|config| {
+            let pcap = config.replace("net_af_packet", "net_pcap");
+            // With the Ethernet address that its neighbours know.
+            change(pcap.replace(",framesz=2048,blocksz=65536,framecnt=4096", ",phy_mac=1"))
+        })
+    }
+
+    /// Starts it anew with two workers, on ports with two queues.
+    pub(crate) fn start_with_two_workers(&mut self) -> Result<()> {
+        drop(self.take_appliance()?);
+        self.start_with(|config| {
+            config.replace("count: 1", "count: 2").replace("framecnt=4096", "framecnt=4096,qpairs=2")
+        })
+    }
+
+    /// Starts it anew with its usual configuration.
+    pub(crate) fn restart(&mut self) -> Result<()> {
+        drop(self.take_appliance()?);
+        self.start()
+    }
+
     /// Has the running appliance read its usual configuration again, with these keys of `forwarding` more, each with a
     /// comma behind it.
     pub(crate) fn forwarding(&self, keys: &str) -> Result<()> {
