@@ -12,6 +12,8 @@ pub(super) struct Sample {
     pub(super) ports: Vec<view::Port>,
     pub(super) counters: Vec<view::Counter>,
     pub(super) drops: Vec<view::Drops>,
+    /// Some of the flows: [`FLOWS_LOOKED_AT`] at most.
+    pub(super) flows: Vec<view::Flow>,
 }
 
 /// What happened between two of them, a second.
@@ -24,7 +26,14 @@ pub(super) struct Rates {
     pub(super) workers: Vec<WorkerRates>,
     /// Over all workers, most a second first.
     pub(super) drops: Vec<DropRates>,
+    /// Of the flows that were looked at, the Services with the most flows in use first.
+    pub(super) services: Vec<ServiceLoad>,
+    /// How many flows were looked at.
+    pub(super) flows_looked_at: usize,
 }
+
+/// Flows whose Services are told: a look at all of millions would be a load of its own.
+pub(super) const FLOWS_LOOKED_AT: usize = 1000;
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -40,6 +49,10 @@ pub(super) struct PortRates {
 #[serde(rename_all = "camelCase")]
 pub(super) struct WorkerRates {
     pub(super) worker: u16,
+    /// Share of the time spent in turns with work.
+    pub(super) busy: f64,
+    /// Turns with work.
+    pub(super) bursts: f64,
     pub(super) rx: f64,
     pub(super) tx: f64,
     pub(super) punted: f64,
@@ -62,10 +75,23 @@ pub(super) struct DropRates {
     pub(super) text: String,
 }
 
+/// One Service port's part of the flows that were looked at.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ServiceLoad {
+    /// `namespace/name:port`; empty when the Service is gone, or for what is no Service's.
+    pub(super) service: String,
+    /// Its flows.
+    pub(super) flows: usize,
+    /// Those of them that had a packet meanwhile.
+    pub(super) in_use: usize,
+}
+
 impl Rates {
     /// What was counted from one sample to the next. A counter that went back is of an appliance that was started again
     /// meanwhile, and one that was not there before is of something new: both count from 0.
-    pub(super) fn between(before: &Sample, after: &Sample, time: Duration) -> Self {
+    /// `hz`: ticks a second of the counter that workers tell their busy time by.
+    pub(super) fn between(before: &Sample, after: &Sample, time: Duration, hz: u64) -> Self {
         let seconds = time.as_secs_f64();
         let rate = |before: u64, after: u64| {
             let count = after.checked_sub(before).unwrap_or(after);
@@ -87,6 +113,8 @@ impl Rates {
             let per_second = |name: &str| rate(counter(before, worker, name), now(name));
             WorkerRates {
                 worker,
+                busy: (per_second("loop_busy_cycles") / hz.max(1) as f64).min(1.0),
+                bursts: (per_second("loop_turns") - per_second("loop_idle_turns")).max(0.0),
                 rx: per_second("rx_packets"),
                 tx: per_second("tx_packets"),
                 punted: per_second("punted_packets"),
@@ -107,7 +135,15 @@ impl Rates {
         let mut drops: Vec<_> = new.into_iter().map(drop).collect();
         drops.sort_by(|a, b| b.per_second.total_cmp(&a.per_second).then(b.packets.cmp(&a.packets)));
         let ports = after.ports.iter().map(port).collect();
-        Self { seconds, ports, workers: workers.into_iter().map(worker).collect(), drops }
+        let (services, flows_looked_at) = (services(&after.flows, time), after.flows.len());
+        Self {
+            seconds,
+            ports,
+            workers: workers.into_iter().map(worker).collect(),
+            drops,
+            services,
+            flows_looked_at,
+        }
     }
 }
 
@@ -116,6 +152,19 @@ fn counter(sample: &Sample, worker: u16, name: &str) -> u64 {
     counters
         .find(|counter| counter.worker == worker && counter.name == name)
         .map_or(0, |counter| counter.value)
+}
+
+fn services(flows: &[view::Flow], time: Duration) -> Vec<ServiceLoad> {
+    let mut services: BTreeMap<&str, ServiceLoad> = BTreeMap::new();
+    for flow in flows {
+        let load = services.entry(&flow.service).or_default();
+        load.flows += 1;
+        load.in_use += usize::from(u128::from(flow.idle_ms) <= time.as_millis());
+    }
+    let named = |(service, load): (&str, ServiceLoad)| ServiceLoad { service: service.to_owned(), ..load };
+    let mut services: Vec<_> = services.into_iter().map(named).collect();
+    services.sort_by_key(|load| std::cmp::Reverse((load.in_use, load.flows)));
+    services
 }
 
 /// Packets of each reason over all workers, and the reason for people.
@@ -147,10 +196,20 @@ mod tests {
             ports: vec![port],
             counters: vec![
                 counter("rx_packets", rx),
+                counter("loop_busy_cycles", rx),
+                counter("loop_turns", rx),
+                counter("loop_idle_turns", rx / 2),
                 counter("flows_used", 7),
                 counter("flows_capacity", 10),
             ],
             drops: drops.collect(),
+            flows: [("shop/web:80", 5000), ("shop/dns:53", 1), ("shop/web:80", 1), ("shop/web:80", 2001)]
+                .map(|(service, idle_ms)| view::Flow {
+                    service: service.into(),
+                    idle_ms,
+                    ..Default::default()
+                })
+                .into(),
         }
     }
 
@@ -158,9 +217,15 @@ mod tests {
     fn rates_are_of_the_time_between() {
         let before = sample(1000, &[(0, "TtlExceeded", 10)]);
         let after = sample(3000, &[(0, "TtlExceeded", 12), (1, "TtlExceeded", 2), (0, "NoRoute", 100)]);
-        let rates = Rates::between(&before, &after, Duration::from_secs(2));
+        let rates = Rates::between(&before, &after, Duration::from_secs(2), 1000);
         assert_eq!((rates.ports[0].rx_packets, rates.ports[0].rx_bits), (1000.0, 480_000.0));
         assert_eq!((rates.workers[0].rx, rates.workers[0].flows, rates.workers.len()), (1000.0, 7, 1));
+        // 2000 cycles of 1000 a second, in two.
+        assert_eq!((rates.workers[0].busy, rates.workers[0].bursts), (1.0, 500.0));
+        let services: Vec<_> =
+            rates.services.iter().map(|load| (load.service.as_str(), load.flows, load.in_use)).collect();
+        assert_eq!(services, [("shop/web:80", 3, 1), ("shop/dns:53", 1, 1)]);
+        assert_eq!(rates.flows_looked_at, 4);
         let drops: Vec<_> =
             rates.drops.iter().map(|row| (row.reason.as_str(), row.per_second, row.packets)).collect();
         assert_eq!(drops, [("NoRoute", 50.0, 100), ("TtlExceeded", 2.0, 14)]);
@@ -168,9 +233,9 @@ mod tests {
 
     #[test]
     fn an_appliance_that_was_started_again_counts_from_nothing() {
-        let rates = Rates::between(&sample(5000, &[]), &sample(300, &[]), Duration::from_secs(1));
+        let rates = Rates::between(&sample(5000, &[]), &sample(300, &[]), Duration::from_secs(1), 1000);
         assert_eq!(rates.ports[0].rx_packets, 300.0);
-        let first = Rates::between(&Sample::default(), &sample(300, &[]), Duration::from_secs(1));
+        let first = Rates::between(&Sample::default(), &sample(300, &[]), Duration::from_secs(1), 1000);
         assert_eq!(first.workers[0].rx, 300.0);
     }
 }

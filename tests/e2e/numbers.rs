@@ -1,10 +1,13 @@
 //! What the appliance tells in one place is what it tells in the other, and what a load balancer before it is told.
 
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use lab::catalog;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use lab::catalog::{self, Frontend};
+use lab::echo::udp_stream;
 use lab::manifests::Member;
 use lab::metrics::Metrics;
 use lab::process::until;
@@ -15,6 +18,7 @@ use crate::world::World;
 
 pub(crate) const CHECKS: &[Check] = &[
     ("show counters, drops and ports agree with /metrics while nothing moves", agreement),
+    ("fairlead top tells the rates of traffic, the workers' load, and whose flows they are", load),
     ("a healthCheckNodePort tells the outside whether endpoints are here", health_check),
 ];
 
@@ -39,6 +43,38 @@ fn agreement(world: &mut World) -> Result<()> {
         drops_agree(&shown.1, &after)?;
         return ports_agree(&shown.2, &after);
     }
+}
+
+/// Asked again until the looks fall into the traffic: a machine that is held up sends less in some second.
+fn load(world: &mut World) -> Result<()> {
+    let target = catalog::echo().target(Frontend::LoadBalancer, "udp", false);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let client = world.host("c1");
+        let traffic =
+            scope.spawn(|| client.within(|| udp_stream(target, 2000, || !over.load(Ordering::Relaxed))));
+        let mut last = String::new();
+        let told = until("fairlead top tells of the traffic", QUIET, || {
+            let text = world.ask(&["top", "--once", "--interval", "500ms", "-o", "json"]);
+            last = text.unwrap_or_else(|error| format!("{error:#}"));
+            serde_json::from_str(&last).is_ok_and(|shown| tells_of_traffic(&shown))
+        });
+        over.store(true, Ordering::Relaxed);
+        let sent = traffic.join().map_err(|_| anyhow!("the UDP client panicked"))?;
+        told.with_context(|| format!("the last was {last}"))?;
+        sent.map(drop)
+    })
+}
+
+fn tells_of_traffic(shown: &Value) -> bool {
+    let list = |key: &str| shown[key].as_array().cloned().unwrap_or_default();
+    let sum = |key: &str, figure: &str| list(key).iter().filter_map(|row| row[figure].as_f64()).sum::<f64>();
+    let is_share = |row: &Value| row["busy"].as_f64().is_some_and(|busy| busy > 0.0 && busy <= 1.0);
+    let of_echo = |row: &Value| row["service"].as_str().is_some_and(|name| name.starts_with("shop/echo"));
+    let in_use = list("services").iter().any(|row| of_echo(row) && row["inUse"].as_u64() >= Some(1));
+    // There and back.
+    let moves = sum("workers", "rx") > 500.0 && sum("ports", "txPackets") > 500.0;
+    moves && sum("workers", "bursts") > 0.0 && list("workers").iter().any(is_share) && in_use
 }
 
 fn rows(shown: &Value) -> Result<&Vec<Value>> {
