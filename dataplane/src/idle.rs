@@ -14,8 +14,8 @@ pub enum IdleMode {
 
 /// The first sleep after a short spell without work.
 pub const SHORT: Duration = Duration::from_micros(50);
-/// The sleep after a long spell without work.
-pub const LONG: Duration = Duration::from_millis(1);
+/// The sleep after a long spell without work: with the kernel's slack (50 us) and its waking, less than a millisecond.
+pub const LONG: Duration = Duration::from_micros(900);
 /// Empty polls before the first sleep.
 const SPINS: u32 = 64;
 /// Empty polls before the long sleep: about 20 ms of short ones.
