@@ -1,4 +1,4 @@
-//! Frames made once and sent again and again through a [`Stand`]: flows of IPv6, and datagrams in parts. What makes each
+//! Frames made once and sent again and again through a [`Stand`]: flows of IPv6, clients in a VLAN, and datagrams in parts. What makes each
 //! frame anew, and takes time for it, is in the stand itself.
 
 use std::{
@@ -9,8 +9,8 @@ use std::{
 
 use cpu::{Level, TscClock};
 use dataplane::testkit::{Fixture, INSIDE, OUTSIDE};
-use packet::{AnyKey, FlowKey, Protocol, TcpFlags, parse, testkit::PacketBuilder};
-use tables::{FrontendKind, NatMode, PortId, Tables};
+use packet::{AnyKey, FlowKey, Protocol, TcpFlags, VlanTag, parse, testkit::PacketBuilder};
+use tables::{FrontendKind, NatMode, PortId, Tables, Vlan};
 
 use crate::{
     Laps, Meter, Random, Template, shuffle,
@@ -19,6 +19,9 @@ use crate::{
 
 /// Where clients of IPv6 go to.
 const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 0x10);
+
+/// The VLAN of some clients, at the port outside.
+const VLAN: VlanTag = VlanTag(7);
 
 /// What arrives in a round at the port outside, and at the one inside.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +51,25 @@ impl Replay {
             frames(INSIDE, &replies, |key| packet(key, TcpFlags::SYN | TcpFlags::ACK).numbers(0, 1));
         pass(stand, &[], &syn_acks, &mut Laps::new(), |_| {});
         let outside = frames(OUTSIDE, &keys, |key| packet(key, TcpFlags::ACK));
+        pass(stand, &outside, &[], &mut Laps::new(), |_| {});
+        let mut inside = frames(INSIDE, &replies, |key| packet(key, TcpFlags::ACK | TcpFlags::PSH));
+        shuffle(&mut inside, &mut Random::new(2));
+        Self { outside, inside }
+    }
+
+    /// Packets both ways of established TCP flows whose clients are in a VLAN, so that half of them come with a tag and half
+    /// get one.
+    ///
+    /// # Panics
+    /// If a packet of the handshakes is lost.
+    pub fn of_vlan(stand: &mut Stand, flows: u16) -> Self {
+        let keys: Vec<AnyKey> = (0..flows).map(client_in_vlan).collect();
+        let tagged = |flags| move |key| packet(key, flags).vlan(VLAN);
+        let replies = open_with(stand, &keys, tagged(TcpFlags::SYN));
+        let syn_acks =
+            frames(INSIDE, &replies, |key| packet(key, TcpFlags::SYN | TcpFlags::ACK).numbers(0, 1));
+        pass(stand, &[], &syn_acks, &mut Laps::new(), |_| {});
+        let outside = frames(OUTSIDE, &keys, tagged(TcpFlags::ACK));
         pass(stand, &outside, &[], &mut Laps::new(), |_| {});
         let mut inside = frames(INSIDE, &replies, |key| packet(key, TcpFlags::ACK | TcpFlags::PSH));
         shuffle(&mut inside, &mut Random::new(2));
@@ -109,6 +131,9 @@ impl Replay {
 
 fn tables() -> Tables {
     let mut fixture = Fixture::data_centre();
+    let vlan = Vlan { parent: OUTSIDE, id: VLAN.id() };
+    fixture.sub_port(PortId(2), (vlan, "outside.7"), &[("198.51.7.1", 24)]);
+    fixture.neighbor(PortId(2), "198.51.7.9", 9);
     for vip in [IpAddr::V4(VIP), IpAddr::V6(VIP6)] {
         let backend = |n: u32| match vip {
             IpAddr::V4(_) => format!("10.244.{}.{}:8080", 1 + n / 128, 2 + n % 128),
@@ -141,8 +166,12 @@ fn pass(
 
 /// Sends the first packet of each flow, and gives the keys of their replies.
 fn open(stand: &mut Stand, keys: &[AnyKey], flags: TcpFlags) -> Vec<AnyKey> {
+    open_with(stand, keys, |key| packet(key, flags))
+}
+
+fn open_with(stand: &mut Stand, keys: &[AnyKey], first: impl Fn(AnyKey) -> PacketBuilder) -> Vec<AnyKey> {
     let mut replies = Vec::with_capacity(keys.len());
-    let first = frames(OUTSIDE, keys, |key| packet(key, flags));
+    let first = frames(OUTSIDE, keys, first);
     pass(stand, &first, &[], &mut Laps::new(), |frame| {
         let key = parse(frame, frame.len()).ok().and_then(|parsed| parsed.key());
         replies.push(key.expect("a packet of a flow").reversed());
@@ -170,6 +199,12 @@ fn at(port: PortId, packet: &PacketBuilder) -> PacketBuilder {
 fn client6(n: u16) -> AnyKey {
     let src = Ipv6Addr::new(0x2001, 0xdb8, 0x18, 0, 0, 0, 0, n);
     FlowKey { src, dst: VIP6, sport: 1_024, dport: 80, protocol: Protocol::Tcp }.into()
+}
+
+/// The n-th client in the VLAN, each with a port of its own.
+fn client_in_vlan(n: u16) -> AnyKey {
+    let src = Ipv4Addr::new(198, 51, 7, 9);
+    FlowKey { src, dst: VIP, sport: 1_024 + n, dport: 80, protocol: Protocol::Tcp }.into()
 }
 
 /// The n-th client of UDP, each with a port of its own.

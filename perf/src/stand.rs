@@ -17,7 +17,9 @@ use dataplane::{
     testkit::{Fixture, INSIDE, OUTSIDE},
     worker::{Worker, WorkerConfig, WorkerLinks},
 };
-use packet::{AnyKey, FlowKey, MacAddr, Protocol, TcpFlags, ether, parse, testkit::assert_valid_checksums};
+use packet::{
+    AnyKey, FlowKey, MacAddr, Protocol, TcpFlags, ether, parse, testkit::assert_valid_checksums, vlan,
+};
 use tables::{
     FrontendKind, Millis, NatMode, PortId, PortSet, Tables, WorkerId,
     capture::capture_ring,
@@ -105,6 +107,7 @@ impl Stand {
         level: Level,
     ) -> io::Result<Self> {
         tables.workers = workers;
+        let counters = WorkerCounters::new(tables.ports().len());
         let rss = Arc::clone(&tables.rss);
         let (publisher, mut subscribers) = mailboxes(1, tables);
         let (punt, kernel) = frame_ring(1 << 20);
@@ -112,7 +115,7 @@ impl Stand {
         let (commands, desk) = command_rings(8, 64);
         let links = WorkerLinks {
             tables: subscribers.pop().expect("one worker"),
-            counters: Arc::new(WorkerCounters::new(2)),
+            counters: Arc::new(counters),
             punt,
             inject,
             commands: desk,
@@ -273,8 +276,10 @@ impl Stand {
     }
 }
 
-/// An ARP packet, or an advertisement of ICMPv6.
+/// An ARP packet, or an advertisement of ICMPv6, with a tag or without.
 fn is_announcement(frame: &[u8]) -> bool {
+    let is_tagged = frame.get(12..14) == Some(&[0x81, 0]);
+    let frame = if is_tagged { frame.get(vlan::TAG_LEN..).unwrap_or_default() } else { frame };
     let ether_type = frame.get(12..14);
     ether_type == Some(&ether::ARP.to_be_bytes()[..])
         || ether_type == Some(&ether::IPV6.to_be_bytes()[..]) && frame.get(20) == Some(&58)

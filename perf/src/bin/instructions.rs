@@ -39,12 +39,20 @@ enum Case {
     First,
     Recycling,
     Established6,
+    Tagged,
     Part,
 }
 
 impl Case {
-    const ALL: [Self; 6] =
-        [Self::Established, Self::OneWay, Self::First, Self::Recycling, Self::Established6, Self::Part];
+    const ALL: [Self; 7] = [
+        Self::Established,
+        Self::OneWay,
+        Self::First,
+        Self::Recycling,
+        Self::Established6,
+        Self::Tagged,
+        Self::Part,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -53,6 +61,7 @@ impl Case {
             Self::First => "the first packet of a flow",
             Self::Recycling => "the first packet of a flow in the place of another",
             Self::Established6 => "a packet of an established flow of IPv6",
+            Self::Tagged => "a packet of an established flow with its client in a VLAN",
             Self::Part => "a part of a datagram in two",
         }
     }
@@ -95,10 +104,11 @@ impl Case {
                 }
                 Ok(round)
             }
-            Self::Established6 | Self::Part => {
+            Self::Established6 | Self::Tagged | Self::Part => {
                 let mut stand = Replay::stand(16_384, level)?;
                 let replay = match self {
                     Self::Part => Replay::of_parts(&mut stand, u16::try_from(round / 2)?),
+                    Self::Tagged => Replay::of_vlan(&mut stand, u16::try_from(round)?),
                     _ => Replay::of_ipv6(&mut stand, u16::try_from(round)?),
                 };
                 for _ in 0..rounds {
