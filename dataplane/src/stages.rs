@@ -2,7 +2,7 @@
 //! `stages` alone. Without it the account is nothing, and so is every mark: the same code comes out as without them.
 //!
 //! A mark gives the time since the last one to a stage. Marks of a whole burst cost next to nothing a packet; those of single
-//! packets ([`Account::mark_packet`]) cost as much as what they measure, and are made only when asked for.
+//! packets (`mark_packet`) cost as much as what they measure, and are made only when asked for.
 
 #[cfg(not(feature = "stages"))]
 pub(crate) use absent::Account;
