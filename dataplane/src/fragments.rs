@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use packet::{AnyAddrs, AnyKey, Body, Fragment, Parsed};
-use tables::{DropReason, Millis, PortId, WorkerId, hash::FlowHash};
+use tables::{DropReason, Millis, PortId, WorkerId, flow::Candidate, hash::FlowHash};
 
 /// Datagrams that one worker follows at a time.
 pub(crate) const DATAGRAMS_MAX: usize = 1_024;
@@ -42,13 +42,21 @@ pub(crate) struct Part {
     last: bool,
 }
 
+/// A flow by its key, and where it was found: it may have gone since.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct FlowName {
+    pub(crate) key: AnyKey,
+    pub(crate) hash: FlowHash,
+    pub(crate) candidate: Candidate,
+}
+
 /// Where a datagram's parts go.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Course {
     /// To the appliance itself.
     Deliver,
     /// With the flow of this key.
-    Flow(AnyKey),
+    Flow(FlowName),
     /// To the worker that has the flow.
     Owner(WorkerId),
     /// Nowhere.
@@ -80,6 +88,10 @@ struct Entry {
     order: u64,
     parts: [Part; PARTS_MAX],
     count: usize,
+    /// Bytes of all parts.
+    bytes: u32,
+    /// Where the last one ends, if it has come.
+    end: Option<u16>,
     /// Parts of it may be waiting.
     awaited: bool,
 }
@@ -142,11 +154,17 @@ impl Entry {
         order: 0,
         parts: [Part { start: 0, end: 0, last: false }; PARTS_MAX],
         count: 0,
+        bytes: 0,
+        end: None,
         awaited: false,
     };
 
+    fn is_late(&self, now: Millis) -> bool {
+        now.since(self.since) >= DATAGRAM_MS
+    }
+
     fn is_free(&self, now: Millis) -> bool {
-        self.datagram.is_none() || now.since(self.since) >= DATAGRAM_MS
+        self.datagram.is_none() || self.is_late(now)
     }
 
     /// Notes a part.
@@ -165,14 +183,14 @@ impl Entry {
         }
         self.parts[self.count] = part;
         self.count += 1;
+        self.bytes += u32::from(part.end - part.start);
+        self.end = if part.last { Some(part.end) } else { self.end };
         Ok(())
     }
 
     /// Parts share no bytes, so they are all there if they are as long together as the last one ends.
     fn is_complete(&self) -> bool {
-        let parts = &self.parts[..self.count];
-        let sum: u32 = parts.iter().map(|part| u32::from(part.end - part.start)).sum();
-        parts.iter().any(|part| part.last && u32::from(part.end) == sum)
+        self.end.is_some_and(|end| u32::from(end) == self.bytes)
     }
 }
 
@@ -190,7 +208,7 @@ impl<B> Fragments<B> {
     pub(crate) fn slot(&mut self, datagram: Datagram, hash: FlowHash, now: Millis) -> Slot {
         let first = usize::try_from(hash.0 % (DATAGRAMS_MAX / WAYS) as u64).unwrap_or(0) * WAYS;
         let bucket = &mut self.entries[first..first + WAYS];
-        let own = bucket.iter().position(|entry| entry.datagram == Some(datagram) && !entry.is_free(now));
+        let own = bucket.iter().position(|entry| entry.datagram == Some(datagram) && !entry.is_late(now));
         let way = own.unwrap_or_else(|| {
             let free = bucket.iter().position(|entry| entry.is_free(now));
             let oldest = || (0..WAYS).min_by_key(|&way| bucket[way].order).unwrap_or(0);
@@ -199,6 +217,7 @@ impl<B> Fragments<B> {
             self.order += 1;
             (entry.datagram, entry.course, entry.since) = (Some(datagram), Course::Unknown, now);
             (entry.order, entry.count, entry.awaited) = (self.order, 0, false);
+            (entry.bytes, entry.end) = (0, None);
             way
         });
         Slot(first + way)

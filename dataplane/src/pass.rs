@@ -5,7 +5,7 @@
 //! what the burst's new flows will want.
 
 use cpu::Level;
-use packet::{AnyKey, Body, MacAddr, MacClass, Parsed};
+use packet::{AnyKey, Body, Fragment, MacAddr, MacClass, Parsed, Protocol};
 use tables::{
     DropReason, Millis, PortId, PortSet, Tables, WorkerId,
     affinity::Affinity,
@@ -157,6 +157,9 @@ impl<'a, P: PortIo> Pass<'a, P> {
             Body::Flow { key: AnyKey::V6(key), tcp_flags } => {
                 self.flow(buf, parsed, (key, *tcp_flags), outlook)
             }
+            Body::OtherIp { protocol, .. } if parsed.fragment != Fragment::Whole && has_ports(*protocol) => {
+                self.fragment(buf, parsed);
+            }
             _ => self.other(buf, parsed),
         }
     }
@@ -254,6 +257,12 @@ impl<'a, P: PortIo> Pass<'a, P> {
             self.drop(buf, DropReason::TxFull);
         }
     }
+}
+
+/// Datagrams of this IP protocol have ports.
+#[inline]
+fn has_ports(protocol: u8) -> bool {
+    Protocol::try_from(protocol).is_ok()
 }
 
 /// The frame is of a VLAN; tag 0 carries a priority only.

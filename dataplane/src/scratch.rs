@@ -46,14 +46,21 @@ impl Scratch {
     }
 
     /// Reads the facts of the frame in this slot, unless they are.
+    #[inline(always)]
     pub(crate) fn read<B: PacketBuf>(&mut self, slot: usize, buf: &B) {
-        if std::mem::take(&mut self.unread[slot]) {
-            let (head, parsed) = (buf.head(), &mut self.parsed[slot]);
-            let known = self.usual[slot].and_then(|shape| packet::facts_of_plain(shape, head, parsed));
-            self.refused[slot] = match known {
-                Some(()) => None,
-                None => packet::parse_into(head, buf.total_len(), parsed).err(),
-            };
+        if self.unread[slot] {
+            self.read_now(slot, buf);
         }
+    }
+
+    #[inline(never)]
+    fn read_now<B: PacketBuf>(&mut self, slot: usize, buf: &B) {
+        let (head, parsed) = (buf.head(), &mut self.parsed[slot]);
+        let known = self.usual[slot].and_then(|shape| packet::facts_of_plain(shape, head, parsed));
+        self.refused[slot] = match known {
+            Some(()) => None,
+            None => packet::parse_into(head, buf.total_len(), parsed).err(),
+        };
+        self.unread[slot] = false;
     }
 }

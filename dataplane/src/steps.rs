@@ -41,13 +41,17 @@ impl<P: PortIo> Work for Look<'_, '_, P> {
             let Some(buf) = burst.slot(slot) else { continue };
             let (head, len, status) = (buf.head(), buf.total_len(), buf.rx_checksum());
             bytes += len as u64;
-            let hash = match Plain::<u64>::of_frame(head, len, status != ChecksumStatus::Good) {
-                Some(plain) => {
-                    let usual = short && may_be_usual(&plain, head, status, mac);
-                    (scratch.usual[slot], scratch.unread[slot]) = (usual.then_some(plain.shape()), true);
-                    flows.hash_plain(&plain)
-                }
-                None => less_plain(flows, (buf, slot), (short, mac), scratch),
+            let verify = status != ChecksumStatus::Good;
+            let hash = if let Some(plain) = Plain::<u64>::of_frame(head, len, verify) {
+                let usual = short && may_be_usual(&plain, head, status, mac);
+                (scratch.usual[slot], scratch.unread[slot]) = (usual.then_some(plain.shape()), true);
+                flows.hash_plain(&plain)
+            } else if let Some(plain) = Plain::<[u64; 4]>::of_frame(head, len, verify) {
+                let usual = short && may_be_usual(&plain, head, status, mac);
+                (scratch.usual[slot], scratch.unread[slot]) = (usual.then_some(plain.shape()), true);
+                flows.hash_plain(&plain)
+            } else {
+                less_plain(flows, (buf, slot), scratch)
             };
             flows.prefetch_bucket(hash);
             scratch.hashes[slot] = hash;
@@ -56,25 +60,12 @@ impl<P: PortIo> Work for Look<'_, '_, P> {
     }
 }
 
-/// The same for a frame that is not plain IPv4; gives the hash of its flow, or some other one: a wasted hint.
+/// The same for a frame that is not plain; gives the hash of its flow, or some other one: a wasted hint.
 #[inline(never)]
-fn less_plain<B: PacketBuf>(
-    flows: &FlowTable,
-    (buf, slot): (&B, usize),
-    (short, mac): (bool, MacAddr),
-    scratch: &mut Scratch,
-) -> FlowHash {
-    let (head, len, status) = (buf.head(), buf.total_len(), buf.rx_checksum());
-    let plain = Plain::<[u64; 4]>::of_frame(head, len, status != ChecksumStatus::Good);
-    scratch.unread[slot] = plain.is_some();
-    if let Some(plain) = plain {
-        let usual = short && may_be_usual(&plain, head, status, mac);
-        scratch.usual[slot] = usual.then_some(plain.shape());
-        return flows.hash_plain(&plain);
-    }
-    scratch.usual[slot] = None;
+fn less_plain<B: PacketBuf>(flows: &FlowTable, (buf, slot): (&B, usize), scratch: &mut Scratch) -> FlowHash {
+    (scratch.usual[slot], scratch.unread[slot]) = (None, false);
     let parsed = &mut scratch.parsed[slot];
-    scratch.refused[slot] = packet::parse_into(head, len, parsed).err();
+    scratch.refused[slot] = packet::parse_into(buf.head(), buf.total_len(), parsed).err();
     match &parsed.body {
         Body::Flow { key: AnyKey::V4(key), .. } => flows.hash(key),
         Body::Flow { key: AnyKey::V6(key), .. } => flows.hash(key),

@@ -11,7 +11,7 @@ mod plain;
 
 pub use self::fragment::first_fragment;
 pub use self::plain::facts_of_plain;
-use self::plain::{Link, plain};
+use self::plain::{Link, is_part, part, plain};
 use crate::{
     Arp, Body, Fragment, ParseError, Parsed, VlanTag, arp,
     bytes::{be16, chunk},
@@ -41,22 +41,26 @@ pub fn parse_into(head: &[u8], frame_len: usize, out: &mut Parsed) -> Result<(),
     let frame_len = frame_len.max(head.len());
     if let Some((eth, packet)) = head.split_first_chunk() {
         let (link, room) = (Link { eth, vlan: None, len: 14 }, frame_len - 14);
-        if plain(link, (ether::Header(eth).ether_type(), packet), room, out).is_some() {
+        let ether_type = ether::Header(eth).ether_type();
+        let known = if ether_type == ether::IPV4 && is_part(packet) {
+            part(link, packet, room, out)
+        } else {
+            plain(link, (ether_type, packet), room, out)
+        };
+        if known.is_some() {
             return Ok(());
         }
     }
-    *out = less_plain(Frame { head, len: frame_len })?;
-    Ok(())
+    less_plain(Frame { head, len: frame_len }, out)
 }
 
 /// Plain packets behind a tag, then all the rest.
 #[inline(never)]
-fn less_plain(frame: Frame<'_>) -> Result<Parsed, ParseError> {
-    let mut parsed = Parsed::NOTHING;
-    match plain_tagged(frame, &mut parsed) {
-        Some(()) => Ok(parsed),
-        None => general(frame),
+fn less_plain(frame: Frame<'_>, out: &mut Parsed) -> Result<(), ParseError> {
+    if plain_tagged(frame, out).is_none() {
+        *out = general(frame)?;
     }
+    Ok(())
 }
 
 #[inline(always)]

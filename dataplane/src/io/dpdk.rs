@@ -128,13 +128,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn packets_have_the_rss_hash_that_dpdk_computes(secret: u64, a: u128, b: u128, ports: (u16, u16)) {
+        fn packets_have_the_rss_hash_that_dpdk_computes(secret: u64, a: u128, b: u128, v4: (u32, u32), ports: (u16, u16)) {
             let rss = Rss::of_secret(secret);
             let (sport, dport) = ports;
             let (src, dst) = (Ipv6Addr::from_bits(a), Ipv6Addr::from_bits(b));
             let v6 = FlowKey { src, dst, sport, dport, protocol: Protocol::Tcp };
             prop_assert_eq!(rss.hash(&v6), dpdk::soft_rss(&words(&v6), rss.key()));
-            let (src, dst) = (Ipv4Addr::from_bits(a as u32), Ipv4Addr::from_bits(b as u32));
+            let (src, dst) = (Ipv4Addr::from_bits(v4.0), Ipv4Addr::from_bits(v4.1));
             let v4 = FlowKey { src, dst, sport, dport, protocol: Protocol::Udp };
             prop_assert_eq!(rss.hash(&v4), dpdk::soft_rss(&words(&v4), rss.key()));
         }

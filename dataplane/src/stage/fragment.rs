@@ -6,7 +6,7 @@
 //! handed on to it, first one first: that worker then follows the datagram too.
 
 use packet::{AnyKey, FlowKey, Fragment, Parsed, Protocol, TcpFlags, first_fragment};
-use tables::{DropReason, WorkerId, flow::Candidate, hash::FlowHash, owner::of_key};
+use tables::{DropReason, WorkerId, hash::FlowHash, owner::of_key};
 
 use super::{
     begin::{Foreseen, Intent},
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     buf::PacketBuf,
-    fragments::{Course, Datagram, Part, Slot, Waiting},
+    fragments::{Course, Datagram, FlowName, Part, Slot, Waiting},
     io::PortIo,
     pass::Pass,
 };
@@ -91,8 +91,17 @@ impl<'a, P: PortIo> Pass<'a, P> {
         whole: &Parsed,
         (key, flags): (&FlowKey<A>, TcpFlags),
     ) -> Course {
-        let unseen = self.state.flows.lookup(key, self.now).is_none();
-        let known = unseen.then(|| Foreseen::of(self.intent(key)));
+        let hash = self.state.flows.hash(key);
+        let candidate = self.state.flows.candidate(hash);
+        let found = self.state.flows.find(hash, candidate, key, self.now);
+        if let Some((flow, direction)) = found
+            && key.protocol != Protocol::Sctp
+            && self.keeps(flow, direction, key.protocol, flags)
+        {
+            self.go_on(buf, whole, (key, flags), (flow, direction));
+            return Course::Flow(FlowName { key: A::any(*key), hash, candidate });
+        }
+        let known = found.is_none().then(|| Foreseen::of(self.intent(key)));
         let intent = known.map(|known| known.intent);
         // Its CRC covers the ports and depends on the length of the datagram, which no fragment but the last one tells.
         if key.protocol == Protocol::Sctp
@@ -101,11 +110,14 @@ impl<'a, P: PortIo> Pass<'a, P> {
             self.drop(buf, DropReason::FragmentUnsupported);
             return Course::Refused(DropReason::FragmentUnsupported);
         }
-        let hash = self.state.flows.hash(key);
-        let outlook = Outlook { hash, candidate: Candidate::NONE, known: known.as_ref(), usual: None };
+        let outlook = Outlook { hash, candidate, known: known.as_ref(), usual: None };
         self.flow(buf, whole, (key, flags), outlook);
+        // It may have begun with this.
+        let candidate = self.state.flows.candidate(hash);
         match intent {
-            _ if self.state.flows.lookup(key, self.now).is_some() => Course::Flow(A::any(*key)),
+            _ if self.state.flows.find(hash, candidate, key, self.now).is_some() => {
+                Course::Flow(FlowName { key: A::any(*key), hash, candidate })
+            }
             Some(Intent::Direct(_) | Intent::Route) => Course::Route,
             Some(Intent::Reply(_)) => Course::Refused(DropReason::ReplyWithoutFlow),
             Some(Intent::Deliver) => Course::Deliver,
@@ -121,7 +133,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
         };
         match self.state.fragments.course(slot) {
             Course::Deliver => self.deliver(buf, parsed),
-            Course::Flow(key) => self.forward_part(buf, parsed, key),
+            Course::Flow(name) => self.forward_part(buf, parsed, name),
             Course::Owner(owner) => self.hand_over(buf, owner, true),
             Course::Refused(reason) => self.drop(buf, reason),
             Course::Route => self.transit(buf, parsed, dst),
@@ -137,16 +149,23 @@ impl<'a, P: PortIo> Pass<'a, P> {
     }
 
     /// A part without ports goes with its flow.
-    fn forward_part(&mut self, buf: P::Buf, parsed: &Parsed, key: AnyKey) {
-        let Some((flow, direction)) = self.flow_of(key) else {
-            return self.drop(buf, DropReason::FragmentExpired);
-        };
-        if parsed.ttl <= 1 {
-            return self.ttl_exceeded(buf, parsed);
+    fn forward_part(&mut self, buf: P::Buf, parsed: &Parsed, name: FlowName) {
+        match name.key {
+            AnyKey::V4(key) => self.forward_part_of(buf, parsed, (&key, name)),
+            AnyKey::V6(key) => self.forward_part_of(buf, parsed, (&key, name)),
         }
-        match key {
-            AnyKey::V4(key) => self.forward(buf, parsed, &key, (flow, direction)),
-            AnyKey::V6(key) => self.forward(buf, parsed, &key, (flow, direction)),
+    }
+
+    fn forward_part_of<A: Forward>(
+        &mut self,
+        buf: P::Buf,
+        parsed: &Parsed,
+        (key, name): (&FlowKey<A>, FlowName),
+    ) {
+        match self.state.flows.find(name.hash, name.candidate, key, self.now) {
+            None => self.drop(buf, DropReason::FragmentExpired),
+            Some(_) if parsed.ttl <= 1 => self.ttl_exceeded(buf, parsed),
+            Some(found) => self.forward(buf, parsed, key, found),
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use packet::{Arp, ArpOperation, Body, Fragment, Icmp, Nd, NdKind, Parsed, Protocol, reply};
+use packet::{Arp, ArpOperation, Body, Icmp, Nd, NdKind, Parsed, reply};
 use tables::{AddressInfo, AddressKind, DropReason, Serves, Tables};
 
 use super::{
@@ -25,7 +25,7 @@ impl<P: PortIo> Pass<'_, P> {
             Body::Arp(arp) => self.arp(buf, parsed, arp),
             Body::Nd(nd) => self.nd(buf, parsed, nd),
             Body::Icmp(icmp) => self.icmp(buf, parsed, icmp),
-            Body::OtherIp { addrs, protocol } => self.other_ip(buf, parsed, (addrs.dst(), protocol)),
+            Body::OtherIp { addrs, .. } => self.other_ip(buf, parsed, addrs.dst()),
             Body::OtherEther(_) | Body::Flow { .. } => self.drop(buf, DropReason::UnsupportedEtherType),
         }
     }
@@ -125,11 +125,8 @@ impl<P: PortIo> Pass<'_, P> {
         self.gather(buf, self.port, bytes);
     }
 
-    /// Parts of datagrams, and IP protocols without ports.
-    fn other_ip(&mut self, buf: P::Buf, parsed: &Parsed, (dst, protocol): (IpAddr, u8)) {
-        if parsed.fragment != Fragment::Whole && Protocol::try_from(protocol).is_ok() {
-            return self.fragment(buf, parsed);
-        }
+    /// IP protocols without ports.
+    fn other_ip(&mut self, buf: P::Buf, parsed: &Parsed, dst: IpAddr) {
         let Some(info) = self.tables.addresses.get(dst) else { return self.pass_by(buf, parsed, dst) };
         match info.kind {
             AddressKind::Own(_) => self.deliver(buf, parsed),

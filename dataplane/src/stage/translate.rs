@@ -65,6 +65,18 @@ impl<'a, P: PortIo> Pass<'a, P> {
             self.state.flows.remove(flow);
             return self.begin(buf, parsed, key, outlook);
         }
+        self.go_on(buf, parsed, (key, flags), (flow, direction));
+    }
+
+    /// A packet that goes on with its flow.
+    #[inline(always)]
+    pub(crate) fn go_on<A: Forward>(
+        &mut self,
+        buf: P::Buf,
+        parsed: &Parsed,
+        (key, flags): (&FlowKey<A>, TcpFlags),
+        (flow, direction): (FlowRef, Direction),
+    ) {
         if parsed.ttl <= 1 {
             return self.ttl_exceeded(buf, parsed);
         }
@@ -86,7 +98,13 @@ impl<'a, P: PortIo> Pass<'a, P> {
     /// but for a new connection in the place of one that its client has closed or never had: a backend that is gone
     /// cannot refuse it, and one that drains gets no new connections: a client's ports come round again after some ten
     /// thousand. Established, a SYN is the backend's to challenge (RFC 9293 §3.10.7.4), as anybody can forge it.
-    fn keeps(&self, flow: FlowRef, direction: Direction, protocol: Protocol, flags: TcpFlags) -> bool {
+    pub(crate) fn keeps(
+        &self,
+        flow: FlowRef,
+        direction: Direction,
+        protocol: Protocol,
+        flags: TcpFlags,
+    ) -> bool {
         match protocol {
             Protocol::Udp => self.has_backend(flow),
             Protocol::Tcp | Protocol::Sctp if flags.opens() && direction == Direction::Original => {

@@ -168,12 +168,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn another_port_changes_a_hash_by_what_it_adds(secret: u64, a: u128, b: u128, ports: (u16, u16)) {
+        fn another_port_changes_a_hash_by_what_it_adds(secret: u64, a: u128, b: u128, v4: (u32, u32), ports: (u16, u16)) {
             let rss = Rss::of_secret(secret);
             let v6 = key((Ipv6Addr::from_bits(a), Ipv6Addr::from_bits(b)), ports);
             let without = rss.hash(&FlowKey { dport: 0, ..v6 });
             prop_assert_eq!(rss.hash(&v6), without ^ rss.receiver_port::<Ipv6Addr>(ports.1));
-            let v4 = key((Ipv4Addr::from_bits(a as u32), Ipv4Addr::from_bits(b as u32)), ports);
+            let v4 = key((Ipv4Addr::from_bits(v4.0), Ipv4Addr::from_bits(v4.1)), ports);
             let without = rss.hash(&FlowKey { dport: 0, ..v4 });
             prop_assert_eq!(rss.hash(&v4), without ^ rss.receiver_port::<Ipv4Addr>(ports.1));
         }

@@ -1,7 +1,9 @@
-//! The straight line: what is [`Plain`] has all its facts from that.
+//! The straight line: what is [`Plain`] has all its facts from that; and so, nearly, do parts of IPv4 datagrams.
 
 use crate::{
-    Body, Family, Fragment, Parsed, VlanTag, ether,
+    AnyAddrs, Body, Family, Fragment, Parsed, VlanTag,
+    bytes::be16,
+    checksum, ether, ipv4,
     plain::{Ends, Plain, Shape},
 };
 
@@ -28,6 +30,39 @@ pub(super) fn plain(
         ether::IPV6 => put_facts::<[u64; 4]>(&Plain::of_packet(packet, (room, true))?, link, begin, out),
         _ => return None,
     }
+    Some(())
+}
+
+/// The IPv4 packet in `packet`, if it is one, is a part of a datagram: its offset is not 0, or more follow.
+#[inline(always)]
+pub(super) fn is_part(packet: &[u8]) -> bool {
+    packet.first_chunk::<8>().is_some_and(|begin| be16(begin, 6) & 0x3fff != 0)
+}
+
+/// Reads the fragment of an IPv4 packet without options in `packet`.
+#[inline(always)]
+pub(super) fn part(link: Link<'_>, packet: &[u8], room: usize, out: &mut Parsed) -> Option<()> {
+    let bytes: &[u8; ipv4::HEADER_LEN] = packet.first_chunk()?;
+    let ip = ipv4::Header(bytes);
+    let (fragment, ip_len) = (ip.fragment(), ip.total_len());
+    let fits = (ipv4::HEADER_LEN..=room).contains(&usize::from(ip_len));
+    if bytes[0] != 0x45 || !fits {
+        return None;
+    }
+    *out = Parsed {
+        l3: link.len,
+        l4: link.len + 20,
+        ip_len,
+        vlan: link.vlan,
+        ttl: ip.ttl(),
+        dont_fragment: ip.dont_fragment(),
+        ip_checksum_right: checksum::ipv4_header(bytes) == 0,
+        unfinished: false,
+        fragment,
+        dst_mac: ether::Header(link.eth).dst(),
+        src_mac: ether::Header(link.eth).src(),
+        body: Body::OtherIp { addrs: AnyAddrs::V4 { src: ip.src(), dst: ip.dst() }, protocol: ip.protocol() },
+    };
     Some(())
 }
 
