@@ -70,11 +70,14 @@ fn tells_of_traffic(shown: &Value) -> bool {
     let list = |key: &str| shown[key].as_array().cloned().unwrap_or_default();
     let sum = |key: &str, figure: &str| list(key).iter().filter_map(|row| row[figure].as_f64()).sum::<f64>();
     let is_share = |row: &Value| row["busy"].as_f64().is_some_and(|busy| busy > 0.0 && busy <= 1.0);
-    let of_echo = |row: &Value| row["service"].as_str().is_some_and(|name| name.starts_with("shop/echo"));
-    let in_use = list("services").iter().any(|row| of_echo(row) && row["inUse"].as_u64() >= Some(1));
+    // Of the flows that are looked at; that of the traffic need not be among them.
+    let services = sum("services", "flows") == shown["flowsLookedAt"].as_f64().unwrap_or_default();
+    let named = list("services")
+        .iter()
+        .any(|row| row["service"].as_str().is_some_and(|name| name.starts_with("shop/")));
     // There and back.
     let moves = sum("workers", "rx") > 500.0 && sum("ports", "txPackets") > 500.0;
-    moves && sum("workers", "bursts") > 0.0 && list("workers").iter().any(is_share) && in_use
+    moves && sum("workers", "bursts") > 0.0 && list("workers").iter().any(is_share) && services && named
 }
 
 fn rows(shown: &Value) -> Result<&Vec<Value>> {
