@@ -13,10 +13,10 @@ PERF_DIR := $(or $(FAIRLEAD_PERF_DIR),target/perf)
 # Crates that link DPDK; not default members.
 DPDK_CRATES := -p dpdk-sys -p dpdk
 SETUP := deploy/setup.sh
-# The appliance, as it is shipped; and the program that makes its lab.
+# Builds the appliance as it is shipped; with `-p lab`, the program that makes its lab, too.
 RELEASE := $(CARGO) build --release -p fairlead --features fairlead/dpdk
 
-.PHONY: help build demo demo-kubernetes demo-down test setup-test unit instructions dpdk-test e2e test-long bench bench-kubernetes bench-wire lint layers doc fuzz clean setup setup-build release programs systemd-test container-test cluster kube-proxy e2e-kubernetes
+.PHONY: help build demo demo-kubernetes demo-down test setup-test unit instructions dpdk-test e2e test-long bench bench-kubernetes bench-wire lint layers doc fuzz clean setup setup-build programs systemd-test container-test cluster kube-proxy e2e-kubernetes
 
 help: ## This list.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -56,11 +56,8 @@ dpdk-test: ## Tests of the DPDK wrappers and of the packet engine on virtual dev
 	$(CARGO) test -q $(DPDK_CRATES) -p dataplane -p fairlead --features dataplane/dpdk,dataplane/stages,fairlead/dpdk
 	$(CARGO) test -q -p perf --features dpdk,stages --bin pktgen --test stages
 
-release:
-	$(RELEASE)
-
 programs: setup
-	@$(MAKE) --no-print-directory -j2 release cluster
+	@$(MAKE) --no-print-directory -j2 build cluster
 
 e2e: setup ## End to end: real clients and servers through the appliance (root). FILTER=words narrows.
 	$(RELEASE)
@@ -121,7 +118,7 @@ lint: setup-build ## Format, clippy, dependency policy.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --all-targets -q -- -D warnings
 	$(CARGO) clippy $(DPDK_CRATES) -p fairlead -p perf --features fairlead/dpdk,perf/dpdk,perf/kubernetes,perf/stages --all-targets -q -- -D warnings
-	@if command -v gofmt >/dev/null; then test -z "$$(gofmt -l tests/cluster | tee /dev/stderr)"; fi
+	@if command -v gofmt >/dev/null; then test -z "$$(gofmt -l tests/cluster tests/traefik | tee /dev/stderr)"; fi
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny -L error check bans licenses sources; \
 	 else echo "lint: cargo-deny is not installed; licences and sources were not checked (cargo install cargo-deny)"; fi
 

@@ -2,6 +2,7 @@
 
 use std::{
     error::Error,
+    fmt::Display,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -126,13 +127,11 @@ impl Wire {
         let (socket, mac) = (socket(folder, link), self.gateway_mac(link));
         let socket = socket.display();
         match self {
-            Self::Memif => {
-                format!("net_memif{link},role=server,id=0,socket={socket},socket-abstract=no,mac={mac}")
-            }
+            Self::Memif => memif(link, "server", (&socket, mac)),
             Self::Vhost => {
                 format!("net_virtio_user{link},path={socket},server=1,queues=1,queue_size=1024,mac={mac}")
             }
-            Self::AfXdp => format!("net_af_xdp{link},iface={},start_queue=0,queue_count=1", PAIRS[link][0]),
+            Self::AfXdp => af_xdp(link, PAIRS[link][0]),
             Self::Nic(nic) => nic.devices[link].clone(),
         }
     }
@@ -143,11 +142,9 @@ impl Wire {
         let (socket, mac) = (socket(folder, link), self.peer_mac(link));
         let socket = socket.display();
         match self {
-            Self::Memif => {
-                format!("net_memif{link},role=client,id=0,socket={socket},socket-abstract=no,mac={mac}")
-            }
+            Self::Memif => memif(link, "client", (&socket, mac)),
             Self::Vhost => format!("net_vhost{link},iface={socket},client=1,queues=1"),
-            Self::AfXdp => format!("net_af_xdp{link},iface={},start_queue=0,queue_count=1", PAIRS[link][1]),
+            Self::AfXdp => af_xdp(link, PAIRS[link][1]),
             Self::Nic(nic) => nic.devices[link].clone(),
         }
     }
@@ -201,6 +198,16 @@ impl Wire {
 
 fn socket(folder: &Path, link: usize) -> PathBuf {
     folder.join(format!("wire{link}.sock"))
+}
+
+/// An end of a memif link, in this role.
+fn memif(link: usize, role: &str, (socket, mac): (&impl Display, &str)) -> String {
+    format!("net_memif{link},role={role},id=0,socket={socket},socket-abstract=no,mac={mac}")
+}
+
+/// A kernel's interface by AF_XDP.
+fn af_xdp(link: usize, interface: &str) -> String {
+    format!("net_af_xdp{link},iface={interface},start_queue=0,queue_count=1")
 }
 
 fn make_pair(link: usize) -> Result<()> {

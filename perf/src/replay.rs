@@ -45,16 +45,7 @@ impl Replay {
     /// # Panics
     /// If a packet of the handshakes is lost.
     pub fn of_ipv6(stand: &mut Stand, flows: u16) -> Self {
-        let keys: Vec<AnyKey> = (0..flows).map(client6).collect();
-        let replies = open(stand, &keys, TcpFlags::SYN);
-        let syn_acks =
-            frames(INSIDE, &replies, |key| packet(key, TcpFlags::SYN | TcpFlags::ACK).numbers(0, 1));
-        pass(stand, &[], &syn_acks, &mut Laps::new(), |_| {});
-        let outside = frames(OUTSIDE, &keys, |key| packet(key, TcpFlags::ACK));
-        pass(stand, &outside, &[], &mut Laps::new(), |_| {});
-        let mut inside = frames(INSIDE, &replies, |key| packet(key, TcpFlags::ACK | TcpFlags::PSH));
-        shuffle(&mut inside, &mut Random::new(2));
-        Self { outside, inside }
+        Self::of_tcp(stand, (0..flows).map(client6), packet)
     }
 
     /// Packets both ways of established TCP flows whose clients are in a VLAN, so that half of them come with a tag and half
@@ -63,13 +54,20 @@ impl Replay {
     /// # Panics
     /// If a packet of the handshakes is lost.
     pub fn of_vlan(stand: &mut Stand, flows: u16) -> Self {
-        let keys: Vec<AnyKey> = (0..flows).map(client_in_vlan).collect();
-        let tagged = |flags| move |key| packet(key, flags).vlan(VLAN);
-        let replies = open_with(stand, &keys, tagged(TcpFlags::SYN));
+        Self::of_tcp(stand, (0..flows).map(client_in_vlan), |key, flags| packet(key, flags).vlan(VLAN))
+    }
+
+    fn of_tcp(
+        stand: &mut Stand,
+        keys: impl Iterator<Item = AnyKey>,
+        of_client: impl Fn(AnyKey, TcpFlags) -> PacketBuilder,
+    ) -> Self {
+        let keys: Vec<AnyKey> = keys.collect();
+        let replies = open(stand, &keys, |key| of_client(key, TcpFlags::SYN));
         let syn_acks =
             frames(INSIDE, &replies, |key| packet(key, TcpFlags::SYN | TcpFlags::ACK).numbers(0, 1));
         pass(stand, &[], &syn_acks, &mut Laps::new(), |_| {});
-        let outside = frames(OUTSIDE, &keys, tagged(TcpFlags::ACK));
+        let outside = frames(OUTSIDE, &keys, |key| of_client(key, TcpFlags::ACK));
         pass(stand, &outside, &[], &mut Laps::new(), |_| {});
         let mut inside = frames(INSIDE, &replies, |key| packet(key, TcpFlags::ACK | TcpFlags::PSH));
         shuffle(&mut inside, &mut Random::new(2));
@@ -82,7 +80,7 @@ impl Replay {
     /// If a packet that begins a flow is lost.
     pub fn of_parts(stand: &mut Stand, flows: u16) -> Self {
         let keys: Vec<AnyKey> = (0..flows).map(client_udp).collect();
-        let replies = open(stand, &keys, TcpFlags::NONE);
+        let replies = open(stand, &keys, |key| packet(key, TcpFlags::NONE));
         let answers = frames(INSIDE, &replies, |key| packet(key, TcpFlags::NONE));
         pass(stand, &[], &answers, &mut Laps::new(), |_| {});
         let parts = |key: &AnyKey| {
@@ -165,11 +163,7 @@ fn pass(
 }
 
 /// Sends the first packet of each flow, and gives the keys of their replies.
-fn open(stand: &mut Stand, keys: &[AnyKey], flags: TcpFlags) -> Vec<AnyKey> {
-    open_with(stand, keys, |key| packet(key, flags))
-}
-
-fn open_with(stand: &mut Stand, keys: &[AnyKey], first: impl Fn(AnyKey) -> PacketBuilder) -> Vec<AnyKey> {
+fn open(stand: &mut Stand, keys: &[AnyKey], first: impl Fn(AnyKey) -> PacketBuilder) -> Vec<AnyKey> {
     let mut replies = Vec::with_capacity(keys.len());
     let first = frames(OUTSIDE, keys, first);
     pass(stand, &first, &[], &mut Laps::new(), |frame| {

@@ -13,7 +13,7 @@ use crate::apply::Look;
 use crate::compile::{Origin, ServiceReport, Way};
 use crate::config::{Carrier, GatewayConfig};
 use crate::model::ObjectKey;
-use crate::workers::{Layout, ListedFlow, PortSpread};
+use crate::workers::{Layout, ListedFlow};
 
 /// Every service port, or those of one namespace.
 pub(super) fn services(look: &Look<'_>, namespace: Option<&str>) -> Vec<view::Service> {
@@ -219,13 +219,10 @@ pub(super) fn counters(counts: &[Counts]) -> Vec<view::Counter> {
 
 /// The workers in order.
 pub(super) fn workers(layout: &Layout, counts: &[Counts]) -> Vec<view::Worker> {
-    let named = |one: &PortSpread| match &one.fault {
-        None => Ok(one.port.clone()),
-        Some(fault) => Err(format!("{}: {fault}", one.port)),
-    };
-    let (rss_ports, no_rss): (Vec<_>, Vec<_>) = layout.spread.iter().map(named).partition(Result::is_ok);
-    let rss_ports: Vec<_> = rss_ports.into_iter().flatten().collect();
-    let no_rss: Vec<_> = no_rss.into_iter().filter_map(Result::err).collect();
+    let rss_ports = layout.spread.iter().filter(|one| one.fault.is_none()).map(|one| one.port.clone());
+    let no_rss =
+        layout.spread.iter().filter_map(|one| Some(format!("{}: {}", one.port, one.fault.as_ref()?)));
+    let (rss_ports, no_rss): (Vec<_>, Vec<_>) = (rss_ports.collect(), no_rss.collect());
     let row = |((worker, core), counts): ((u16, u16), &Counts)| view::Worker {
         worker,
         core,

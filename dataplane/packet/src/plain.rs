@@ -51,9 +51,9 @@ pub(crate) const V4_START: usize = 54;
 /// The same for IPv6.
 pub(crate) const V6_START: usize = 74;
 /// First byte of a plain IPv4 packet: version 4, a header of 5 words.
-const V4_BEGIN: u8 = 0x45;
+pub(crate) const V4_BEGIN: u8 = 0x45;
 /// The bits of its fragment field, as the machine reads it, that are not set where no fragments follow and the offset is 0.
-const V4_FRAGMENT: u16 = u16::from_ne_bytes([0x3f, 0xff]);
+pub(crate) const V4_FRAGMENT: u16 = u16::from_ne_bytes([0x3f, 0xff]);
 
 impl Shape {
     /// TCP or UDP.

@@ -2,9 +2,9 @@
 
 use crate::{
     AnyAddrs, Body, Family, Fragment, Parsed, VlanTag,
-    bytes::be16,
+    bytes::ne16,
     checksum, ether, ipv4,
-    plain::{Ends, Plain, Shape},
+    plain::{Ends, Plain, Shape, V4_BEGIN, V4_FRAGMENT},
 };
 
 /// The part of a frame before the packet.
@@ -36,7 +36,7 @@ pub(super) fn plain(
 /// The IPv4 packet in `packet`, if it is one, is a part of a datagram: its offset is not 0, or more follow.
 #[inline(always)]
 pub(super) fn is_part(packet: &[u8]) -> bool {
-    packet.first_chunk::<8>().is_some_and(|begin| be16(begin, 6) & 0x3fff != 0)
+    packet.first_chunk::<8>().is_some_and(|begin| ne16(begin, 6) & V4_FRAGMENT != 0)
 }
 
 /// Reads the fragment of an IPv4 packet without options in `packet`.
@@ -46,12 +46,12 @@ pub(super) fn part(link: Link<'_>, packet: &[u8], room: usize, out: &mut Parsed)
     let ip = ipv4::Header(bytes);
     let (fragment, ip_len) = (ip.fragment(), ip.total_len());
     let fits = (ipv4::HEADER_LEN..=room).contains(&usize::from(ip_len));
-    if bytes[0] != 0x45 || !fits {
+    if bytes[0] != V4_BEGIN || !fits {
         return None;
     }
     *out = Parsed {
         l3: link.len,
-        l4: link.len + 20,
+        l4: link.len + ip.header_len(),
         ip_len,
         vlan: link.vlan,
         ttl: ip.ttl(),
