@@ -5,10 +5,15 @@
 //! of the one that has waited longest. A flood of parts without a first one so hurts itself first. Not here: where
 //! datagrams go (`stage::fragment`).
 
-use std::collections::VecDeque;
+mod datagrams;
 
-use packet::{AnyAddrs, AnyKey, Body, Fragment, Parsed};
+use std::{collections::VecDeque, net::Ipv4Addr};
+
+use packet::{AnyAddrs, Body, FlowKey, Fragment, Parsed, Protocol};
 use tables::{DropReason, Millis, PortId, WorkerId, flow::Candidate, hash::FlowHash};
+
+use self::datagrams::Datagrams;
+pub(crate) use self::datagrams::Slot;
 
 /// Datagrams that one worker follows at a time.
 pub(crate) const DATAGRAMS_MAX: usize = 1_024;
@@ -22,7 +27,6 @@ pub(crate) const WAITING_MS: u32 = 1_000;
 /// the 16 bits of an IPv4 identification are soon used again (RFC 4963).
 pub(crate) const DATAGRAM_MS: u32 = 5_000;
 
-const WAYS: usize = 4;
 /// The largest IP payload.
 const PAYLOAD_MAX: u32 = 65_535;
 
@@ -42,10 +46,12 @@ pub(crate) struct Part {
     last: bool,
 }
 
-/// A flow by its key, and where it was found: it may have gone since.
+/// What the key of a datagram's flow has besides its addresses, and where the flow was found: it may have gone since.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct FlowName {
-    pub(crate) key: AnyKey,
+    pub(crate) sport: u16,
+    pub(crate) dport: u16,
+    pub(crate) protocol: Protocol,
     pub(crate) hash: FlowHash,
     pub(crate) candidate: Candidate,
 }
@@ -55,7 +61,7 @@ pub(crate) struct FlowName {
 pub(crate) enum Course {
     /// To the appliance itself.
     Deliver,
-    /// With the flow of this key.
+    /// With this flow.
     Flow(FlowName),
     /// To the worker that has the flow.
     Owner(WorkerId),
@@ -67,10 +73,6 @@ pub(crate) enum Course {
     Unknown,
 }
 
-/// A datagram's place among those that are followed; good until the next one is noted.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Slot(usize);
-
 /// A fragment that waits.
 #[derive(Debug)]
 pub(crate) struct Waiting<B> {
@@ -80,31 +82,38 @@ pub(crate) struct Waiting<B> {
     pub(crate) since: Millis,
 }
 
-struct Entry {
-    datagram: Option<Datagram>,
-    course: Course,
-    since: Millis,
-    /// Counts up from datagram to datagram: in a flood many share a millisecond.
-    order: u64,
-    parts: [Part; PARTS_MAX],
-    count: usize,
-    /// Bytes of all parts.
-    bytes: u32,
-    /// Where the last one ends, if it has come.
-    end: Option<u16>,
-    /// Parts of it may be waiting.
-    awaited: bool,
-}
-
 /// See the module.
 pub(crate) struct Fragments<B> {
-    entries: Box<[Entry]>,
-    /// Of the newest datagram.
-    order: u64,
+    datagrams: Datagrams,
     waiting: VecDeque<Waiting<B>>,
 }
 
+impl FlowName {
+    pub(crate) const fn of<A: Copy>(key: &FlowKey<A>, hash: FlowHash, candidate: Candidate) -> Self {
+        let FlowKey { sport, dport, protocol, .. } = *key;
+        Self { sport, dport, protocol, hash, candidate }
+    }
+
+    /// Both ports, the sender's in the upper half.
+    pub(crate) const fn ports(&self) -> u32 {
+        (self.sport as u32) << 16 | self.dport as u32
+    }
+
+    /// The flow's key, with the addresses of its datagrams.
+    pub(crate) const fn key<A>(&self, src: A, dst: A) -> FlowKey<A> {
+        let Self { sport, dport, protocol, .. } = *self;
+        FlowKey { src, dst, sport, dport, protocol }
+    }
+}
+
 impl Datagram {
+    /// Of nothing.
+    const NONE: Self = Self {
+        addrs: AnyAddrs::V4 { src: Ipv4Addr::UNSPECIFIED, dst: Ipv4Addr::UNSPECIFIED },
+        protocol: 0,
+        id: 0,
+    };
+
     /// The datagram of a fragment.
     pub(crate) fn of(parsed: &Parsed) -> Option<Self> {
         let Body::OtherIp { addrs, protocol } = parsed.body else { return None };
@@ -146,124 +155,68 @@ impl Part {
     }
 }
 
-impl Entry {
-    const FREE: Self = Self {
-        datagram: None,
-        course: Course::Unknown,
-        since: Millis(0),
-        order: 0,
-        parts: [Part { start: 0, end: 0, last: false }; PARTS_MAX],
-        count: 0,
-        bytes: 0,
-        end: None,
-        awaited: false,
-    };
-
-    fn is_late(&self, now: Millis) -> bool {
-        now.since(self.since) >= DATAGRAM_MS
-    }
-
-    fn is_free(&self, now: Millis) -> bool {
-        self.datagram.is_none() || self.is_late(now)
-    }
-
-    /// Notes a part.
-    fn add(&mut self, part: Part) -> Result<(), DropReason> {
-        if let Course::Refused(reason) = self.course {
-            return Err(reason);
-        }
-        let parts = &self.parts[..self.count];
-        // RFC 8200 §4.5: networks repeat packets; that alone is no attack.
-        if parts.contains(&part) {
-            return Err(DropReason::FragmentRepeated);
-        }
-        if parts.iter().any(|other| part.contradicts(*other)) || self.count == PARTS_MAX {
-            self.course = Course::Refused(DropReason::FragmentOverlap);
-            return Err(DropReason::FragmentOverlap);
-        }
-        self.parts[self.count] = part;
-        self.count += 1;
-        self.bytes += u32::from(part.end - part.start);
-        self.end = if part.last { Some(part.end) } else { self.end };
-        Ok(())
-    }
-
-    /// Parts share no bytes, so they are all there if they are as long together as the last one ends.
-    fn is_complete(&self) -> bool {
-        self.end.is_some_and(|end| u32::from(end) == self.bytes)
-    }
-}
-
 impl<B> Fragments<B> {
     pub(crate) fn new() -> Self {
-        Self {
-            entries: (0..DATAGRAMS_MAX).map(|_| Entry::FREE).collect(),
-            order: 0,
-            waiting: VecDeque::with_capacity(WAITING_MAX),
-        }
+        Self { datagrams: Datagrams::new(), waiting: VecDeque::with_capacity(WAITING_MAX) }
     }
 
     /// The datagram's place: its own, else a free one, else that of the oldest. `hash` is of its name, and kept from
     /// clients.
+    #[inline]
     pub(crate) fn slot(&mut self, datagram: Datagram, hash: FlowHash, now: Millis) -> Slot {
-        let first = usize::try_from(hash.0 % (DATAGRAMS_MAX / WAYS) as u64).unwrap_or(0) * WAYS;
-        let bucket = &mut self.entries[first..first + WAYS];
-        let own = bucket.iter().position(|entry| entry.datagram == Some(datagram) && !entry.is_late(now));
-        let way = own.unwrap_or_else(|| {
-            let free = bucket.iter().position(|entry| entry.is_free(now));
-            let oldest = || (0..WAYS).min_by_key(|&way| bucket[way].order).unwrap_or(0);
-            let way = free.unwrap_or_else(oldest);
-            let entry = &mut bucket[way];
-            self.order += 1;
-            (entry.datagram, entry.course, entry.since) = (Some(datagram), Course::Unknown, now);
-            (entry.order, entry.count, entry.awaited) = (self.order, 0, false);
-            (entry.bytes, entry.end) = (0, None);
-            way
-        });
-        Slot(first + way)
+        self.datagrams.slot(datagram, hash, now)
     }
 
     /// Notes a part of a datagram.
     ///
     /// # Errors
     /// Why it goes no further; if it contradicts an earlier one, the whole datagram does not (RFC 5722).
+    #[inline]
     pub(crate) fn note(&mut self, slot: Slot, part: Part) -> Result<(), DropReason> {
-        self.entries[slot.0].add(part)
+        self.datagrams.entry_mut(slot).add(part)
     }
 
+    #[inline]
     pub(crate) fn course(&self, slot: Slot) -> Course {
-        self.entries[slot.0].course
+        self.datagrams.entry(slot).course
     }
 
     /// The first fragment has said where its datagram goes.
+    #[inline]
     pub(crate) fn set_course(&mut self, slot: Slot, course: Course) {
-        self.entries[slot.0].course = course;
+        self.datagrams.entry_mut(slot).course = course;
     }
 
     /// Forgets a datagram whose parts have all come, so that its name may be used again.
+    #[inline]
     pub(crate) fn forget_complete(&mut self, slot: Slot) {
-        let entry = &mut self.entries[slot.0];
-        if entry.course != Course::Unknown && entry.is_complete() {
-            entry.datagram = None;
+        let entry = self.datagrams.entry(slot);
+        if entry.is_complete() && entry.course != Course::Unknown {
+            self.datagrams.release(slot);
         }
     }
 
     /// Lets a fragment wait for the first of its datagram; gives back the one that has waited longest when there are too
     /// many.
     pub(crate) fn wait(&mut self, slot: Slot, waiting: Waiting<B>) -> Option<Waiting<B>> {
-        self.entries[slot.0].awaited = true;
+        self.datagrams.entry_mut(slot).awaited = true;
         let pushed_out = if self.waiting.len() >= WAITING_MAX { self.waiting.pop_front() } else { None };
         self.waiting.push_back(waiting);
         pushed_out
     }
 
+    /// Parts of the datagram may wait for a course that it has by now.
+    #[inline]
+    pub(crate) fn holds_up(&self, slot: Slot) -> bool {
+        let entry = self.datagrams.entry(slot);
+        entry.awaited && entry.course != Course::Unknown
+    }
+
     /// Takes out the next fragment that waits for this datagram's course, in the order of arrival.
     pub(crate) fn take_waiting(&mut self, slot: Slot) -> Option<Waiting<B>> {
-        let entry = &mut self.entries[slot.0];
-        if !entry.awaited {
-            return None;
-        }
-        let found = self.waiting.iter().position(|waiting| Datagram::of(&waiting.parsed) == entry.datagram);
+        let entry = self.datagrams.entry_mut(slot);
+        let name = Some(entry.datagram);
+        let found = self.waiting.iter().position(|waiting| Datagram::of(&waiting.parsed) == name);
         entry.awaited = found.is_some();
         self.waiting.remove(found?)
     }
@@ -287,7 +240,7 @@ mod tests {
     use packet::{Parsed, parse, testkit::PacketBuilder};
     use proptest::{collection::vec, prelude::*};
 
-    use super::*;
+    use super::{datagrams::WAYS, *};
 
     const T0: Millis = Millis(u32::MAX - 100);
 
@@ -410,7 +363,7 @@ mod tests {
                 let slot = note(&mut fragments, (7, start, usize::from(stop - start), stop != end), T0).unwrap();
                 fragments.set_course(slot, Course::Route);
                 seen.extend(start..stop);
-                prop_assert_eq!(fragments.entries[slot.0].is_complete(), seen.len() == usize::from(end));
+                prop_assert_eq!(fragments.datagrams.entry(slot).is_complete(), seen.len() == usize::from(end));
                 let again = note(&mut fragments, (7, start, usize::from(stop - start), stop != end), T0);
                 prop_assert_eq!(again.err(), Some(DropReason::FragmentRepeated));
             }

@@ -19,6 +19,8 @@ pub(crate) struct Scratch {
     pub(crate) refused: [Option<ParseError>; BURST],
     pub(crate) hashes: [FlowHash; BURST],
     pub(crate) candidates: [Candidate; BURST],
+    /// How many have no ports, so that they have no flow to be seen.
+    pub(crate) portless: u32,
 }
 
 impl Scratch {
@@ -30,6 +32,7 @@ impl Scratch {
             refused: [None; BURST],
             hashes: [FlowHash(0); BURST],
             candidates: [Candidate::NONE; BURST],
+            portless: 0,
         }
     }
 

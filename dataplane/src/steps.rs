@@ -37,6 +37,7 @@ impl<P: PortIo> Work for Look<'_, '_, P> {
         // What leaves the short way is not seen. Of several workers, that has a packet which has its flow.
         let short = !pass.state.capture.takes_passing();
         let mut bytes = 0;
+        scratch.portless = 0;
         for slot in 0..burst.len().min(BURST) {
             let Some(buf) = burst.slot(slot) else { continue };
             let (head, len, status) = (buf.head(), buf.total_len(), buf.rx_checksum());
@@ -69,11 +70,14 @@ fn less_plain<B: PacketBuf>(flows: &FlowTable, (buf, slot): (&B, usize), scratch
     match &parsed.body {
         Body::Flow { key: AnyKey::V4(key), .. } => flows.hash(key),
         Body::Flow { key: AnyKey::V6(key), .. } => flows.hash(key),
-        _ => FlowHash(0),
+        _ => {
+            scratch.portless += 1;
+            FlowHash(0)
+        }
     }
 }
 
-/// Reads the index lines, and asks for the records they name; true if some name none.
+/// Reads the index lines, and asks for the records they name; true if the line of some packet with ports names none.
 pub(crate) struct Fetch<'s> {
     pub(crate) flows: &'s FlowTable,
     /// Packets of the burst.
@@ -87,13 +91,13 @@ impl Work for Fetch<'_> {
     #[inline(always)]
     fn run(self) -> bool {
         let Self { flows, count, scratch } = self;
-        let mut unseen = false;
+        let mut unseen = 0;
         for slot in 0..count.min(BURST) {
             let candidate = flows.candidate(scratch.hashes[slot]);
-            unseen |= candidate == Candidate::NONE;
+            unseen += u32::from(candidate == Candidate::NONE);
             scratch.candidates[slot] = candidate;
         }
-        unseen
+        unseen > scratch.portless
     }
 }
 

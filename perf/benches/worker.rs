@@ -12,6 +12,7 @@ use std::{
 
 use cpu::Level;
 use dataplane::handoff::{Handoff, handoff_rings};
+use packet::Family;
 use perf::{
     Laps, Sampler, Unit,
     replay::Replay,
@@ -27,8 +28,12 @@ fn main() -> io::Result<()> {
     }
     let ipv6 = |stand: &mut Stand| Replay::of_ipv6(stand, 1_024);
     replayed(&mut sampler, ("established, 1 k flows of IPv6, both directions", 64), ipv6)?;
-    let parts = |stand: &mut Stand| Replay::of_parts(stand, 1_024);
-    replayed(&mut sampler, ("parts of datagrams in two, 1 k flows", 32), parts)?;
+    for (case, family) in [
+        ("parts of datagrams in two, 1 k flows", Family::V4),
+        ("parts of datagrams in two, 1 k flows of IPv6", Family::V6),
+    ] {
+        replayed(&mut sampler, (case, 32), |stand: &mut Stand| Replay::of_parts(stand, family, 1_024))?;
+    }
     established(&mut sampler, "established, 1 k flows, 1,000 publications a second", 1024, true)?;
     two_workers(&mut sampler)?;
     new_flows(&mut sampler)?;

@@ -9,7 +9,7 @@ use std::{
 
 use cpu::{Level, TscClock};
 use dataplane::testkit::{Fixture, INSIDE, OUTSIDE};
-use packet::{AnyKey, FlowKey, Protocol, TcpFlags, VlanTag, parse, testkit::PacketBuilder};
+use packet::{AnyKey, Family, FlowKey, Protocol, TcpFlags, VlanTag, parse, testkit::PacketBuilder};
 use tables::{FrontendKind, NatMode, PortId, Tables, Vlan};
 
 use crate::{
@@ -78,14 +78,15 @@ impl Replay {
     ///
     /// # Panics
     /// If a packet that begins a flow is lost.
-    pub fn of_parts(stand: &mut Stand, flows: u16) -> Self {
-        let keys: Vec<AnyKey> = (0..flows).map(client_udp).collect();
+    pub fn of_parts(stand: &mut Stand, family: Family, flows: u16) -> Self {
+        let keys: Vec<AnyKey> = (0..flows).map(|n| client_udp(family, n)).collect();
         let replies = open(stand, &keys, |key| packet(key, TcpFlags::NONE));
         let answers = frames(INSIDE, &replies, |key| packet(key, TcpFlags::NONE));
         pass(stand, &[], &answers, &mut Laps::new(), |_| {});
         let parts = |key: &AnyKey| {
             let whole = PacketBuilder::flow(*key).payload(&[7; 56]).build();
-            let payload = whole[34..].to_vec();
+            let header = if family == Family::V4 { 34 } else { 54 };
+            let payload = whole[header..].to_vec();
             [(0, true), (32, false)].map(|(start, more)| {
                 let part = PacketBuilder::ip(key.src(), key.dst(), Protocol::Udp.number());
                 let id = u32::from(key.sport());
@@ -202,7 +203,16 @@ fn client_in_vlan(n: u16) -> AnyKey {
 }
 
 /// The n-th client of UDP, each with a port of its own.
-fn client_udp(n: u16) -> AnyKey {
-    let src = Ipv4Addr::new(198, 18, 0, 1);
-    FlowKey { src, dst: VIP, sport: 1_024 + n, dport: 53, protocol: Protocol::Udp }.into()
+fn client_udp(family: Family, n: u16) -> AnyKey {
+    let (sport, dport, protocol) = (1_024 + n, 53, Protocol::Udp);
+    match family {
+        Family::V4 => {
+            let src = Ipv4Addr::new(198, 18, 0, 1);
+            FlowKey { src, dst: VIP, sport, dport, protocol }.into()
+        }
+        Family::V6 => {
+            let src = Ipv6Addr::new(0x2001, 0xdb8, 0x18, 0, 0, 0, 0, 1);
+            FlowKey { src, dst: VIP6, sport, dport, protocol }.into()
+        }
+    }
 }

@@ -19,7 +19,10 @@ pub const EXTENSION_BYTES_MAX: usize = 256;
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
+/// The extension header of parts of a datagram (RFC 8200 §4.5).
+pub(crate) const FRAGMENT: u8 = 44;
+/// Its bytes.
+pub(crate) const FRAGMENT_LEN: usize = 8;
 const DESTINATION_OPTIONS: u8 = 60;
 
 /// The 40 bytes of an IPv6 header; holding them is the proof that they are there.
@@ -124,7 +127,7 @@ pub(crate) fn walk(head: &[u8], at: usize, end: usize, protocol: u8) -> Result<P
         }
         let bytes: &[u8; 8] = chunk(head, here.at).ok_or(ParseError::SplitHeader)?;
         let len = match here.protocol {
-            FRAGMENT => 8,
+            FRAGMENT => FRAGMENT_LEN,
             ROUTING if bytes[3] != 0 => return Ok(here),
             _ => (usize::from(bytes[1]) + 1) * 8,
         };
@@ -150,7 +153,8 @@ pub(crate) fn walk(head: &[u8], at: usize, end: usize, protocol: u8) -> Result<P
 }
 
 /// What a fragment header says (RFC 8200 §4.5); offset 0 and no more fragments is an atomic fragment (RFC 6946).
-fn fragment(bytes: &[u8; 8]) -> Fragment {
+#[inline]
+pub(crate) fn fragment(bytes: &[u8; FRAGMENT_LEN]) -> Fragment {
     let (field, id) = (be16(bytes, 2), be32(bytes, 4));
     match (field & 0xfff8, field & 1) {
         (0, 0) => Fragment::Whole,

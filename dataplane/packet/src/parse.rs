@@ -11,7 +11,7 @@ mod plain;
 
 pub use self::fragment::first_fragment;
 pub use self::plain::facts_of_plain;
-use self::plain::{Link, is_part, part, plain};
+use self::plain::{Link, is_part, is_part_v6, part, part_v6, plain};
 use crate::{
     Arp, Body, Fragment, ParseError, Parsed, VlanTag, arp,
     bytes::{be16, chunk},
@@ -42,10 +42,10 @@ pub fn parse_into(head: &[u8], frame_len: usize, out: &mut Parsed) -> Result<(),
     if let Some((eth, packet)) = head.split_first_chunk() {
         let (link, room) = (Link { eth, vlan: None, len: 14 }, frame_len - 14);
         let ether_type = ether::Header(eth).ether_type();
-        let known = if ether_type == ether::IPV4 && is_part(packet) {
-            part(link, packet, room, out)
-        } else {
-            plain(link, (ether_type, packet), room, out)
+        let known = match ether_type {
+            ether::IPV4 if is_part(packet) => part(link, packet, room, out),
+            ether::IPV6 if is_part_v6(packet) => part_v6(link, packet, room, out),
+            _ => plain(link, (ether_type, packet), room, out),
         };
         if known.is_some() {
             return Ok(());
@@ -138,9 +138,13 @@ mod tests {
     #[test]
     fn the_straight_line_and_the_general_way_agree() {
         for (src, dst) in [("10.0.0.1:1", "10.0.0.2:2"), ("[fe80::1]:1", "[fe80::2]:2")] {
-            for packet in [PacketBuilder::tcp(src, dst), PacketBuilder::udp(src, dst)] {
+            let (tcp, udp) = (PacketBuilder::tcp(src, dst), PacketBuilder::udp(src, dst));
+            let parts = [(0, true), (64, true), (64, false)];
+            let parts = parts.map(|(offset, more)| udp.clone().fragment(0x0304, offset, more));
+            for packet in [tcp, udp].into_iter().chain(parts) {
+                let packet = packet.payload(b"payload");
                 for packet in [packet.clone(), packet.vlan(VlanTag(0x2007))] {
-                    let bytes = packet.payload(b"payload").build();
+                    let bytes = packet.build();
                     let want = general(Frame { head: &bytes, len: bytes.len() });
                     assert_eq!(parse(&bytes, bytes.len()), want);
                     // Every byte in turn takes every value; what one way refuses, both do, for the same reason.

@@ -191,6 +191,14 @@ impl Parsed {
         }
     }
 
+    /// The facts of a first fragment as if its datagram were whole, of which it told this
+    /// ([`first_fragment`](crate::first_fragment)).
+    #[inline]
+    #[must_use]
+    pub const fn as_whole(&self, key: AnyKey, tcp_flags: TcpFlags) -> Self {
+        Self { body: Body::Flow { key, tcp_flags }, ..*self }
+    }
+
     /// The addresses of an IP packet.
     #[inline]
     #[must_use]

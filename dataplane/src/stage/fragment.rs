@@ -5,7 +5,7 @@
 //! All parts of a datagram meet at one worker, by addresses and identification alone. If another has the flow, they are
 //! handed on to it, first one first: that worker then follows the datagram too.
 
-use packet::{AnyKey, FlowKey, Fragment, Parsed, Protocol, TcpFlags, first_fragment};
+use packet::{AnyAddrs, AnyKey, Body, FlowKey, Fragment, Parsed, Protocol, TcpFlags, first_fragment};
 use tables::{DropReason, WorkerId, hash::FlowHash, owner::of_key};
 
 use super::{
@@ -33,7 +33,9 @@ impl<'a, P: PortIo> Pass<'a, P> {
             (Ok(()), Fragment::First { .. }) => self.first_part(buf, parsed, slot),
             (Ok(()), _) => self.later_part(buf, parsed, slot),
         }
-        self.release(slot);
+        if self.state.fragments.holds_up(slot) {
+            self.release(slot);
+        }
         self.state.fragments.forget_complete(slot);
     }
 
@@ -56,10 +58,11 @@ impl<'a, P: PortIo> Pass<'a, P> {
     }
 
     fn first_part(&mut self, buf: P::Buf, parsed: &Parsed, slot: Slot) {
-        let Some((whole, key, flags)) = with_ports(&buf, parsed) else {
+        let Some((key, flags)) = first_fragment(buf.head(), parsed) else {
             self.state.fragments.set_course(slot, Course::Refused(DropReason::BadFragment));
             return self.drop(buf, DropReason::BadFragment);
         };
+        let whole = parsed.as_whole(key, flags);
         let course = match (self.owner_of_parts(key), key) {
             (Some(owner), _) => {
                 self.hand_over(buf, owner, true);
@@ -71,11 +74,9 @@ impl<'a, P: PortIo> Pass<'a, P> {
         self.state.fragments.set_course(slot, course);
     }
 
-    /// Parts that waited go where their datagram goes, once that is known.
+    /// Parts that waited go where their datagram goes, now that it is known.
+    #[cold]
     fn release(&mut self, slot: Slot) {
-        if self.state.fragments.course(slot) == Course::Unknown {
-            return;
-        }
         let port = self.port;
         while let Some(waiting) = self.state.fragments.take_waiting(slot) {
             self.port = waiting.port;
@@ -93,13 +94,17 @@ impl<'a, P: PortIo> Pass<'a, P> {
     ) -> Course {
         let hash = self.state.flows.hash(key);
         let candidate = self.state.flows.candidate(hash);
+        let name = FlowName::of(key, hash, candidate);
+        let Err(buf) = self.pass_part::<A::Ends>(buf, whole, (&name, true)) else {
+            return Course::Flow(name);
+        };
         let found = self.state.flows.find(hash, candidate, key, self.now);
         if let Some((flow, direction)) = found
             && key.protocol != Protocol::Sctp
             && self.keeps(flow, direction, key.protocol, flags)
         {
             self.go_on(buf, whole, (key, flags), (flow, direction));
-            return Course::Flow(FlowName { key: A::any(*key), hash, candidate });
+            return Course::Flow(name);
         }
         let known = found.is_none().then(|| Foreseen::of(self.intent(key)));
         let intent = known.map(|known| known.intent);
@@ -116,7 +121,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
         let candidate = self.state.flows.candidate(hash);
         match intent {
             _ if self.state.flows.find(hash, candidate, key, self.now).is_some() => {
-                Course::Flow(FlowName { key: A::any(*key), hash, candidate })
+                Course::Flow(FlowName::of(key, hash, candidate))
             }
             Some(Intent::Direct(_) | Intent::Route) => Course::Route,
             Some(Intent::Reply(_)) => Course::Refused(DropReason::ReplyWithoutFlow),
@@ -128,15 +133,15 @@ impl<'a, P: PortIo> Pass<'a, P> {
     }
 
     fn later_part(&mut self, buf: P::Buf, parsed: &Parsed, slot: Slot) {
-        let Some(dst) = parsed.addrs().map(|addrs| addrs.dst()) else {
-            return self.drop(buf, DropReason::BadFragment);
-        };
         match self.state.fragments.course(slot) {
             Course::Deliver => self.deliver(buf, parsed),
             Course::Flow(name) => self.forward_part(buf, parsed, name),
             Course::Owner(owner) => self.hand_over(buf, owner, true),
             Course::Refused(reason) => self.drop(buf, reason),
-            Course::Route => self.transit(buf, parsed, dst),
+            Course::Route => match parsed.addrs() {
+                Some(addrs) => self.transit(buf, parsed, addrs.dst()),
+                None => self.drop(buf, DropReason::BadFragment),
+            },
             Course::Unknown => {
                 let waiting = Waiting { buf, parsed: *parsed, port: self.port, since: self.now };
                 let port = self.port;
@@ -150,9 +155,14 @@ impl<'a, P: PortIo> Pass<'a, P> {
 
     /// A part without ports goes with its flow.
     fn forward_part(&mut self, buf: P::Buf, parsed: &Parsed, name: FlowName) {
-        match name.key {
-            AnyKey::V4(key) => self.forward_part_of(buf, parsed, (&key, name)),
-            AnyKey::V6(key) => self.forward_part_of(buf, parsed, (&key, name)),
+        match parsed.body {
+            Body::OtherIp { addrs: AnyAddrs::V4 { src, dst }, .. } => {
+                self.forward_part_of(buf, parsed, (&name.key(src, dst), name));
+            }
+            Body::OtherIp { addrs: AnyAddrs::V6 { src, dst }, .. } => {
+                self.forward_part_of(buf, parsed, (&name.key(src, dst), name));
+            }
+            _ => self.drop(buf, DropReason::BadFragment),
         }
     }
 
@@ -162,6 +172,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
         parsed: &Parsed,
         (key, name): (&FlowKey<A>, FlowName),
     ) {
+        let Err(buf) = self.pass_part::<A::Ends>(buf, parsed, (&name, false)) else { return };
         match self.state.flows.find(name.hash, name.candidate, key, self.now) {
             None => self.drop(buf, DropReason::FragmentExpired),
             Some(_) if parsed.ttl <= 1 => self.ttl_exceeded(buf, parsed),
@@ -180,21 +191,12 @@ impl<'a, P: PortIo> Pass<'a, P> {
         let [a, b, c, d] = datagram.id().to_be_bytes();
         let (sport, dport) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
         match datagram.addrs() {
-            packet::AnyAddrs::V4 { src, dst } => {
+            AnyAddrs::V4 { src, dst } => {
                 self.state.flows.hash(&FlowKey { src, dst, sport, dport, protocol: Protocol::Udp })
             }
-            packet::AnyAddrs::V6 { src, dst } => {
+            AnyAddrs::V6 { src, dst } => {
                 self.state.flows.hash(&FlowKey { src, dst, sport, dport, protocol: Protocol::Udp })
             }
         }
-    }
-}
-
-/// A first fragment with its ports, if they are there.
-fn with_ports<B: PacketBuf>(buf: &B, parsed: &Parsed) -> Option<(Parsed, AnyKey, TcpFlags)> {
-    let whole = first_fragment(buf.head(), parsed)?;
-    match whole.body {
-        packet::Body::Flow { key, tcp_flags } => Some((whole, key, tcp_flags)),
-        _ => None,
     }
 }

@@ -3,15 +3,20 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use packet::{Address, Parsed, nat::Rewrite};
+use packet::{Address, Parsed, nat::Rewrite, plain::Ends};
 
 /// An address family whose frames can be rewritten.
 pub(crate) trait Forward: Address {
+    /// Two of its addresses in words.
+    type Ends: Ends;
+
     /// Rewrites a frame of the flow and takes one off its TTL.
     fn forward(rewrite: &Rewrite<Self>, head: &mut [u8], parsed: &Parsed);
 }
 
 impl Forward for Ipv4Addr {
+    type Ends = u64;
+
     #[inline(always)]
     fn forward(rewrite: &Rewrite<Self>, head: &mut [u8], parsed: &Parsed) {
         rewrite.forward(head, parsed);
@@ -19,6 +24,8 @@ impl Forward for Ipv4Addr {
 }
 
 impl Forward for Ipv6Addr {
+    type Ends = [u64; 4];
+
     #[inline(always)]
     fn forward(rewrite: &Rewrite<Self>, head: &mut [u8], parsed: &Parsed) {
         rewrite.forward(head, parsed);

@@ -3,7 +3,7 @@
 //! long way holds here too: what cannot be sure of one is given back, and goes that way.
 
 use packet::{
-    MacAddr, Protocol, ether,
+    MacAddr, Parsed, Protocol, ether,
     plain::{Ends, Plain, Shape},
 };
 use tables::{
@@ -14,6 +14,7 @@ use tables::{
 use super::translate::numbers;
 use crate::{
     buf::{ChecksumStatus, PacketBuf},
+    fragments::FlowName,
     io::PortIo,
     pass::Pass,
     stages::Stage,
@@ -108,6 +109,34 @@ impl<P: PortIo> Pass<'_, P> {
             Some(usual) if !offers => self.send_as(buf, &plain, usual),
             _ => Err(buf),
         }
+    }
+
+    /// Sends a part of a UDP datagram with its flow, as a usual packet goes: in its own right it would be one, but for what
+    /// its IP header says of parts. `first` if the ports are in it.
+    ///
+    /// # Errors
+    /// The packet itself, unchanged, if more is to be done to it or its flow.
+    #[inline(always)]
+    pub(crate) fn pass_part<E: Ends>(
+        &mut self,
+        mut buf: P::Buf,
+        parsed: &Parsed,
+        (name, first): (&FlowName, bool),
+    ) -> Result<(), P::Buf> {
+        let bare = name.protocol == Protocol::Udp && parsed.vlan.is_none() && parsed.ttl > 1;
+        let Some(start) = Plain::<E>::again(buf.head(), Protocol::Udp).filter(|_| bare) else {
+            return Err(buf);
+        };
+        let plain = Plain { ports: name.ports(), ..start };
+        let Some(usual) = self.note_usual(&plain, buf.head(), name.candidate) else { return Err(buf) };
+        let Some(link) = self.tables.adjacencies().link(usual.next_hop) else { return Err(buf) };
+        let transport = first.then_some((Protocol::Udp, parsed.l4));
+        if parsed.ip_len > link.mtu || !usual.rewrite.forward_any(buf.head_mut(), transport, link.macs) {
+            return Err(buf);
+        }
+        buf.truncate(parsed.frame_end());
+        self.gather(buf, link.port, parsed.frame_end());
+        Ok(())
     }
 
     /// Sends a packet as its flow wants it.

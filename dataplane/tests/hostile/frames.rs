@@ -294,7 +294,7 @@ fn router(beyond: std::net::IpAddr) -> std::net::IpAddr {
 pub(crate) fn with_ports(parsed: &Parsed, frame: &[u8]) -> Option<(Parsed, AnyKey)> {
     match parsed.fragment {
         Fragment::Whole => parsed.key().map(|key| (*parsed, key)),
-        _ => first_fragment(frame, parsed).and_then(|whole| whole.key().map(|key| (whole, key))),
+        _ => first_fragment(frame, parsed).map(|(key, flags)| (parsed.as_whole(key, flags), key)),
     }
 }
 

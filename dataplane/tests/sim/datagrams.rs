@@ -81,8 +81,7 @@ impl Datagrams {
 
     /// The appliance sends a datagram, or a part of one.
     pub(crate) fn appliance_sends(&mut self, port: PortId, parsed: &Parsed, frame: &[u8]) {
-        let whole = parsed.key().map(|_| *parsed).or_else(|| first_fragment(frame, parsed));
-        match whole.and_then(|whole| whole.key()) {
+        match parsed.key().or_else(|| first_fragment(frame, parsed).map(|(key, _)| key)) {
             Some(key) => {
                 let client = client_of(&frame[parsed.l4.into()..]);
                 if let Some((src, dst, id)) = name_of(parsed) {

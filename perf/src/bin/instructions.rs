@@ -15,6 +15,7 @@ use std::{
 };
 
 use cpu::Level;
+use packet::Family;
 use perf::{
     Laps, Random,
     replay::Replay,
@@ -107,7 +108,7 @@ impl Case {
             Self::Established6 | Self::Tagged | Self::Part => {
                 let mut stand = Replay::stand(16_384, level)?;
                 let replay = match self {
-                    Self::Part => Replay::of_parts(&mut stand, u16::try_from(round / 2)?),
+                    Self::Part => Replay::of_parts(&mut stand, Family::V4, u16::try_from(round / 2)?),
                     Self::Tagged => Replay::of_vlan(&mut stand, u16::try_from(round)?),
                     _ => Replay::of_ipv6(&mut stand, u16::try_from(round)?),
                 };

@@ -1,9 +1,9 @@
-//! The straight line: what is [`Plain`] has all its facts from that; and so, nearly, do parts of IPv4 datagrams.
+//! The straight line: what is [`Plain`] has all its facts from that; and so, nearly, do parts of datagrams.
 
 use crate::{
     AnyAddrs, Body, Family, Fragment, Parsed, VlanTag,
     bytes::ne16,
-    checksum, ether, ipv4,
+    checksum, ether, ipv4, ipv6,
     plain::{Ends, Plain, Shape, V4_BEGIN, V4_FRAGMENT},
 };
 
@@ -62,6 +62,41 @@ pub(super) fn part(link: Link<'_>, packet: &[u8], room: usize, out: &mut Parsed)
         dst_mac: ether::Header(link.eth).dst(),
         src_mac: ether::Header(link.eth).src(),
         body: Body::OtherIp { addrs: AnyAddrs::V4 { src: ip.src(), dst: ip.dst() }, protocol: ip.protocol() },
+    };
+    Some(())
+}
+
+/// The IPv6 packet in `packet`, if it is one, begins with the header of fragments.
+#[inline(always)]
+pub(super) fn is_part_v6(packet: &[u8]) -> bool {
+    packet.first_chunk::<8>().is_some_and(|begin| begin[6] == ipv6::FRAGMENT)
+}
+
+/// Reads the fragment of an IPv6 packet in `packet` that has no other extension header in front of it.
+#[inline(always)]
+pub(super) fn part_v6(link: Link<'_>, packet: &[u8], room: usize, out: &mut Parsed) -> Option<()> {
+    /// Both headers.
+    const LEN: u16 = 48;
+    let (bytes, behind) = packet.split_first_chunk()?;
+    let (ip, header) = (ipv6::Header(bytes), behind.first_chunk()?);
+    let ip_len = ip.payload_len().checked_add(40)?;
+    let (fragment, fits) = (ipv6::fragment(header), (usize::from(LEN)..=room).contains(&usize::from(ip_len)));
+    if ip.version() != 6 || fragment == Fragment::Whole || !fits {
+        return None;
+    }
+    *out = Parsed {
+        l3: link.len,
+        l4: link.len + LEN,
+        ip_len,
+        vlan: link.vlan,
+        ttl: ip.hop_limit(),
+        dont_fragment: true,
+        ip_checksum_right: true,
+        unfinished: false,
+        fragment,
+        dst_mac: ether::Header(link.eth).dst(),
+        src_mac: ether::Header(link.eth).src(),
+        body: Body::OtherIp { addrs: AnyAddrs::V6 { src: ip.src(), dst: ip.dst() }, protocol: header[0] },
     };
     Some(())
 }

@@ -47,6 +47,32 @@ fn frames<A: Address>(from: FlowKey<A>, to: FlowKey<A>, dress: &Dress) -> (Vec<u
     (build(from, dress.ttl), build(FlowKey { protocol: from.protocol, ..to }, dress.ttl - 1))
 }
 
+/// Wherever the transport header begins, and where there is none, the words agree too.
+fn assert_any<E: Ends>(
+    rewrite: &PlainRewrite<E>,
+    (before, want): (&[u8], &[u8]),
+    (protocol, l4): (Protocol, u16),
+    macs: [u8; 12],
+) {
+    let behind = usize::from(l4);
+    for gap in [0, 8_u16] {
+        // What lies between the headers is nobody's business here.
+        let apart = |frame: &[u8]| [&frame[..behind], &vec![0xaa; gap.into()], &frame[behind..]].concat();
+        let mut frame = apart(before);
+        assert!(rewrite.forward_any(&mut frame, Some((protocol, l4 + gap)), macs));
+        assert_eq!(frame, apart(want), "a gap of {gap}");
+    }
+    let mut later = before.to_vec();
+    assert!(rewrite.forward_any(&mut later, None, macs));
+    assert_eq!(later[..behind], want[..behind]);
+    assert_eq!(later[behind..], before[behind..], "a later part has no ports");
+    let mut short = before[..behind + 7].to_vec();
+    assert!(!rewrite.forward_any(&mut short, Some((protocol, l4)), macs));
+    assert!(!rewrite.forward_any(&mut short, Some((Protocol::Sctp, l4)), macs));
+    assert!(!rewrite.forward_any(&mut short[..behind - 1], None, macs));
+    assert_eq!(short, before[..behind + 7], "nothing was written");
+}
+
 /// The words of a plain frame, which say the same as its facts; checked with the rewrite by words that makes it `to`.
 fn assert_plain<E: Ends + Debug, A: Address>(from: FlowKey<A>, to: FlowKey<A>, dress: &Dress) {
     let dress = Dress {
@@ -84,9 +110,11 @@ fn assert_plain<E: Ends + Debug, A: Address>(from: FlowKey<A>, to: FlowKey<A>, d
     assert!(ends.reversed().reversed() == ends);
     let macs = *want.first_chunk().expect("a frame");
     frame[..12].fill(0xee);
-    assert!(PlainRewrite { ends, ports: target.ports, ip, l4 }.forward(&mut frame, protocol, macs));
+    let (rewrite, before) = (PlainRewrite { ends, ports: target.ports, ip, l4 }, frame.clone());
+    assert!(rewrite.forward(&mut frame, protocol, macs));
     assert_eq!(frame, want);
-    assert!(!PlainRewrite { ends, ports: 0, ip, l4 }.forward(&mut frame[..41], protocol, macs));
+    assert!(!rewrite.forward(&mut frame[..41], protocol, macs));
+    assert_any(&rewrite, (&before, &want), (protocol, parsed.l4), macs);
 }
 
 proptest! {
