@@ -56,6 +56,13 @@ fn interval(text: &str) -> Result<Duration, String> {
     if range.contains(&time) { Ok(time) } else { Err("expected a time from 100ms to 1h".to_owned()) }
 }
 
+/// A time in which a flow may be said to be in use.
+fn recently(text: &str) -> Result<Duration, String> {
+    let time = control::config::parse_duration(text).map_err(|error| error.to_string())?;
+    let range = Duration::from_millis(1)..=Duration::from_secs(86_400);
+    if range.contains(&time) { Ok(time) } else { Err("expected a time from 1ms to 24h".to_owned()) }
+}
+
 /// `fairlead capture`. What is said of the packets must all hold.
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("what").required(true).multiple(true).args(["drops", "service", "filter", "stop"]))]
@@ -169,9 +176,12 @@ pub(crate) struct ShowArgs {
     /// Every namespace; this is the default.
     #[arg(short = 'A', long)]
     pub(crate) all_namespaces: bool,
-    /// At most so many flows.
+    /// At most so many flows; whether there are more is told on standard error.
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub(crate) limit: u32,
+    /// Only flows with a packet in the last so long, such as 5s.
+    #[arg(long, value_name = "TIME", value_parser = recently)]
+    pub(crate) used_within: Option<Duration>,
 }
 
 /// What `show` can list.
@@ -244,6 +254,13 @@ mod tests {
             [("1s", Some(1000)), ("100ms", Some(100)), ("99ms", None), ("2h", None), ("0", None)]
         {
             assert_eq!(interval(text).ok(), want.map(Duration::from_millis), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_flow_is_in_use_if_it_was_used_within_a_day_at_most() {
+        for (text, want) in [("5s", Some(5000)), ("24h", Some(86_400_000)), ("25h", None), ("5", None)] {
+            assert_eq!(recently(text).ok(), want.map(Duration::from_millis), "{text}");
         }
     }
 

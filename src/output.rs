@@ -12,6 +12,12 @@ pub(crate) fn print(text: &str) -> Result<()> {
     print_more(text).map(drop)
 }
 
+/// Tells what the output alone does not, beside it: on standard error.
+pub(crate) fn note(text: &str) {
+    // Who does not hear it has the output all the same.
+    let _ = writeln!(io::stderr(), "fairlead: {text}");
+}
+
 /// Prints `text` as it is; false if nobody reads any more.
 ///
 /// # Errors

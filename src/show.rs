@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use control::admin::{client, view};
@@ -83,8 +84,23 @@ fn ask<T: DeserializeOwned>(args: &ShowArgs) -> Result<T> {
         path.push_str("&namespace=");
         path.push_str(namespace);
     }
+    if let Some(time) = args.used_within {
+        path.push_str(&format!("&usedWithinMs={}", millis(time)));
+    }
     let socket = socket(&args.appliance)?;
-    Ok(block_on(client::get(&socket, &path))??)
+    if args.kind != Kind::Flows {
+        return Ok(block_on(client::get(&socket, &path))??);
+    }
+    let (flows, more) = block_on(client::list(&socket, &path))??;
+    if more {
+        output::note(&format!("more than these {} flows match; --limit says how many are shown", args.limit));
+    }
+    Ok(flows)
+}
+
+/// As the API has it.
+pub(crate) fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 fn services(rows: Vec<view::Service>, wide: bool) -> Columns {

@@ -15,10 +15,10 @@ use cpu::TscClock;
 
 use crate::cli::{Output, TopArgs};
 use crate::output;
-use crate::show::{block_on, socket};
+use crate::show::{block_on, millis, socket};
 
 use page::Table;
-use rates::{FLOWS_LOOKED_AT, Rates, Sample};
+use rates::{Rates, Sample};
 
 /// Tells rates, once or until nobody reads any more; on a terminal on the whole of it, until it is left.
 ///
@@ -28,9 +28,9 @@ pub(crate) fn run(args: &TopArgs) -> Result<()> {
     let socket = socket(&args.appliance)?;
     // Workers tell their busy time in ticks of a counter that this machine has, too.
     let hz = TscClock::calibrate().hz();
-    let (mut before, mut since) = (sample(&socket)?, Instant::now());
+    let (mut before, mut since) = (sample(&socket, None)?, Instant::now());
     let mut look = || -> Result<Rates> {
-        let (after, now) = (sample(&socket)?, Instant::now());
+        let (after, now) = (sample(&socket, Some(since.elapsed()))?, Instant::now());
         let rates = Rates::between(&before, &after, now.duration_since(since), hz);
         (before, since) = (after, now);
         Ok(rates)
@@ -47,14 +47,22 @@ pub(crate) fn run(args: &TopArgs) -> Result<()> {
     }
 }
 
-fn sample(socket: &Path) -> Result<Sample> {
+/// With the flows in use, those that had a packet in this time; without, if there is none.
+fn sample(socket: &Path, used_within: Option<Duration>) -> Result<Sample> {
     block_on(async {
         let ports: Vec<view::Port> = client::get(socket, "/v1/ports").await?;
         let counters: Vec<view::Counter> = client::get(socket, "/v1/counters").await?;
         let drops: Vec<view::Drops> = client::get(socket, "/v1/drops").await?;
-        let flows = client::get(socket, &format!("/v1/flows?limit={FLOWS_LOOKED_AT}")).await?;
+        let flows = match used_within {
+            Some(time) => client::get(socket, &in_use(time)).await?,
+            None => view::FlowSample::default(),
+        };
         Ok(Sample { ports, counters, drops, flows })
     })?
+}
+
+fn in_use(time: Duration) -> String {
+    format!("/v1/flows/services?usedWithinMs={}", millis(time))
 }
 
 fn page(rates: &Rates, args: &TopArgs) -> Result<String> {
@@ -64,7 +72,8 @@ fn page(rates: &Rates, args: &TopArgs) -> Result<String> {
     let tables = page::tables(rates, is_wide(args));
     let tables = tables.iter().map(Table::text).collect::<Vec<_>>().join("\n");
     let time = Duration::from_secs_f64(rates.seconds).as_millis();
-    Ok(format!("rates of {time} ms\n\n{tables}{}", if args.once { "" } else { "\n" }))
+    let services = page::services_title(rates);
+    Ok(format!("rates of {time} ms; {services}\n\n{tables}{}", if args.once { "" } else { "\n" }))
 }
 
 /// Every drop reason is shown.

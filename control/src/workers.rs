@@ -3,19 +3,24 @@
 //! One command a worker at a time. An answer that nobody waits for any more (a client that hung up) is read and thrown
 //! away before the next command's. Not here: tables (`apply`) and frames (`mirror`).
 
+mod flows;
+
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
+pub use flows::{Estimate, ListedFlow, Listing, Sample};
 use tables::WorkerId;
 use tables::capture::CaptureSpec;
-use tables::command::{Answer, Command, CommandSender, FlowFilter};
+use tables::command::{Answer, Command, CommandSender, Done};
 use tables::counters::{Counts, WorkerCounters};
 use tables::flow::FlowView;
 use tables::tcp_state::Timeouts;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
-/// A worker that gives no sign for so long will not answer.
+/// A worker that gives no sign for so long will not answer: the [`PAGE_SLOTS`](tables::command::PAGE_SLOTS) of a command
+/// are done by then if a turn, of 8 records when busy, takes less than a millisecond.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two looks at a ring.
 const LOOK_INTERVAL: Duration = Duration::from_millis(1);
@@ -25,23 +30,14 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 pub struct Workers {
     counters: Arc<[Arc<WorkerCounters>]>,
     desks: Arc<[Mutex<Desk>]>,
+    /// Samples of flows taken.
+    samples: Arc<AtomicU32>,
 }
 
 /// A worker did not answer a command.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("worker {0} does not answer; is it stuck? /healthz tells")]
 pub struct NoAnswer(pub WorkerId);
-
-/// One flow of one worker.
-#[derive(Clone, Copy, Debug)]
-pub struct ListedFlow {
-    /// Who owns it.
-    pub worker: WorkerId,
-    /// The flow.
-    pub flow: FlowView,
-    /// Milliseconds since its last packet.
-    pub idle_ms: u32,
-}
 
 /// Where the workers were put, and what brings packets to them; never changes.
 #[derive(Clone, Debug, Default)]
@@ -77,7 +73,8 @@ impl Workers {
             let worker = WorkerId(u16::try_from(index).expect("fewer than 65,536 workers"));
             Mutex::new(Desk { worker, sender, owed: 0 })
         };
-        Self { counters: counters.into(), desks: senders.into_iter().enumerate().map(desk).collect() }
+        let desks = senders.into_iter().enumerate().map(desk).collect();
+        Self { counters: counters.into(), desks, samples: Arc::default() }
     }
 
     /// Every worker's totals as of its last flush.
@@ -90,38 +87,6 @@ impl Workers {
     #[must_use]
     pub fn counters(&self) -> Vec<Arc<WorkerCounters>> {
         self.counters.to_vec()
-    }
-
-    /// The flows that match, `limit` at most over all workers; true when there were more.
-    ///
-    /// # Errors
-    /// A worker that does not answer.
-    pub async fn flows(&self, filter: FlowFilter, limit: u32) -> Result<(Vec<ListedFlow>, bool), NoAnswer> {
-        let mut flows = Vec::new();
-        let mut more = false;
-        for desk in self.desks.iter() {
-            let left = limit.saturating_sub(u32::try_from(flows.len()).unwrap_or(u32::MAX));
-            let mut desk = desk.lock().await;
-            let worker = desk.worker;
-            let end = desk.ask(Command::ListFlows { filter, limit: left }, |flow, idle_ms| {
-                flows.push(ListedFlow { worker, flow, idle_ms });
-            });
-            more |= end.await?.truncated;
-        }
-        Ok((flows, more))
-    }
-
-    /// Ends the flows that match; how many.
-    ///
-    /// # Errors
-    /// A worker that does not answer; others may have done it.
-    pub async fn remove_flows(&self, filter: FlowFilter) -> Result<u64, NoAnswer> {
-        let mut removed = 0;
-        for desk in self.desks.iter() {
-            removed +=
-                u64::from(desk.lock().await.ask(Command::RemoveFlows { filter }, |_, _| {}).await?.matched);
-        }
-        Ok(removed)
     }
 
     /// From now on these timeouts count.
@@ -149,13 +114,8 @@ impl Workers {
     }
 }
 
-struct End {
-    matched: u32,
-    truncated: bool,
-}
-
 impl Desk {
-    async fn ask(&mut self, command: Command, mut each: impl FnMut(FlowView, u32)) -> Result<End, NoAnswer> {
+    async fn ask(&mut self, command: Command, mut each: impl FnMut(FlowView, u32)) -> Result<Done, NoAnswer> {
         while self.owed > 0 {
             self.end(&mut |_, _| {}).await?;
         }
@@ -167,7 +127,7 @@ impl Desk {
     }
 
     /// Reads answers up to the end of the oldest command.
-    async fn end(&mut self, each: &mut impl FnMut(FlowView, u32)) -> Result<End, NoAnswer> {
+    async fn end(&mut self, each: &mut impl FnMut(FlowView, u32)) -> Result<Done, NoAnswer> {
         let mut heard = Instant::now();
         loop {
             match self.sender.answer() {
@@ -175,9 +135,9 @@ impl Desk {
                     each(flow, idle_ms);
                     heard = Instant::now();
                 }
-                Some(Answer::Done { matched, truncated }) => {
+                Some(Answer::Done(done)) => {
                     self.owed -= 1;
-                    return Ok(End { matched, truncated });
+                    return Ok(done);
                 }
                 None if heard.elapsed() > PATIENCE => return Err(NoAnswer(self.worker)),
                 None => sleep(LOOK_INTERVAL).await,
@@ -187,78 +147,4 @@ impl Desk {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use packet::{FlowKey, Protocol};
-    use tables::capture::capture_ring;
-    use tables::command::{CommandDesk, command_rings};
-    use tables::flow::{FlowTable, FlowTableConfig, NewFlow};
-    use tables::{BackendId, Millis, NatMode, ServiceId};
-
-    use super::*;
-
-    fn table(flows: u16) -> FlowTable {
-        let config = FlowTableConfig { flows: 64, ipv6: false, secret: 7, timeouts: Timeouts::default() };
-        let mut table = FlowTable::new(&config).unwrap();
-        for sport in 0..flows {
-            let (client, vip, pod) =
-                (Ipv4Addr::new(1, 1, 1, 1), Ipv4Addr::new(2, 2, 2, 2), Ipv4Addr::new(3, 3, 3, 3));
-            let protocol = Protocol::Tcp;
-            let flow = NewFlow {
-                original: FlowKey { src: client, dst: vip, sport, dport: 80, protocol },
-                reply: FlowKey { src: pod, dst: client, sport: 8080, dport: sport, protocol },
-                service: ServiceId::new(0, 0).unwrap(),
-                backend: BackendId::new(0, 0).unwrap(),
-                mode: NatMode::Dnat,
-            };
-            table.insert(&flow, Millis(0)).unwrap();
-        }
-        table
-    }
-
-    /// Two workers that step their desks until the test ends.
-    fn workers(flows: [u16; 2]) -> Workers {
-        let worker = |flows: u16| {
-            let (sender, mut desk): (_, CommandDesk) = command_rings(2, 8);
-            let mut table = table(flows);
-            let (mut capture, _) = capture_ring(0);
-            tokio::spawn(async move {
-                loop {
-                    desk.step((&mut table, &mut capture), 16, Millis(1000));
-                    sleep(Duration::from_micros(100)).await;
-                }
-            });
-            (Arc::new(WorkerCounters::new(0)), sender)
-        };
-        Workers::new(flows.map(worker).into())
-    }
-
-    #[tokio::test]
-    async fn flows_of_all_workers_share_one_limit() {
-        let workers = workers([10, 10]);
-        let (flows, more) = workers.flows(FlowFilter::default(), 100).await.unwrap();
-        assert_eq!((flows.len(), more), (20, false));
-        assert_eq!((flows[0].worker, flows[19].worker, flows[0].idle_ms), (WorkerId(0), WorkerId(1), 1000));
-        let (flows, more) = workers.flows(FlowFilter::default(), 15).await.unwrap();
-        assert_eq!((flows.len(), more), (15, true));
-        assert_eq!(workers.remove_flows(FlowFilter::default()).await, Ok(20));
-        assert_eq!(workers.flows(FlowFilter::default(), 15).await.unwrap().0.len(), 0);
-    }
-
-    #[tokio::test]
-    async fn answers_nobody_waits_for_do_not_reach_the_next_command() {
-        let workers = workers([10, 0]);
-        let hung_up = tokio::time::timeout(Duration::ZERO, workers.flows(FlowFilter::default(), 100)).await;
-        assert!(hung_up.is_err());
-        let (flows, _) = workers.flows(FlowFilter::default(), 3).await.unwrap();
-        assert_eq!(flows.len(), 3);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_stuck_worker_is_named() {
-        let (sender, _desk) = command_rings(2, 8);
-        let workers = Workers::new(vec![(Arc::new(WorkerCounters::new(0)), sender)]);
-        assert_eq!(workers.remove_flows(FlowFilter::default()).await, Err(NoAnswer(WorkerId(0))));
-    }
-}
+mod tests;

@@ -40,6 +40,8 @@ use crate::{
 
 /// Frames that wait at a port at once: more than the caches nearest to the core hold.
 pub const ROUND: usize = 8192;
+/// Answers of the worker that may wait, as in the appliance.
+const ANSWERS: usize = 4096;
 /// One frame in as many is checked.
 const SAMPLE: usize = 64;
 /// Where the clients go to, at port 80.
@@ -61,13 +63,15 @@ pub struct Stand {
     share: (Arc<Rss>, WorkerId, u16),
     /// Control's publishing end; taken away by whoever publishes.
     pub publisher: Option<Publisher<Tables>>,
+    /// Control's end of the commands; taken away by whoever asks.
+    pub commands: Option<CommandSender>,
     /// The simulated time.
     pub now: Millis,
     syn: Template,
     syn_ack: Template,
     ack: Template,
     data_in: Template,
-    _ends: (FrameReceiver, FrameSender, CommandSender),
+    _ends: (FrameReceiver, FrameSender),
 }
 
 impl Stand {
@@ -112,7 +116,7 @@ impl Stand {
         let (publisher, mut subscribers) = mailboxes(1, tables);
         let (punt, kernel) = frame_ring(1 << 20);
         let (inject_sender, inject) = frame_ring(1 << 20);
-        let (commands, desk) = command_rings(8, 64);
+        let (commands, desk) = command_rings(8, ANSWERS);
         let links = WorkerLinks {
             tables: subscribers.pop().expect("one worker"),
             counters: Arc::new(counters),
@@ -137,12 +141,13 @@ impl Stand {
             worker,
             share: (rss, id, workers),
             publisher: Some(publisher),
+            commands: Some(commands),
             now: Millis(1000),
             syn: arriving(OUTSIDE, TcpFlags::SYN),
             syn_ack: arriving(INSIDE, TcpFlags::SYN | TcpFlags::ACK),
             ack: arriving(OUTSIDE, TcpFlags::ACK),
             data_in: arriving(INSIDE, TcpFlags::ACK | TcpFlags::PSH),
-            _ends: (kernel, inject_sender, commands),
+            _ends: (kernel, inject_sender),
         })
     }
 
@@ -304,13 +309,18 @@ impl Traffic {
         Self { clients, backends, at: 0 }
     }
 
+    /// Runs one round; turns go through `meter`.
+    pub fn round(&mut self, stand: &mut Stand, meter: &mut impl Meter) {
+        let end = (self.at + ROUND).min(self.clients.len());
+        stand.both_ways(&self.clients[self.at..end], &self.backends[self.at..end], meter);
+        self.at = if end == self.clients.len() { 0 } else { end };
+    }
+
     /// Runs rounds until `time` was spent in turns; simulated time passes with the real one.
     pub fn rounds(&mut self, stand: &mut Stand, time: Duration, clock: &TscClock) -> Laps {
         let (mut laps, start, began) = (Laps::new(), Instant::now(), stand.now);
         while Duration::from_nanos(laps.ns(clock)) < time && start.elapsed() < time * 20 {
-            let end = (self.at + ROUND).min(self.clients.len());
-            stand.both_ways(&self.clients[self.at..end], &self.backends[self.at..end], &mut laps);
-            self.at = if end == self.clients.len() { 0 } else { end };
+            self.round(stand, &mut laps);
             stand.now = began.plus(u32::try_from(start.elapsed().as_millis()).unwrap_or(u32::MAX));
         }
         laps

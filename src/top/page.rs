@@ -60,14 +60,28 @@ fn workers(rates: &Rates) -> Table {
     Table { heads, rows: rates.workers.iter().map(row).collect() }
 }
 
-/// Shares of the flows that were looked at.
+/// What the figures of Services are of.
+pub(super) fn services_title(rates: &Rates) -> String {
+    match (rates.one_in, short(rates.flows_in_use as f64)) {
+        (0 | 1, flows) => format!("Services, by all {flows} flows in use"),
+        (n, flows) => format!("Services, by about {flows} flows in use: estimated from 1 of {n} flow slots"),
+    }
+}
+
+/// Shares of the flows in use; where these are estimated, how many were seen.
 fn services(rates: &Rates) -> Table {
-    let share = |count: usize| format!("{:.0} %", count as f64 / rates.flows_looked_at.max(1) as f64 * 100.0);
+    let is_estimate = rates.one_in > 1;
+    let share = |count: u64| format!("{:.0} %", count as f64 / rates.flows_in_use.max(1) as f64 * 100.0);
     let row = |load: &super::rates::ServiceLoad| {
-        vec![load.service.clone(), load.flows.to_string(), share(load.flows), load.in_use.to_string()]
+        let mut cells = vec![load.service.clone(), short(load.in_use as f64), share(load.in_use)];
+        if is_estimate {
+            cells.push(short(load.seen as f64));
+        }
+        cells
     };
-    let rows = rates.services.iter().take(SERVICES_SHOWN).map(row).collect();
-    Table { heads: vec!["SERVICE", "FLOWS-SEEN", "SHARE", "IN-USE"], rows }
+    let mut heads = vec!["SERVICE", if is_estimate { "IN-USE-ABOUT" } else { "IN-USE" }, "SHARE"];
+    heads.extend(is_estimate.then_some("SEEN"));
+    Table { heads, rows: rates.services.iter().take(SERVICES_SHOWN).map(row).collect() }
 }
 
 fn drops(rates: &Rates, ever: bool) -> Table {
@@ -92,6 +106,26 @@ fn short(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::top::rates::ServiceLoad;
+
+    #[test]
+    fn figures_of_services_say_whether_they_are_of_all_flows_in_use() {
+        let load = |service: &str, in_use, seen| ServiceLoad { service: service.into(), in_use, seen };
+        let services = vec![load("shop/web:80", 36_000, 600), load("", 12_000, 200)];
+        let estimated = Rates { services, flows_in_use: 48_000, one_in: 60, ..Rates::default() };
+        assert_eq!(
+            services_title(&estimated),
+            "Services, by about 48.00k flows in use: estimated from 1 of 60 flow slots"
+        );
+        let table = super::services(&estimated);
+        assert_eq!(table.heads, ["SERVICE", "IN-USE-ABOUT", "SHARE", "SEEN"]);
+        assert_eq!(table.rows[0], ["shop/web:80", "36.00k", "75 %", "600"]);
+
+        let all = Rates { one_in: 1, ..estimated };
+        assert_eq!(services_title(&all), "Services, by all 48.00k flows in use");
+        assert_eq!(super::services(&all).heads, ["SERVICE", "IN-USE", "SHARE"]);
+        assert_eq!(super::services(&all).rows[0], ["shop/web:80", "36.00k", "75 %"]);
+    }
 
     #[test]
     fn figures_are_short() {

@@ -12,12 +12,12 @@ pub(super) struct Sample {
     pub(super) ports: Vec<view::Port>,
     pub(super) counters: Vec<view::Counter>,
     pub(super) drops: Vec<view::Drops>,
-    /// Some of the flows: [`FLOWS_LOOKED_AT`] at most.
-    pub(super) flows: Vec<view::Flow>,
+    /// Flows in use.
+    pub(super) flows: view::FlowSample,
 }
 
 /// What happened between two of them, a second.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Rates {
     /// The time between.
@@ -26,14 +26,13 @@ pub(super) struct Rates {
     pub(super) workers: Vec<WorkerRates>,
     /// Over all workers, most a second first.
     pub(super) drops: Vec<DropRates>,
-    /// Of the flows that were looked at, the Services with the most flows in use first.
+    /// Services of the flows in use, those with the most first.
     pub(super) services: Vec<ServiceLoad>,
-    /// How many flows were looked at.
-    pub(super) flows_looked_at: usize,
+    /// Flows in use: those that had a packet meanwhile.
+    pub(super) flows_in_use: u64,
+    /// 1: all flows in use were counted; else they are estimated, from one of so many slots of a flow table.
+    pub(super) one_in: u32,
 }
-
-/// Flows whose Services are told: a look at all of millions would be a load of its own.
-pub(super) const FLOWS_LOOKED_AT: usize = 1000;
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -75,16 +74,16 @@ pub(super) struct DropRates {
     pub(super) text: String,
 }
 
-/// One Service port's part of the flows that were looked at.
+/// One Service port's part of the flows in use.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ServiceLoad {
     /// `namespace/name:port`; empty when the Service is gone, or for what is no Service's.
     pub(super) service: String,
-    /// Its flows.
-    pub(super) flows: usize,
-    /// Those of them that had a packet meanwhile.
-    pub(super) in_use: usize,
+    /// Its flows in use.
+    pub(super) in_use: u64,
+    /// Those of them that were seen; all, unless they are estimated.
+    pub(super) seen: u64,
 }
 
 impl Rates {
@@ -135,14 +134,15 @@ impl Rates {
         let mut drops: Vec<_> = new.into_iter().map(drop).collect();
         drops.sort_by(|a, b| b.per_second.total_cmp(&a.per_second).then(b.packets.cmp(&a.packets)));
         let ports = after.ports.iter().map(port).collect();
-        let (services, flows_looked_at) = (services(&after.flows, time), after.flows.len());
+        let services = services(&after.flows);
         Self {
             seconds,
             ports,
             workers: workers.into_iter().map(worker).collect(),
             drops,
+            flows_in_use: services.iter().map(|load| load.in_use).sum(),
             services,
-            flows_looked_at,
+            one_in: after.flows.one_in,
         }
     }
 }
@@ -154,16 +154,14 @@ fn counter(sample: &Sample, worker: u16, name: &str) -> u64 {
         .map_or(0, |counter| counter.value)
 }
 
-fn services(flows: &[view::Flow], time: Duration) -> Vec<ServiceLoad> {
-    let mut services: BTreeMap<&str, ServiceLoad> = BTreeMap::new();
-    for flow in flows {
-        let load = services.entry(&flow.service).or_default();
-        load.flows += 1;
-        load.in_use += usize::from(u128::from(flow.idle_ms) <= time.as_millis());
-    }
-    let named = |(service, load): (&str, ServiceLoad)| ServiceLoad { service: service.to_owned(), ..load };
-    let mut services: Vec<_> = services.into_iter().map(named).collect();
-    services.sort_by_key(|load| std::cmp::Reverse((load.in_use, load.flows)));
+fn services(flows: &view::FlowSample) -> Vec<ServiceLoad> {
+    let load = |row: &view::ServiceFlows| ServiceLoad {
+        service: row.service.clone(),
+        in_use: row.flows,
+        seen: row.seen,
+    };
+    let mut services: Vec<_> = flows.services.iter().map(load).collect();
+    services.sort_by_key(|load| std::cmp::Reverse(load.in_use));
     services
 }
 
@@ -203,13 +201,12 @@ mod tests {
                 counter("flows_capacity", 10),
             ],
             drops: drops.collect(),
-            flows: [("shop/web:80", 5000), ("shop/dns:53", 1), ("shop/web:80", 1), ("shop/web:80", 2001)]
-                .map(|(service, idle_ms)| view::Flow {
-                    service: service.into(),
-                    idle_ms,
-                    ..Default::default()
-                })
-                .into(),
+            flows: view::FlowSample {
+                one_in: 8,
+                services: [("shop/dns:53", 16, 2), ("shop/web:80", 20, 6)]
+                    .map(|(service, flows, seen)| view::ServiceFlows { service: service.into(), flows, seen })
+                    .into(),
+            },
         }
     }
 
@@ -223,9 +220,9 @@ mod tests {
         // 2000 cycles of 1000 a second, in two.
         assert_eq!((rates.workers[0].busy, rates.workers[0].bursts), (1.0, 500.0));
         let services: Vec<_> =
-            rates.services.iter().map(|load| (load.service.as_str(), load.flows, load.in_use)).collect();
-        assert_eq!(services, [("shop/web:80", 3, 1), ("shop/dns:53", 1, 1)]);
-        assert_eq!(rates.flows_looked_at, 4);
+            rates.services.iter().map(|load| (load.service.as_str(), load.in_use, load.seen)).collect();
+        assert_eq!(services, [("shop/web:80", 20, 6), ("shop/dns:53", 16, 2)]);
+        assert_eq!((rates.flows_in_use, rates.one_in), (36, 8));
         let drops: Vec<_> =
             rates.drops.iter().map(|row| (row.reason.as_str(), row.per_second, row.packets)).collect();
         assert_eq!(drops, [("NoRoute", 50.0, 100), ("TtlExceeded", 2.0, 14)]);

@@ -78,12 +78,7 @@ fn draw(frame: &mut Frame<'_>, rates: &Rates, ever: bool) {
     for (worker, area) in rates.workers.iter().zip(bars.rows()) {
         frame.render_widget(bar(worker), area);
     }
-    let titles = [
-        "ports".to_owned(),
-        "workers".to_owned(),
-        format!("Services, of {} flows looked at", rates.flows_looked_at),
-        "drops".to_owned(),
-    ];
+    let titles = ["ports".to_owned(), "workers".to_owned(), page::services_title(rates), "drops".to_owned()];
     for ((table, title), area) in tables.iter().zip(titles).zip([ports, workers, services, drops]) {
         grid(frame, table, title, area);
     }
@@ -152,8 +147,9 @@ mod tests {
             ports: vec![port("outside", 12_345.0), port("inside", 5.0)],
             workers: vec![worker(0, 0.25), worker(1, 0.95)],
             drops: vec![drop("NoRoute", 3.0), drop("TtlExceeded", 0.0)],
-            services: vec![ServiceLoad { service: "shop/web:80".into(), flows: 30, in_use: 20 }],
-            flows_looked_at: 50,
+            services: vec![ServiceLoad { service: "shop/web:80".into(), in_use: 30, seen: 30 }],
+            flows_in_use: 50,
+            one_in: 1,
         }
     }
 
@@ -181,8 +177,8 @@ mod tests {
             "PORT RX/S TX/S RX-BIT/S TX-BIT/S",
             "outside 12.35k 5 1.00G 0",
             "0 25 % 40.00k 1.23M 7 0 0 3 11 50 25 %",
-            "Services, of 50 flows looked at",
-            "shop/web:80 30 60 % 20",
+            "Services, by all 50 flows in use",
+            "shop/web:80 30 60 %",
             "NoRoute 3 9 why it was",
         ] {
             assert!(has(wanted), "{wanted}: {lines:#?}");

@@ -24,6 +24,8 @@ pub(crate) const CHECKS: &[Check] = &[
 
 /// Longest wait for a moment in which nothing moves.
 const QUIET: Duration = Duration::from_secs(20);
+/// Longest wait for a look at the flow of some traffic: one of 16 that see it, a second each.
+const TOLD: Duration = Duration::from_secs(60);
 /// A change of endpoints shows within this time.
 const SOON: Duration = Duration::from_secs(2);
 
@@ -54,7 +56,7 @@ fn load(world: &mut World) -> Result<()> {
         let traffic =
             scope.spawn(|| client.within(|| udp_stream(target, 2000, || !over.load(Ordering::Relaxed))));
         let mut last = String::new();
-        let told = until("fairlead top tells of the traffic", QUIET, || {
+        let told = until("fairlead top tells of the traffic", TOLD, || {
             let text = world.ask(&["top", "--once", "--interval", "500ms", "-o", "json"]);
             last = text.unwrap_or_else(|error| format!("{error:#}"));
             serde_json::from_str(&last).is_ok_and(|shown| tells_of_traffic(&shown))
@@ -70,11 +72,13 @@ fn tells_of_traffic(shown: &Value) -> bool {
     let list = |key: &str| shown[key].as_array().cloned().unwrap_or_default();
     let sum = |key: &str, figure: &str| list(key).iter().filter_map(|row| row[figure].as_f64()).sum::<f64>();
     let is_share = |row: &Value| row["busy"].as_f64().is_some_and(|busy| busy > 0.0 && busy <= 1.0);
-    // Of the flows that are looked at; that of the traffic need not be among them.
-    let services = sum("services", "flows") == shown["flowsLookedAt"].as_f64().unwrap_or_default();
-    let named = list("services")
-        .iter()
-        .any(|row| row["service"].as_str().is_some_and(|name| name.starts_with("shop/")));
+    // That of the traffic is in use. Where floods have left the table large, each look is at another part of it.
+    let (seen, in_use) = (sum("services", "seen"), sum("services", "inUse"));
+    let services = shown["flowsInUse"].as_f64() == Some(in_use) && (seen == in_use || shown["oneIn"] != 1);
+    let named = list("services").iter().any(|row| {
+        row["inUse"].as_f64() > Some(0.0)
+            && row["service"].as_str().is_some_and(|name| name.starts_with("shop/echo:"))
+    });
     // There and back.
     let moves = sum("workers", "rx") > 500.0 && sum("ports", "txPackets") > 500.0;
     moves && sum("workers", "bursts") > 0.0 && list("workers").iter().any(is_share) && services && named

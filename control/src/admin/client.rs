@@ -13,8 +13,10 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
-/// The longest an answer may take; `reload` and large `show flows` included.
+/// The longest an answer may take, that to `reload` included.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest a list of flows may take: of millions, of workers that have hardly time.
+const LIST_TIMEOUT: Duration = Duration::from_secs(300);
 /// The largest answer read; a million flows as JSON is about 300 MiB.
 const ANSWER_BYTES_MAX: usize = 512 << 20;
 
@@ -37,9 +39,14 @@ pub enum ClientError {
         /// What the HTTP layer said.
         reason: String,
     },
-    /// The appliance took longer than 30 s.
-    #[error("the appliance at {} did not answer within 30 s", .0.display())]
-    Timeout(PathBuf),
+    /// The appliance took too long.
+    #[error("the appliance at {} did not answer within {} s", socket.display(), waited.as_secs())]
+    Timeout {
+        /// The socket's path.
+        socket: PathBuf,
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// The appliance refused, in its own words.
     #[error("{0}")]
     Refused(String),
@@ -53,7 +60,17 @@ pub enum ClientError {
 /// # Errors
 /// [`ClientError`], each with what to look at.
 pub async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, ClientError> {
-    Ok(serde_json::from_slice(&ask(socket, Method::GET, path, Bytes::new()).await?)?)
+    let asked = ask(socket, Method::GET, path, Bytes::new());
+    Ok(serde_json::from_slice(&timely(socket, ANSWER_TIMEOUT, asked).await?.bytes)?)
+}
+
+/// Asks `GET path` for a list of flows, and reads the JSON answer; true when not all that match are in it.
+///
+/// # Errors
+/// [`ClientError`], each with what to look at.
+pub async fn list<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<(T, bool), ClientError> {
+    let answer = timely(socket, LIST_TIMEOUT, ask(socket, Method::GET, path, Bytes::new())).await?;
+    Ok((serde_json::from_slice(&answer.bytes)?, answer.more))
 }
 
 /// Sends `body` as JSON to `POST path` and reads the JSON answer.
@@ -66,7 +83,8 @@ pub async fn post<B: serde::Serialize, T: DeserializeOwned>(
     body: &B,
 ) -> Result<T, ClientError> {
     let body = Bytes::from(serde_json::to_vec(body)?);
-    Ok(serde_json::from_slice(&ask(socket, Method::POST, path, body).await?)?)
+    let answer = timely(socket, ANSWER_TIMEOUT, ask(socket, Method::POST, path, body)).await?;
+    Ok(serde_json::from_slice(&answer.bytes)?)
 }
 
 /// An answer that comes piece by piece, and whoever reads it.
@@ -121,22 +139,28 @@ pub async fn follow<B: serde::Serialize>(socket: &Path, path: &str, body: &B) ->
         }
         Ok(Pieces { socket: socket.to_owned(), body: response.into_body(), driver })
     };
-    timely(socket, begin).await
+    timely(socket, ANSWER_TIMEOUT, begin).await
 }
 
-async fn ask(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
-    timely(socket, async {
-        let (response, driver) = begin(socket, method, path, body).await?;
-        collect(socket, response, driver).await
-    })
-    .await
+/// A whole answer.
+struct Answer {
+    bytes: Bytes,
+    /// It is a list that has not all.
+    more: bool,
+}
+
+async fn ask(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<Answer, ClientError> {
+    let (response, driver) = begin(socket, method, path, body).await?;
+    collect(socket, response, driver).await
 }
 
 async fn timely<T>(
     socket: &Path,
+    waited: Duration,
     answer: impl Future<Output = Result<T, ClientError>>,
 ) -> Result<T, ClientError> {
-    tokio::time::timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| ClientError::Timeout(socket.to_owned()))?
+    let late = |_| ClientError::Timeout { socket: socket.to_owned(), waited };
+    tokio::time::timeout(waited, answer).await.map_err(late)?
 }
 
 fn broken(socket: &Path, error: &dyn std::fmt::Display) -> ClientError {
@@ -173,12 +197,17 @@ async fn collect(
     socket: &Path,
     response: Response<Incoming>,
     driver: JoinHandle<hyper::Result<()>>,
-) -> Result<Bytes, ClientError> {
+) -> Result<Answer, ClientError> {
     let status = response.status();
+    let more = response.headers().contains_key(super::view::MORE_HEADER);
     let collected = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
     driver.abort();
     let bytes = collected.map_err(|error| broken(socket, &error))?.to_bytes();
-    if status == StatusCode::OK { Ok(bytes) } else { Err(ClientError::Refused(refusal(status, &bytes))) }
+    if status == StatusCode::OK {
+        Ok(Answer { bytes, more })
+    } else {
+        Err(ClientError::Refused(refusal(status, &bytes)))
+    }
 }
 
 /// The sentence in `{"error": "..."}`, else the status line and the body as they are.

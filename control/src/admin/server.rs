@@ -12,12 +12,13 @@ use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
+use axum::response::{AppendHeaders, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use tables::Tables;
 use tables::command::FlowFilter;
+use tables::flow::FlowView;
 use tokio::net::UnixListener;
 
 use super::{show, view};
@@ -48,10 +49,19 @@ pub struct Admin {
 
 /// A query string.
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Wanted {
     namespace: Option<String>,
     limit: Option<u32>,
     address: Option<IpAddr>,
+    used_within_ms: Option<u32>,
+}
+
+impl Wanted {
+    fn filter(&self) -> FlowFilter {
+        let (address, used_within_ms) = (self.address, self.used_within_ms);
+        FlowFilter { address, used_within_ms, ..FlowFilter::default() }
+    }
 }
 
 /// Takes the socket over: parent made, stale socket replaced, mode 0660.
@@ -89,6 +99,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/v1/services", get(services))
         .route("/v1/backends", get(backends))
         .route("/v1/flows", get(flows))
+        .route("/v1/flows/services", get(services_of_flows))
         .route("/v1/ports", get(ports))
         .route("/v1/workers", get(workers))
         .route("/v1/counters", get(counters))
@@ -175,16 +186,31 @@ async fn drops(State(admin): State<Admin>) -> Answer<Vec<view::Drops>> {
     Ok(Json(show::drops(&admin.workers.counts())))
 }
 
-async fn flows(State(admin): State<Admin>, Query(wanted): Query<Wanted>) -> Answer<Vec<view::Flow>> {
-    let filter = FlowFilter { address: wanted.address, ..FlowFilter::default() };
-    let limit = wanted.limit.unwrap_or(FLOWS_DEFAULT);
-    let (flows, _) = admin.workers.flows(filter, limit).await.map_err(unavailable)?;
-    let namespace = wanted.namespace.map(|namespace| format!("{namespace}/"));
-    listed(&admin, move |look| {
-        let rows = flows.iter().map(|listed| show::flow(listed, look.tables));
-        rows.filter(|row| namespace.as_ref().is_none_or(|prefix| row.service.starts_with(prefix))).collect()
-    })
-    .await
+/// Flows, and in a header whether there are more than were asked for.
+async fn flows(
+    State(admin): State<Admin>,
+    Query(wanted): Query<Wanted>,
+) -> Result<(AppendHeaders<Option<(&'static str, &'static str)>>, Json<Vec<view::Flow>>), Refused> {
+    let (filter, limit) = (wanted.filter(), wanted.limit.unwrap_or(FLOWS_DEFAULT));
+    let ids = match wanted.namespace {
+        Some(namespace) => Some(look(&admin, move |look| show::service_ids(look.tables, &namespace)).await?),
+        None => None,
+    };
+    let keep = |flow: &FlowView| ids.as_ref().is_none_or(|ids| ids.contains(&flow.service));
+    let listing = admin.workers.flows(filter, limit, keep).await.map_err(unavailable)?;
+    let more = listing.more.then_some((view::MORE_HEADER, "true"));
+    let rows = listed(&admin, move |look| {
+        listing.flows.iter().map(|listed| show::flow(listed, look.tables)).collect()
+    });
+    Ok((AppendHeaders(more), rows.await?))
+}
+
+async fn services_of_flows(
+    State(admin): State<Admin>,
+    Query(wanted): Query<Wanted>,
+) -> Answer<view::FlowSample> {
+    let sample = admin.workers.sample(wanted.filter()).await.map_err(unavailable)?;
+    look(&admin, move |look| show::flow_sample(&sample, look.tables)).await.map(Json)
 }
 
 async fn purge(State(admin): State<Admin>, Json(wanted): Json<view::Purge>) -> Answer<view::Purged> {

@@ -1,19 +1,19 @@
 //! What `fairlead show` lists, from the parts of the running appliance. Pure.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use packet::{Family, MacAddr};
 use tables::counters::{AffinityCounts, Counts, FlowCounts, FragmentCounts, LoopCounts, PacketCounts};
-use tables::{AdjacencyState, BackendState, NatMode, NodeId, Prefix, Tables};
+use tables::{AdjacencyState, BackendState, NatMode, NodeId, Prefix, ServiceId, Tables};
 
 use super::view;
 use crate::apply::Look;
 use crate::compile::{Origin, ServiceReport, Way};
 use crate::config::{Carrier, GatewayConfig};
 use crate::model::ObjectKey;
-use crate::workers::{Layout, ListedFlow};
+use crate::workers::{Layout, ListedFlow, Sample};
 
 /// Every service port, or those of one namespace.
 pub(super) fn services(look: &Look<'_>, namespace: Option<&str>) -> Vec<view::Service> {
@@ -311,7 +311,6 @@ pub(super) fn neighbors(config: &GatewayConfig, tables: &Tables) -> Vec<view::Ne
 /// One flow; the Service's name comes from the tables of now.
 pub(super) fn flow(listed: &ListedFlow, tables: &Tables) -> view::Flow {
     let flow = &listed.flow;
-    let info = tables.service(flow.service).map(|service| &service.info);
     view::Flow {
         worker: listed.worker.0,
         protocol: flow.original.protocol().to_string(),
@@ -319,13 +318,36 @@ pub(super) fn flow(listed: &ListedFlow, tables: &Tables) -> view::Flow {
         vip: end(flow.original.dst(), flow.original.dport()),
         source: end(flow.reply.dst(), flow.reply.dport()),
         backend: end(flow.reply.src(), flow.reply.sport()),
-        service: info
-            .map(|info| format!("{}/{}:{}", info.namespace, info.name, info.port))
-            .unwrap_or_default(),
+        service: service_name(flow.service, tables),
         mode: mode(flow.mode).into(),
         phase: flow.phase.name().into(),
         idle_ms: listed.idle_ms,
     }
+}
+
+/// A count of flows, by the names of Service ports: both address families of one are together.
+pub(super) fn flow_sample(sample: &Sample, tables: &Tables) -> view::FlowSample {
+    let mut services = BTreeMap::<String, view::ServiceFlows>::new();
+    for (&id, estimate) in &sample.services {
+        let service = service_name(id, tables);
+        let row = services.entry(service.clone()).or_default();
+        row.service = service;
+        row.flows += estimate.flows;
+        row.seen += estimate.seen;
+    }
+    view::FlowSample { one_in: sample.one_in, services: services.into_values().collect() }
+}
+
+/// The Service ports of one namespace.
+pub(super) fn service_ids(tables: &Tables, namespace: &str) -> HashSet<ServiceId> {
+    let ours = tables.services.iter().filter(|service| *service.info.namespace == *namespace);
+    ours.map(|service| service.id).collect()
+}
+
+/// `namespace/name:port`; empty when the Service is gone.
+fn service_name(id: ServiceId, tables: &Tables) -> String {
+    let info = tables.service(id).map(|service| &service.info);
+    info.map(|info| format!("{}/{}:{}", info.namespace, info.name, info.port)).unwrap_or_default()
 }
 
 /// The configuration's word for a mode.

@@ -110,6 +110,30 @@ pub struct Flow {
     pub idle_ms: u32,
 }
 
+/// The header of a list of flows that has not all: more than were asked for match.
+pub const MORE_HEADER: &str = "fairlead-more";
+
+/// How many flows match, by Service port: all of them, or an estimate from a part of the flow tables.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FlowSample {
+    /// 1: every flow was counted; else of so many slots of a flow table one was looked at, at the worker with the most.
+    pub one_in: u32,
+    /// The Service ports with flows that match, by name.
+    pub services: Vec<ServiceFlows>,
+}
+
+/// A Service port's part of a [`FlowSample`].
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ServiceFlows {
+    /// `namespace/name:port`; empty for flows of no Service, and for those whose Service is gone.
+    pub service: String,
+    /// Its flows that match: all of them, by the share of the slots that was looked at.
+    pub flows: u64,
+    /// Those that were seen.
+    pub seen: u64,
+}
+
 /// One port.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -1,7 +1,11 @@
 //! What control asks of a worker, and how the worker answers without ever stopping: a bounded number of records a loop.
 //!
 //! Commands go down one ring, answers come up another. The worker's [`CommandDesk`] works on one command at a time and
-//! pauses while the answers' ring is full. Not here: what the answers are shown as (control).
+//! pauses while the answers' ring is full. A command looks at [`PAGE_SLOTS`] of the flow table at most and says where the
+//! next one may go on: so it ends soon however large the table is, and others come between. Not here: what the answers
+//! are shown as (control).
+
+mod walk;
 
 use std::net::IpAddr;
 
@@ -13,9 +17,12 @@ use crate::{
     flow::{FlowRef, FlowTable, FlowView},
     tcp_state::Timeouts,
 };
+use walk::Walk;
 
 /// Most records one step of a command visits.
 pub const STEP_RECORDS_MAX: u32 = 256;
+/// Most slots of the flow table that one command looks at: some 2,000 turns of a worker that is busy.
+pub const PAGE_SLOTS: u32 = 16_384;
 
 /// Which flows are meant; an empty filter means all.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -26,33 +33,46 @@ pub struct FlowFilter {
     pub backend: Option<BackendId>,
     /// With this address at any end, before or after translation.
     pub address: Option<IpAddr>,
+    /// With a packet in the last so many milliseconds.
+    pub used_within_ms: Option<u32>,
 }
 
 impl FlowFilter {
-    /// True if the flow is meant.
+    /// True if the flow is meant, at time `now`.
     #[must_use]
-    pub fn matches(&self, flow: &FlowView) -> bool {
-        let ends = [flow.original.src(), flow.original.dst(), flow.reply.src(), flow.reply.dst()];
+    pub fn matches(&self, flow: &FlowView, now: Millis) -> bool {
+        let ends = || [flow.original.src(), flow.original.dst(), flow.reply.src(), flow.reply.dst()];
         self.service.is_none_or(|service| service == flow.service)
             && self.backend.is_none_or(|backend| backend == flow.backend)
-            && self.address.is_none_or(|address| ends.contains(&address))
+            && self.used_within_ms.is_none_or(|ms| now.since(flow.last_seen) <= ms)
+            && self.address.is_none_or(|address| ends().contains(&address))
     }
 }
 
-/// What is to be done with all flows that match.
+/// What is to be done.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Command {
-    /// Report them, up to `limit`.
+    /// Report the flows that match among [`PAGE_SLOTS`] slots of the table.
     ListFlows {
         /// Which.
         filter: FlowFilter,
-        /// Most to report.
-        limit: u32,
+        /// The first slot: 0, or the [`Done::next`] of the command before.
+        from: u32,
     },
-    /// Take them out of the table.
+    /// Report the flows that match in a sample of the whole table: as many slots in as many places, evenly apart; all of
+    /// them where the table has no more.
+    SampleFlows {
+        /// Which.
+        filter: FlowFilter,
+        /// Moves the sample to other slots; as many numbers in a row as [`Done::one_in`] cover all.
+        shift: u32,
+    },
+    /// Take the flows that match out of the table, among [`PAGE_SLOTS`] slots of it.
     RemoveFlows {
         /// Which.
         filter: FlowFilter,
+        /// The first slot: 0, or the [`Done::next`] of the command before.
+        from: u32,
     },
     /// From now on these timeouts count.
     SetTimeouts(Timeouts),
@@ -71,12 +91,18 @@ pub enum Answer {
         idle_ms: u32,
     },
     /// The command is done.
-    Done {
-        /// Flows reported or removed.
-        matched: u32,
-        /// A report ended at its limit.
-        truncated: bool,
-    },
+    Done(Done),
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Done {
+    /// Flows reported or removed.
+    pub matched: u32,
+    /// The slot that the next command has to go on from; `None` when the table's end was reached.
+    pub next: Option<u32>,
+    /// Of so many slots one was looked at; 1 but for samples of large tables.
+    pub one_in: u32,
 }
 
 /// Control's end.
@@ -108,14 +134,22 @@ pub struct CommandDesk {
 #[derive(Clone, Copy)]
 struct Running {
     command: Command,
-    cursor: u32,
+    walk: Walk,
     matched: u32,
-    truncated: bool,
 }
 
 impl Running {
-    const fn new(command: Command) -> Self {
-        Self { command, cursor: 0, matched: 0, truncated: false }
+    const fn new(command: Command, flows: &FlowTable) -> Self {
+        let walk = match command {
+            Command::ListFlows { from, .. } | Command::RemoveFlows { from, .. } => Walk::page(from),
+            Command::SampleFlows { shift, .. } => Walk::sample(flows.slots_used(), shift),
+            Command::SetTimeouts(_) | Command::Capture(_) => Walk::page(0),
+        };
+        Self { command, walk, matched: 0 }
+    }
+
+    const fn done(&self) -> Done {
+        Done { matched: self.matched, next: self.walk.rest(), one_in: self.walk.one_in() }
     }
 }
 
@@ -150,15 +184,16 @@ impl CommandDesk {
     // Apart: a turn without a command pays for the look alone.
     #[inline(never)]
     fn work(&mut self, (flows, capture): (&mut FlowTable, &mut Capture), records: u32, now: Millis) {
-        let next = self.running.take().or_else(|| self.commands.pop().ok().map(Running::new));
+        let start = |command| Running::new(command, flows);
+        let next = self.running.take().or_else(|| self.commands.pop().ok().map(start));
         let Some(mut running) = next else { return };
         // One answer for the end of the command is always kept free.
         let room = u32::try_from(self.answers.slots().saturating_sub(1)).unwrap_or(u32::MAX);
         let done = match running.command {
-            Command::ListFlows { filter, limit } => {
-                list(&mut running, flows, &mut self.answers, (filter, limit), records.min(room), now)
+            Command::ListFlows { filter, .. } | Command::SampleFlows { filter, .. } => {
+                list(&mut running, flows, &mut self.answers, filter, (records.min(room), now))
             }
-            Command::RemoveFlows { filter } => remove(&mut running, flows, filter, records),
+            Command::RemoveFlows { filter, .. } => remove(&mut running, flows, filter, records, now),
             Command::SetTimeouts(timeouts) => {
                 flows.set_timeouts(&timeouts);
                 true
@@ -168,8 +203,7 @@ impl CommandDesk {
                 true
             }
         };
-        let answer = Answer::Done { matched: running.matched, truncated: running.truncated };
-        if !done || self.answers.push(answer).is_err() {
+        if !done || self.answers.push(Answer::Done(running.done())).is_err() {
             self.running = Some(running);
         }
     }
@@ -180,35 +214,34 @@ fn list(
     running: &mut Running,
     flows: &FlowTable,
     answers: &mut Producer<Answer>,
-    (filter, limit): (FlowFilter, u32),
-    records: u32,
-    now: Millis,
+    filter: FlowFilter,
+    (records, now): (u32, Millis),
 ) -> bool {
     if records == 0 {
         return false;
     }
-    let cursor = flows.scan(running.cursor, records, |_, flow| {
-        if running.truncated || !filter.matches(&flow) {
-            return;
+    let matched = &mut running.matched;
+    running.walk.step(flows, records, |_, flow| {
+        if filter.matches(&flow, now) {
+            let idle_ms = now.since(flow.last_seen);
+            // There is room: a step visits no more records than there are free answers.
+            *matched += u32::from(answers.push(Answer::Flow { flow, idle_ms }).is_ok());
         }
-        if running.matched == limit {
-            running.truncated = true;
-            return;
-        }
-        let idle_ms = now.since(flow.last_seen);
-        // There is room: a step visits no more records than there are free answers.
-        running.matched += u32::from(answers.push(Answer::Flow { flow, idle_ms }).is_ok());
-    });
-    running.cursor = cursor.unwrap_or(running.cursor);
-    cursor.is_none() || running.truncated
+    })
 }
 
 /// One step of a removal; true when it is complete.
-fn remove(running: &mut Running, flows: &mut FlowTable, filter: FlowFilter, records: u32) -> bool {
+fn remove(
+    running: &mut Running,
+    flows: &mut FlowTable,
+    filter: FlowFilter,
+    records: u32,
+    now: Millis,
+) -> bool {
     let mut found: [Option<FlowRef>; STEP_RECORDS_MAX as usize] = [None; STEP_RECORDS_MAX as usize];
     let mut count = 0;
-    let cursor = flows.scan(running.cursor, records, |flow, view| {
-        if let Some(place) = found.get_mut(count).filter(|_| filter.matches(&view)) {
+    let ended = running.walk.step(flows, records, |flow, view| {
+        if let Some(place) = found.get_mut(count).filter(|_| filter.matches(&view, now)) {
             *place = Some(flow);
             count += 1;
         }
@@ -217,118 +250,8 @@ fn remove(running: &mut Running, flows: &mut FlowTable, filter: FlowFilter, reco
         flows.remove(*flow);
         running.matched += 1;
     }
-    running.cursor = cursor.unwrap_or(running.cursor);
-    cursor.is_none()
+    ended
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{collections::BTreeSet, net::Ipv4Addr};
-
-    use packet::{AnyKey, FlowKey, Protocol};
-
-    use super::*;
-    use crate::{
-        NatMode,
-        capture::capture_ring,
-        flow::{FlowTableConfig, NewFlow},
-    };
-
-    fn table(flows: u16) -> FlowTable {
-        let config = FlowTableConfig { flows: 1024, ipv6: false, secret: 7, timeouts: Timeouts::default() };
-        let mut table = FlowTable::new(&config).unwrap();
-        for sport in 0..flows {
-            let original = key(sport);
-            let backend = Ipv4Addr::new(10, 0, 2, 1);
-            let reply = FlowKey {
-                src: backend,
-                dst: original.src,
-                sport: 8080,
-                dport: sport,
-                protocol: Protocol::Tcp,
-            };
-            let flow = NewFlow {
-                original,
-                reply,
-                service: ServiceId::new(u32::from(sport % 2), 0).unwrap(),
-                backend: BackendId::new(3, 0).unwrap(),
-                mode: NatMode::Dnat,
-            };
-            table.insert(&flow, Millis(5)).unwrap();
-        }
-        table
-    }
-
-    fn key(sport: u16) -> FlowKey<Ipv4Addr> {
-        let (src, dst) = (Ipv4Addr::new(198, 51, 100, 1), Ipv4Addr::new(203, 0, 113, 1));
-        FlowKey { src, dst, sport, dport: 80, protocol: Protocol::Tcp }
-    }
-
-    /// Runs a command to its end, a few records a step; the reported source ports and the last answer.
-    fn run(command: Command, table: &mut FlowTable, answers: usize) -> (BTreeSet<u16>, Answer) {
-        let (mut sender, mut desk) = command_rings(1, answers);
-        let (mut capture, _) = capture_ring(0);
-        assert!(sender.send(command));
-        assert!(!sender.send(command), "the ring is full");
-        let mut seen = BTreeSet::new();
-        for _ in 0..1_000 {
-            assert!(desk.step((table, &mut capture), 16, Millis(25)));
-            while let Some(answer) = sender.answer() {
-                match answer {
-                    Answer::Flow { flow: FlowView { original: AnyKey::V4(key), .. }, idle_ms: 20 } => {
-                        assert!(seen.insert(key.sport), "reported twice");
-                    }
-                    Answer::Flow { .. } => panic!("{answer:?}"),
-                    Answer::Done { .. } => {
-                        let idle = !desk.step((table, &mut capture), 16, Millis(25));
-                        assert!(idle, "nothing left to do");
-                        return (seen, answer);
-                    }
-                }
-            }
-        }
-        panic!("the command never ended");
-    }
-
-    #[test]
-    fn a_report_names_every_matching_flow_once_however_small_the_ring() {
-        for answers in [2, 3, 64, 4096] {
-            let mut table = table(300);
-            let filter = FlowFilter { service: ServiceId::new(1, 0), ..FlowFilter::default() };
-            let (seen, done) = run(Command::ListFlows { filter, limit: 1000 }, &mut table, answers);
-            assert_eq!(seen, (0..300).filter(|sport| sport % 2 == 1).collect(), "{answers}");
-            assert_eq!(done, Answer::Done { matched: 150, truncated: false });
-        }
-    }
-
-    #[test]
-    fn a_report_stops_at_its_limit_and_says_so() {
-        let (seen, done) =
-            run(Command::ListFlows { filter: FlowFilter::default(), limit: 10 }, &mut table(300), 64);
-        assert_eq!((seen.len(), done), (10, Answer::Done { matched: 10, truncated: true }));
-        let (seen, done) =
-            run(Command::ListFlows { filter: FlowFilter::default(), limit: 10 }, &mut table(10), 64);
-        assert_eq!((seen.len(), done), (10, Answer::Done { matched: 10, truncated: false }));
-    }
-
-    #[test]
-    fn removal_takes_the_matching_flows_and_no_others() {
-        let mut table = table(300);
-        let filter = FlowFilter { service: ServiceId::new(0, 0), ..FlowFilter::default() };
-        let (_, done) = run(Command::RemoveFlows { filter }, &mut table, 64);
-        assert_eq!(done, Answer::Done { matched: 150, truncated: false });
-        for sport in 0..300 {
-            assert_eq!(table.lookup(&key(sport), Millis(25)).is_some(), sport % 2 == 1);
-        }
-    }
-
-    #[test]
-    fn an_address_matches_at_any_end() {
-        let mut table = table(4);
-        for (address, matched) in [("10.0.2.1", 4), ("203.0.113.1", 4), ("10.9.9.9", 0)] {
-            let filter = FlowFilter { address: Some(address.parse().unwrap()), ..FlowFilter::default() };
-            let (_, done) = run(Command::ListFlows { filter, limit: 9 }, &mut table, 64);
-            assert_eq!(done, Answer::Done { matched, truncated: false }, "{address}");
-        }
-    }
-}
+mod tests;

@@ -192,17 +192,17 @@ fn full_tables_refuse_and_exhausted_ports_are_told() {
 
 #[test]
 fn control_sees_flows_and_counters() {
-    use tables::command::{Answer, Command, FlowFilter};
+    use tables::command::{Answer, Command, Done, FlowFilter};
     let world = &WORLDS[0];
     let mut rig = rig(&mut served(world));
     for n in 0..3 {
         round_trip(&mut rig, (OUTSIDE, at(world.client, 900 + n)), at(world.lb, 80), Protocol::Tcp, "a flow");
     }
-    assert!(rig.commands.send(Command::ListFlows { filter: FlowFilter::default(), limit: 10 }));
+    assert!(rig.commands.send(Command::ListFlows { filter: FlowFilter::default(), from: 0 }));
     rig.settle();
     let answers: Vec<_> = std::iter::from_fn(|| rig.commands.answer()).collect();
     assert_eq!(answers.len(), 4);
-    assert_eq!(answers.last(), Some(&Answer::Done { matched: 3, truncated: false }));
+    assert_eq!(answers.last(), Some(&Answer::Done(Done { matched: 3, next: None, one_in: 1 })));
     assert_eq!(rig.counters.snapshot(), *rig.counts());
     assert_eq!((rig.counts().flows.used, rig.counts().imbalance()), (3, 0));
 }

@@ -67,6 +67,12 @@ impl FlowTable {
         Swept { removed, pass_done }
     }
 
+    /// How many slots have been in use at some time; a scan comes to its end there.
+    #[must_use]
+    pub const fn slots_used(&self) -> u32 {
+        self.slab.fresh()
+    }
+
     /// Shows `visit` the flows of the next `slots` records from `cursor` on; the cursor to go on from, or `None` at the
     /// end. Flows that come and go meanwhile may be missed.
     pub fn scan(&self, cursor: u32, slots: u32, mut visit: impl FnMut(FlowRef, FlowView)) -> Option<u32> {
