@@ -13,7 +13,7 @@ use tables::{
 pub use crate::stage::reject::Told;
 use crate::stage::{
     admit::{mode, reach},
-    balance::{Refusal, balance, pool},
+    balance::{Refusal, balance, hash_for, pool},
     classify::{Class, Served, classify, elsewhere},
     local::query_fault,
     reject::told,
@@ -205,7 +205,7 @@ fn explain_service<A: Address>(
         ..Explanation::plain(tables, Verdict::Forward, "Balanced")
     };
     let midstream = moment == Moment::Midstream && key.protocol != Protocol::Udp;
-    match balance(tables, served, key, None) {
+    match balance(tables, served, hash_for(served, key), None) {
         Ok(_) if midstream && !tables.answers.takes_midstream => {
             let refusal = Refusal::Reject(DropReason::MidstreamRefused);
             return answer.refused(tables, refusal, Some(key.protocol));

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use packet::{Address, FlowKey, Protocol};
 use tables::{
-    Backend, DropReason, IdleTimeout, Millis, NatMode, NextHopId, PortInfo, Route, ServiceId, Source, Tables,
+    Backend, DropReason, IdleTimeout, Millis, NatMode, NextHopId, PortInfo, Route, ServicePort, Source,
+    Tables,
     flow::{Direction, FlowRef, InsertError, NewFlow},
     hash::{FlowHash, maglev_hash},
     snat::{SnatExhausted, SnatPorts, SnatRequest},
@@ -53,6 +54,7 @@ pub(crate) fn reach<'t, A: Address>(
 /// a Node (the cluster routes those), or a neighbour of the backend's next hop. An appliance that is itself a Node is
 /// where the cluster routes to, and translates as kube-proxy on that Node does: hairpins of its own endpoints, nothing
 /// that ends at its own address (host network: what is delivered locally is never masqueraded), else as the rules say.
+#[inline]
 pub(crate) fn mode(
     tables: &Tables,
     served: &Served<'_>,
@@ -70,26 +72,24 @@ pub(crate) fn mode(
             served.choice.mode
         };
     }
+    // Nothing makes less of it than source translation.
+    if served.choice.mode == NatMode::Snat {
+        return NatMode::Snat;
+    }
     let strays = || {
         !matches!(served.source, Source::Outside)
             || reach.is_some_and(|reach| reach.egress.same_network(client, reach.next_hop))
     };
-    if hairpin || strays() { NatMode::Snat } else { served.choice.mode }
+    if hairpin || strays() { NatMode::Snat } else { NatMode::Dnat }
 }
 
 /// What a new flow will be, as far as the tables alone say.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Course<'t> {
-    pub(crate) service: ServiceId,
+    pub(crate) service: &'t ServicePort,
     backend: &'t Backend,
     reach: Reach<'t>,
     mode: NatMode,
-    /// Seconds for which the client is remembered.
-    affinity_timeout_s: Option<u32>,
-    /// How long the flow may be silent, if it is UDP.
-    udp_idle: IdleTimeout,
-    /// New flows a second that the Service's own rule admits.
-    pub(crate) flows_per_second: Option<u32>,
 }
 
 /// The course of a flow to a backend.
@@ -98,17 +98,16 @@ pub(crate) struct Course<'t> {
 /// Why the packet must be dropped.
 pub(crate) fn course<'t, A: Address>(
     tables: &'t Tables,
-    (served, backend): (&Served<'_>, &'t Backend),
+    (served, backend): (&Served<'t>, &'t Backend),
     key: &FlowKey<A>,
 ) -> Result<Course<'t>, DropReason> {
     let reach = reach(tables, backend.address, key)?;
     let mode = mode(tables, served, (key.src.into(), backend), Some(reach));
-    let tables::ServicePort { id: service, affinity_timeout_s, udp_idle, flows_per_second, .. } =
-        *served.port;
-    Ok(Course { service, backend, reach, mode, affinity_timeout_s, udp_idle, flows_per_second })
+    Ok(Course { service: served.port, backend, reach, mode })
 }
 
-/// The key that the replies of a new flow most likely get, or after `passed` others that are taken.
+/// The key that the replies of a new flow most likely get, or after `passed` others that are taken; `None` for that if it
+/// can only be the one.
 pub(crate) fn likely_reply<A: Address, B>(
     state: &State<B>,
     tables: &Tables,
@@ -119,7 +118,9 @@ pub(crate) fn likely_reply<A: Address, B>(
     let address = A::from_ip(course.backend.address)?;
     let Course { backend, reach, mode, .. } = *course;
     match mode {
-        NatMode::Dnat => Some(FlowKey { dst: address, dport: backend.port, ..*key }.reversed()),
+        NatMode::Dnat => {
+            (passed == 0).then(|| FlowKey { dst: address, dport: backend.port, ..*key }.reversed())
+        }
         NatMode::Snat => {
             let request = SnatRequest { original: *key, backend: address, port: backend.port };
             let source = sources::<A>(tables, reach).next()?;
@@ -135,7 +136,7 @@ pub(crate) struct Entry<'s, A> {
     pub(crate) key: &'s FlowKey<A>,
     /// The hash of that.
     pub(crate) hash: FlowHash,
-    /// What [`likely_reply`] gave for it, passing none.
+    /// What [`likely_reply`] gave for it, passing those that were taken then.
     pub(crate) reply: Option<ReplyKey>,
 }
 
@@ -150,21 +151,21 @@ pub(crate) fn admit<A: Address, B>(
     entry: &Entry<'_, A>,
     now: Millis,
 ) -> Result<FlowRef, DropReason> {
-    let Course { service, backend, reach, affinity_timeout_s, .. } = *course;
+    let Course { service, backend, reach, .. } = *course;
     let key = entry.key;
     let entered = insert(state, tables, course, entry, now)?;
     let flow = entered.map_err(|error| match error {
         InsertError::Full | InsertError::Ipv6NotReserved => DropReason::FlowTableFull,
         InsertError::KeyTaken => DropReason::FlowKeyTaken,
     })?;
-    if let Some(timeout_s) = affinity_timeout_s {
-        let client = (key.src, service);
+    if let Some(timeout_s) = service.affinity_timeout_s {
+        let client = (key.src, service.id);
         state.counts.affinity.honoured +=
-            u64::from(state.affinity.recall(key.src, service, now) == Some(backend.id));
+            u64::from(state.affinity.recall(key.src, service.id, now) == Some(backend.id));
         state.affinity.remember(client, backend.id, timeout_s, now);
     }
-    if key.protocol == Protocol::Udp && course.udp_idle != IdleTimeout::NONE {
-        state.flows.set_idle_timeout(flow, course.udp_idle);
+    if key.protocol == Protocol::Udp && service.udp_idle != IdleTimeout::NONE {
+        state.flows.set_idle_timeout(flow, service.udp_idle);
     }
     if let Some(hop) = reach.hop {
         state.flows.set_next_hop(flow, Direction::Original, tables.fib_epoch, hop);
@@ -186,7 +187,7 @@ fn insert<A: Address, B>(
     let Course { service, backend, reach, mode, .. } = *course;
     let original = *entry.key;
     let address = A::from_ip(backend.address).ok_or(DropReason::NoEndpoints)?;
-    let flow = |reply, mode| NewFlow { original, reply, service, backend: backend.id, mode };
+    let flow = |reply, mode| NewFlow { original, reply, service: service.id, backend: backend.id, mode };
     let foreseen = entry.reply.and_then(|(reply, hash)| Some((A::key(reply)?, hash)));
     let untranslated = match (mode, foreseen) {
         (_, Some((reply, hash))) if state.flows.is_absent(hash) => {

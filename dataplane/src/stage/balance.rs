@@ -26,21 +26,29 @@ pub(crate) fn pool<'t>(served: &Served<'t>) -> Result<&'t Pool, Refusal> {
     }
 }
 
-/// The backend of a new flow: the one that affinity remembers, while it is among those eligible for this client; else by
-/// the whole tuple, or by the client's address alone with session affinity.
-pub(crate) fn balance<'t, A: Address>(
+/// The hash that says which backend of its pool a new flow gets: of the whole tuple, or of the client's address alone with
+/// session affinity. What will be read for it is asked for.
+pub(crate) fn hash_for<A: Address>(served: &Served<'_>, key: &FlowKey<A>) -> u64 {
+    let Some(maglev) = pool(served).ok().and_then(|pool| pool.maglev.as_ref()) else { return 0 };
+    let hash = match served.port.affinity_timeout_s {
+        None => maglev_hash(key),
+        Some(_) => maglev_client_hash(key.src),
+    };
+    maglev.prefetch(hash);
+    hash
+}
+
+/// The backend of a new flow: the one that affinity remembers, while it is among those eligible for this client; else that
+/// for its [hash](hash_for).
+pub(crate) fn balance<'t>(
     tables: &'t Tables,
     served: &Served<'t>,
-    key: &FlowKey<A>,
+    hash: u64,
     remembered: Option<BackendId>,
 ) -> Result<&'t Backend, Refusal> {
     let pool = pool(served)?;
     let kept = remembered.filter(|id| pool.backends.contains(id));
-    let picked = kept.or_else(|| match served.port.affinity_timeout_s {
-        _ if pool.maglev.is_none() => pool.pick(0),
-        None => pool.pick(maglev_hash(key)),
-        Some(_) => pool.pick(maglev_client_hash(key.src)),
-    });
+    let picked = kept.or_else(|| pool.pick(hash));
     let backend =
         picked.and_then(|id| tables.backends.get(id)).ok_or(Refusal::Reject(DropReason::NoEndpoints))?;
     // kube-proxy's checks of service addresses see the packet after DNAT.

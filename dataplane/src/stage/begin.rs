@@ -13,7 +13,7 @@ use tables::{
 
 use super::{
     admit::{Course, Entry, admit, course, likely_reply},
-    balance::{Refusal, balance},
+    balance::{Refusal, balance, hash_for},
     classify::{Class, Served, classify},
     police::is_impossible,
     reply::{Reply, transit},
@@ -55,6 +55,9 @@ pub(crate) struct Foreseen<'t> {
     reply: Option<ReplyKey>,
 }
 
+/// Reply keys that are passed for one that is free, before the flow's turn comes.
+const PASSED_MAX: usize = 4;
+
 /// A key and its hash.
 pub(crate) type ReplyKey = (AnyKey, FlowHash);
 
@@ -67,22 +70,30 @@ impl<'t> Foreseen<'t> {
 /// The same of a burst's packets, by slot, as far as that was looked at.
 pub(crate) type Outlooks<'t> = [Option<Foreseen<'t>>; BURST];
 
+/// A Service that a packet asks for, before it gets a backend.
+#[derive(Clone, Copy)]
+struct Asked<'t> {
+    served: Served<'t>,
+    /// For [`balance`].
+    hash: u64,
+}
+
 /// What the tables make of a key that no flow has, at a port that serves these frontends, and of what is remembered of its
-/// client.
-fn intent<'t, A: Address>(
+/// client: all but what a Service makes of it.
+///
+/// # Errors
+/// What is to be done, if it asks for no Service.
+fn ask<'t, A: Address>(
     tables: &'t Tables,
     (key, serves): (&FlowKey<A>, Serves),
     (affinity, now): (&Affinity, Millis),
-) -> Intent<'t> {
+) -> Result<Asked<'t>, Intent<'t>> {
     if let Some(reason) = source_fault(tables, key.src.into()) {
-        return Intent::Drop(reason);
+        return Err(Intent::Drop(reason));
     }
-    match classify(tables, key) {
+    Err(match classify(tables, key) {
         Class::Service(served) if !serves.admits(served.kind) => Intent::Drop(DropReason::NotServedHere),
-        Class::Service(served) => {
-            let timeout = served.port.affinity_timeout_s;
-            serve(tables, key, &served, timeout.and_then(|_| affinity.recall(key.src, served.port.id, now)))
-        }
+        Class::Service(served) => return Ok(Asked { hash: hash_for(&served, key), served }),
         Class::Own => Intent::Deliver,
         Class::Transit => transit(tables, key, (affinity, now)),
         // The rest of a VIP is as closed as its ports are.
@@ -93,16 +104,19 @@ fn intent<'t, A: Address>(
         Class::UnknownPort => Intent::Drop(DropReason::VipPortUnknown),
         Class::Reject(reason) => Intent::Reject(reason),
         Class::Drop(reason) => Intent::Drop(reason),
-    }
+    })
 }
 
+/// What the Service makes of it that a packet asks for.
 fn serve<'t, A: Address>(
     tables: &'t Tables,
     key: &FlowKey<A>,
-    served: &Served<'t>,
-    remembered: Option<BackendId>,
+    Asked { served, hash }: &Asked<'t>,
+    (affinity, now): (&Affinity, Millis),
 ) -> Intent<'t> {
-    let course = match balance(tables, served, key, remembered) {
+    let timeout = served.port.affinity_timeout_s;
+    let remembered = timeout.and_then(|_| affinity.recall(key.src, served.port.id, now));
+    let course = match balance(tables, served, *hash, remembered) {
         Ok(backend) => course(tables, (served, backend), key),
         Err(Refusal::Reject(reason)) => return Intent::Reject(reason),
         Err(Refusal::Drop(reason)) => return Intent::Drop(reason),
@@ -146,7 +160,8 @@ impl<'a, P: PortIo> Pass<'a, P> {
     #[inline(never)]
     pub(crate) fn foresee(&self, burst: &Burst<P::Buf>, mac: MacAddr, scratch: &mut Scratch) -> Outlooks<'a> {
         let mut outlooks: Outlooks<'a> = [const { None }; BURST];
-        for (slot, outlook) in outlooks.iter_mut().enumerate().take(burst.len()) {
+        let mut asked: [Option<Asked<'a>>; BURST] = [const { None }; BURST];
+        for slot in 0..burst.len().min(BURST) {
             let Some(buf) = burst.slot(slot).filter(|_| scratch.is_unseen(slot)) else { continue };
             scratch.read(slot, buf);
             let Some((parsed, hash)) = scratch.arrived(slot) else { continue };
@@ -154,27 +169,44 @@ impl<'a, P: PortIo> Pass<'a, P> {
             let ours = parsed.dst_mac == mac && self.foreign_owner(parsed).is_none();
             if ours && self.state.flows.is_absent(hash) {
                 self.state.flows.prefetch_other(hash);
-                let known = outlook.insert(Foreseen::of(match key {
-                    AnyKey::V4(key) => self.intent(key),
-                    AnyKey::V6(key) => self.intent(key),
-                }));
-                known.reply = self.prefetch_reply(&known.intent, (key, hash), 0);
+                match self.ask(key) {
+                    Ok(found) => asked[slot] = Some(found),
+                    Err(intent) => outlooks[slot] = Some(Foreseen::of(intent)),
+                }
+            }
+        }
+        // By now the lines are on their way that say which backend each gets.
+        for (slot, asked) in asked.iter().enumerate() {
+            if let (Some(asked), Body::Flow { key, .. }) = (asked, &scratch.parsed[slot].body) {
+                let known = outlooks[slot].insert(Foreseen::of(self.serve(key, asked)));
+                known.reply = self.prefetch_reply(&known.intent, (key, scratch.hashes[slot]), 0);
             }
         }
         for Foreseen { reply, .. } in outlooks.iter().flatten() {
             reply.iter().for_each(|(_, hash)| self.state.flows.prefetch_other(*hash));
         }
-        // Where the likely reply key is taken, the flow gets another one, probably the next.
-        for (slot, outlook) in outlooks.iter().enumerate() {
-            if let Some(Foreseen { intent, reply: Some((_, reply)) }) = outlook
-                && !self.state.flows.is_absent(*reply)
-                && let Some((parsed, hash)) = scratch.arrived(slot)
-                && let Body::Flow { key, .. } = &parsed.body
-            {
-                self.prefetch_reply(intent, (key, hash), 1);
+        self.foresee_other_replies(&mut outlooks, scratch);
+        outlooks
+    }
+
+    /// Where the likely reply key is taken, the flow gets another one: the next that is free. All look at theirs before any
+    /// asks for the one after it.
+    fn foresee_other_replies(&self, outlooks: &mut Outlooks<'a>, scratch: &Scratch) {
+        for passed in 1..=PASSED_MAX {
+            let mut passing = false;
+            for (slot, outlook) in outlooks.iter_mut().enumerate() {
+                if let Some(Foreseen { intent, reply }) = outlook
+                    && reply.is_some_and(|(_, taken)| !self.state.flows.is_absent(taken))
+                    && let Body::Flow { key, .. } = &scratch.parsed[slot].body
+                    && let Some(next) = self.prefetch_reply(intent, (key, scratch.hashes[slot]), passed)
+                {
+                    (*reply, passing) = (Some(next), true);
+                }
+            }
+            if !passing {
+                break;
             }
         }
-        outlooks
     }
 
     /// The reply key that a new flow gets unless it is taken, or after `passed` others that are; its lines are asked for.
@@ -203,9 +235,37 @@ impl<'a, P: PortIo> Pass<'a, P> {
         Some((A::any(reply), hash))
     }
 
+    /// What is to be done with a packet of this key, which no flow has.
     pub(crate) fn intent<A: Address>(&self, key: &FlowKey<A>) -> Intent<'a> {
-        let serves = self.tables.port(self.port).map_or(Serves::ALL, |port| port.serves);
-        intent(self.tables, (key, serves), (&self.state.affinity, self.now))
+        let memory = (&self.state.affinity, self.now);
+        match ask(self.tables, (key, self.serves()), memory) {
+            Ok(asked) => serve(self.tables, key, &asked, memory),
+            Err(intent) => intent,
+        }
+    }
+
+    /// The first half of that.
+    #[inline]
+    fn ask(&self, key: &AnyKey) -> Result<Asked<'a>, Intent<'a>> {
+        let memory = (&self.state.affinity, self.now);
+        match key {
+            AnyKey::V4(key) => ask(self.tables, (key, self.serves()), memory),
+            AnyKey::V6(key) => ask(self.tables, (key, self.serves()), memory),
+        }
+    }
+
+    /// The other half, once what is to be read for it is at hand.
+    #[inline]
+    fn serve(&self, key: &AnyKey, asked: &Asked<'a>) -> Intent<'a> {
+        let memory = (&self.state.affinity, self.now);
+        match key {
+            AnyKey::V4(key) => serve(self.tables, key, asked, memory),
+            AnyKey::V6(key) => serve(self.tables, key, asked, memory),
+        }
+    }
+
+    fn serves(&self) -> Serves {
+        self.tables.port(self.port).map_or(Serves::ALL, |port| port.serves)
     }
 
     /// Deals with a packet that no flow has.

@@ -109,11 +109,11 @@ impl<P: PortIo> Pass<'_, P> {
         course: &Course<'_>,
     ) -> Option<DropReason> {
         let per_source = self.tables.limits.flows_per_source;
-        let per_service = course.flows_per_second.unwrap_or(self.tables.limits.flows_per_service);
+        let per_service = course.service.flows_per_second.unwrap_or(self.tables.limits.flows_per_service);
         if per_source == 0 && per_service == 0 {
             return None;
         }
-        self.measure(key, (course.service, per_source, per_service))
+        self.measure(key, (course.service.id, per_source, per_service))
     }
 
     #[inline(never)]

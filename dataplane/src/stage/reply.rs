@@ -24,7 +24,7 @@ use tables::{
 
 use super::{
     admit::{mode, reach},
-    balance::balance,
+    balance::{balance, hash_for},
     begin::{Intent, may_begin},
     classify::{Class, Served, classify},
     rewrite::Forward,
@@ -105,7 +105,7 @@ fn answers_for<'t, A: Address>(
 ) -> Option<Served<'t>> {
     let asked = FlowKey { dst: A::from_ip(vip.ip())?, dport: vip.port(), ..*question };
     let Class::Service(served) = classify(tables, &asked) else { return None };
-    let backend = balance(tables, &served, &asked, recall(&served)).ok()?;
+    let backend = balance(tables, &served, hash_for(&served, &asked), recall(&served)).ok()?;
     let reach = reach(tables, backend.address, &asked).ok();
     let same = (backend.address, backend.port) == (question.dst.into(), question.dport)
         && mode(tables, &served, (question.src.into(), backend), reach) == NatMode::Dnat;

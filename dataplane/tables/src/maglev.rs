@@ -79,11 +79,21 @@ impl Maglev {
     /// The member for a hash whose 64 bits are all well mixed.
     #[inline]
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "the high half of hash * len is below len")]
     pub fn lookup(&self, hash: u64) -> u16 {
-        // Multiply-shift instead of a modulo: uniform over 0..len for a uniform hash.
-        let slot = (u128::from(hash) * self.slots.len() as u128) >> 64;
-        self.slots[slot as usize]
+        self.slots[self.slot(hash)]
+    }
+
+    /// Asks for the line that [`lookup`](Self::lookup) will read.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        cpu::prefetch_index(&self.slots, self.slot(hash));
+    }
+
+    /// Multiply-shift instead of a modulo: uniform over 0..len for a uniform hash.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the high half of hash * len is below len")]
+    fn slot(&self, hash: u64) -> usize {
+        ((u128::from(hash) * self.slots.len() as u128) >> 64) as usize
     }
 
     /// The whole table, slot by slot; for tests, `show` and comparisons.
