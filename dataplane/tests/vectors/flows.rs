@@ -190,6 +190,28 @@ fn full_tables_refuse_and_exhausted_ports_are_told() {
     assert_eq!(rig.dropped(DropReason::SnatExhausted), 1);
 }
 
+/// Those of one burst look for theirs together, before any of them is entered.
+#[test]
+fn the_last_source_ports_are_found_and_no_two_flows_get_one() {
+    for world in &WORLDS {
+        let mut fixture = served(world);
+        let ports = tables::SnatRange::new(5_000, 5_031, []);
+        fixture.tables.snat = tables::SnatConfig { addresses: Box::new([]), ports }.into();
+        let mut rig = rig(&mut fixture);
+        let mut used = std::collections::BTreeSet::new();
+        for burst in [0..12, 12..24, 24..32] {
+            let clients = burst.map(|n| key(Protocol::Tcp, at(world.client, 900 + n), at(world.lb, 80)));
+            clients.for_each(|client| rig.push(OUTSIDE, &arriving(OUTSIDE, first(client))));
+            rig.turn();
+            used.extend(rig.sent(INSIDE).iter().map(|frame| flow_of(frame).sport()));
+        }
+        assert_eq!(used.into_iter().collect::<Vec<_>>(), (5_000..=5_031).collect::<Vec<_>>());
+        let late = key(Protocol::Tcp, at(world.client, 999), at(world.lb, 80));
+        let (_, reset) = one(rig.exchange(OUTSIDE, &arriving(OUTSIDE, first(late))), "told");
+        assert_refusal(&reset, late, "exhausted");
+    }
+}
+
 #[test]
 fn control_sees_flows_and_counters() {
     use tables::command::{Answer, Command, Done, FlowFilter};
