@@ -1,5 +1,6 @@
 //! What a change of the cluster costs: from its arrival at the applier until every worker has taken the tables that hold
-//! it, at 10,000 Services of 25 endpoints; and the first load of them all.
+//! it, at 10,000 Services of 25 endpoints; and the first load of them all. The same at five times as many shows how it
+//! grows.
 
 mod engine;
 
@@ -8,7 +9,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use control::{
@@ -21,7 +22,9 @@ use tokio::sync::mpsc;
 
 use engine::{Engine, WORKERS, resident_bytes};
 
+/// So many, and then [`GROWTH`] times as many.
 const SERVICES: u32 = 10_000;
+const GROWTH: u32 = 5;
 const ENDPOINTS: u32 = 25;
 /// Between two changes, so that none is gathered with the one before.
 const PAUSE: Duration = Duration::from_millis(3);
@@ -36,9 +39,32 @@ routes: [{to: 11.0.0.0/8, via: 192.0.2.9}]
 pools: [{name: public, cidrs: [203.0.0.0/16]}]
 ";
 
+/// What the first load took.
+struct Load {
+    time: Duration,
+    bytes: f64,
+}
+
 fn main() -> io::Result<()> {
     let mut sampler = Sampler::new("change");
+    let services = sampler.options().pick(SERVICES, SERVICES / 10);
     let before = resident_bytes();
+    let few = cluster(&mut sampler, services, before)?;
+    let many = cluster(&mut sampler, GROWTH * services, before)?;
+    let growth = f64::from(GROWTH);
+    let time = many.time.as_secs_f64() / few.time.as_secs_f64() / growth;
+    sampler.value("growth of the time to load, against that of the Services", Unit::Ratio, time);
+    sampler.value(
+        "growth of the memory, against that of the Services",
+        Unit::Ratio,
+        many.bytes / few.bytes / growth,
+    );
+    sampler.finish()
+}
+
+/// A cluster with so many Services, more than any before it: its first load, then one change after another. The process had
+/// so many bytes before all.
+fn cluster(sampler: &mut Sampler, services: u32, before: f64) -> io::Result<Load> {
     let (changes, source) = mpsc::channel(64);
     let (engine, ..) = Engine::start(CONFIG, |_| source)?;
     assert!(engine.taken(&[0; WORKERS as usize]), "a worker takes no tables");
@@ -49,27 +75,32 @@ fn main() -> io::Result<()> {
         assert!(engine.taken(&taken), "a worker takes no tables");
     };
     let all: Vec<Change> =
-        (0..SERVICES).flat_map(|number| [service(number), slice(number, ENDPOINTS)]).collect();
-    sampler.runs(&format!("first load of {SERVICES} Services x {ENDPOINTS} endpoints"), 1, || {
+        (0..services).flat_map(|number| [service(number), slice(number, ENDPOINTS)]).collect();
+    let begun = Instant::now();
+    sampler.runs(&format!("first load of {services} Services x {ENDPOINTS} endpoints"), 1, || {
         apply(all.clone());
     });
+    let time = begun.elapsed();
     drop(all);
+    let bytes = resident_bytes() - before;
     sampler.value(
-        "memory of it, with the cluster's objects and all tables",
+        &format!("memory of {services} Services, with the cluster's objects and all tables"),
         Unit::Bytes,
-        resident_bytes() - before,
+        bytes,
     );
     let mut random = Random::new(7);
     let runs = sampler.options().pick(3_000, 100);
     let next = || {
         thread::sleep(PAUSE);
         let number =
-            u32::try_from(random.next() % u64::from(SERVICES)).expect("below the number of Services");
+            u32::try_from(random.next() % u64::from(services)).expect("below the number of Services");
         slice(number, ENDPOINTS - 1 - u32::try_from(random.next() % 3).expect("small"))
     };
-    sampler.prepared_runs("one EndpointSlice changes", runs, next, |change| apply(vec![change]));
+    sampler.prepared_runs(&format!("one EndpointSlice of {services} changes"), runs, next, |change| {
+        apply(vec![change]);
+    });
     engine.stop();
-    sampler.finish()
+    Ok(Load { time, bytes })
 }
 
 fn key(number: u32) -> ObjectKey {
