@@ -2,6 +2,7 @@
 //! over its socket.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+mod flows;
 mod stale;
 
 use std::net::IpAddr;
