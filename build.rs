@@ -19,6 +19,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_(macaddr_get|promiscuous_enable|promiscuous_disable|promiscuous_get|allmulticast_enable)",
     "rte_eth_(rx_queue_setup|tx_queue_setup)",
     "rte_eth_dev_(adjust_nb_rx_tx_desc|close|configure|default_mac_addr_set|get_mtu|get_port_by_name|info_get)",
+    "rte_eth_dev_rx_intr_(ctl_q_get_fd|disable|enable)",
     "rte_eth_dev_(rss_hash_conf_get|rss_reta_query|rss_reta_update|set_mtu|socket_id|start|stop)",
     "rte_lcore_to_socket_id",
     "rte_log_set_global_level",

@@ -214,13 +214,14 @@ fn ports(rows: Vec<view::Port>, wide: bool) -> Columns {
 }
 
 fn workers(rows: Vec<view::Worker>, wide: bool) -> Columns {
-    let heads = ["WORKER", "CORE", "RX-PACKETS", "HANDED-OVER", "TAKEN-OVER", "FLOWS", "RSS"];
+    let heads = ["WORKER", "CORE", "IDLE", "RX-PACKETS", "HANDED-OVER", "TAKEN-OVER", "FLOWS", "RSS"];
     let mut columns =
         if wide { Columns::new(&[&heads[..], &["NO-RSS"]].concat()) } else { Columns::new(&heads) };
     for row in rows {
         let mut cells = vec![
             row.worker.to_string(),
             row.core.to_string(),
+            row.idle,
             row.rx_packets.to_string(),
             row.handoff_out_packets.to_string(),
             row.handoff_in_packets.to_string(),

@@ -105,7 +105,7 @@ pub enum Idle {
     /// Keeps polling.
     #[default]
     Poll,
-    /// Backs off to 50 us, then 1 ms.
+    /// Sleeps until a receive interrupt, or where ports have none for 50 us, then 0.9 ms.
     Sleep,
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// A worker that did not go round for so long is stuck; even an idle one turns every millisecond.
+/// A worker that did not go round for so long is stuck; even an idle one turns every 10 ms.
 const STUCK_AFTER: Duration = Duration::from_secs(5);
 
 /// When each worker was last seen to go round.

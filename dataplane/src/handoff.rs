@@ -1,6 +1,9 @@
 //! Rings between workers, for packets that arrived at another worker's queue than their flow's: one ring for each
 //! ordered pair, bounded, full = refused. A buffer is in one ring or with one worker; its owner parses it again.
 
+use std::sync::Arc;
+
+use cpu::Bell;
 use rtrb::{Consumer, Producer, RingBuffer};
 use tables::{PortId, WorkerId};
 
@@ -29,6 +32,8 @@ pub struct Handoff<B> {
     /// By worker; none to itself.
     to: Vec<Option<Producer<Parcel<B>>>>,
     from: Vec<Consumer<Parcel<B>>>,
+    /// By worker.
+    bells: Vec<Arc<Bell>>,
 }
 
 /// The ends of each of so many workers, in their order. One worker needs no ring and gets none.
@@ -51,7 +56,21 @@ impl<B> Handoff<B> {
     /// No rings: every packet for another worker is refused.
     #[must_use]
     pub const fn none() -> Self {
-        Self { to: Vec::new(), from: Vec::new() }
+        Self { to: Vec::new(), from: Vec::new(), bells: Vec::new() }
+    }
+
+    /// The bells of all workers, in their order, for [`Self::call`].
+    pub fn set_bells(&mut self, bells: Vec<Arc<Bell>>) {
+        self.bells = bells;
+    }
+
+    /// Calls those workers whose packets wait, in case they sleep.
+    pub(crate) fn call(&self) {
+        for (ring, bell) in self.to.iter().zip(&self.bells) {
+            if ring.as_ref().is_some_and(|ring| ring.slots() < PARCELS) {
+                bell.ring();
+            }
+        }
     }
 
     /// Rings that others send by.

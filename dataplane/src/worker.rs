@@ -2,7 +2,9 @@
 //!
 //! Each turn takes new tables if there are any, then a burst of every port through the stages, then what the kernel
 //! and control ask for, then a bounded piece of housekeeping. Nothing here blocks, locks, allocates or reads a clock;
-//! [`Worker::run`] alone reads one, once a turn.
+//! [`Worker::run`] alone reads one, once a turn, and sleeps between turns where it may.
+
+mod rest;
 
 use std::{
     io,
@@ -12,13 +14,13 @@ use std::{
     },
 };
 
-use cpu::{Level, TscClock};
+use cpu::{Level, TscClock, Watch};
 use tables::{
     DropReason, Millis, PortId, PortSet, Tables, WorkerId,
     affinity::Affinity,
     capture::Capture,
     command::CommandDesk,
-    counters::{Counts, WorkerCounters},
+    counters::{Counts, Idling, WorkerCounters},
     flow::{FlowTable, FlowTableConfig},
     publish::Subscriber,
     punt::{FRAME_LEN_MAX, FrameReceiver, FrameSender, Message},
@@ -75,6 +77,8 @@ pub struct WorkerLinks {
     pub commands: CommandDesk,
     /// Packets that control wants to see.
     pub capture: Capture,
+    /// What it waits with for receive interrupts; those who may have something for it have its bell. Without, it naps.
+    pub watch: Option<Watch>,
 }
 
 /// See the module.
@@ -89,6 +93,9 @@ pub struct Worker<P: PortIo> {
     /// The running sweep has passed the flow table, and is in the memory of clients.
     flows_swept: bool,
     idle: Idle,
+    watch: Option<Watch>,
+    /// Packets handed over when other workers were last called.
+    handed_over: u64,
     burst: Burst<P::Buf>,
     scratch: Box<Scratch>,
     frame: Box<[u8; FRAME_LEN_MAX]>,
@@ -117,16 +124,27 @@ impl<P: PortIo> Worker<P> {
             mirrored: config.mirrored,
             stages: Account::new(false),
         };
+        let lanes: Vec<_> = ports.into_iter().map(Lane::new).collect();
+        let interrupts = links.watch.is_some()
+            && !lanes.is_empty()
+            && lanes.iter().all(|lane: &Lane<P>| lane.capabilities.rx_interrupts);
+        links.counters.set_idling(match config.idle {
+            IdleMode::Poll => Idling::Polls,
+            IdleMode::Sleep if interrupts => Idling::Waits,
+            IdleMode::Sleep => Idling::Sleeps,
+        });
         Ok(Self {
             tables: links.tables,
             counters: links.counters,
             inject: links.inject,
             commands: links.commands,
-            lanes: ports.into_iter().map(Lane::new).collect(),
+            lanes,
             state,
             announcer: Announcer::new(),
             flows_swept: false,
-            idle: Idle::new(config.idle),
+            idle: Idle::new(config.idle, interrupts),
+            watch: links.watch,
+            handed_over: 0,
             burst: Burst::new(),
             scratch: Box::new(Scratch::new()),
             frame: Box::new([0; FRAME_LEN_MAX]),
@@ -151,9 +169,8 @@ impl<P: PortIo> Worker<P> {
             if work > 0 {
                 self.state.counts.turns.busy_cycles += cpu::tsc().wrapping_sub(start);
             }
-            if let Some(nap) = self.idle.after(work) {
-                self.state.counts.turns.sleeps += 1;
-                cpu::nap(nap);
+            if self.idle.may_sleep() {
+                self.rest(work, now);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What a worker costs that sleeps when nothing arrives (`workers.idle: sleep`), and how late it sees what arrives then: a
-//! question for its own address after a silence, until the answer is out. The port is two queues in memory, which no device
-//! can wake it for: so it is with drivers that have no receive interrupts.
+//! question for its own address after a silence, until the answer is out. The port is two queues in memory: once as with a
+//! driver that has no receive interrupts, once with a file that tells of a packet as a driver's does.
 
 use std::{
     fs, io,
@@ -8,18 +8,18 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, Sender, channel},
+        mpsc::channel,
     },
     thread,
     time::{Duration, Instant},
 };
 
-use cpu::{Level, TscClock};
+use cpu::{Level, TscClock, Watch};
 use dataplane::{
-    buf::{Burst, PacketBuf},
+    buf::PacketBuf,
     idle::IdleMode,
-    io::{Capabilities, PortIo, mem::MemBuf},
-    testkit::{Fixture, OUTSIDE},
+    io::mem::MemBuf,
+    testkit::{Fixture, OUTSIDE, PipePort, Wire, pipe},
     worker::{Worker, WorkerConfig, WorkerLinks},
 };
 use hdrhistogram::Histogram;
@@ -38,14 +38,22 @@ const PATIENCE: Duration = Duration::from_secs(10);
 fn main() -> io::Result<()> {
     let options = Options::from_process();
     let mut report = Report::new("idle");
-    for (name, mode) in [("poll", IdleMode::Poll), ("sleep", IdleMode::Sleep)] {
-        let running = Running::start(mode)?;
+    for (name, mode, interrupts) in [
+        ("poll", IdleMode::Poll, false),
+        ("sleep", IdleMode::Sleep, false),
+        ("sleep with interrupts", IdleMode::Sleep, true),
+    ] {
+        let running = Running::start(mode, interrupts)?;
         // Until it has said what it says by itself, and sleeps as long as it ever does.
         thread::sleep(Duration::from_millis(500));
         let (before, start) = (running.ran()?, Instant::now());
         thread::sleep(options.pick(Duration::from_secs(5), Duration::from_secs(1)));
         let share = (running.ran()? - before).as_secs_f64() / start.elapsed().as_secs_f64();
-        report.push(Row::value(&format!("{name}: share of a core without work"), Unit::Ratio, share));
+        report.push(Row::value(
+            &format!("{name}: per cent of a core without work"),
+            Unit::Ratio,
+            100.0 * share,
+        ));
         for silence in SILENCES {
             let mut times = Histogram::new_with_bounds(1, 1 << 36, 3).expect("constant bounds are valid");
             let mut random = Random::new(3);
@@ -68,26 +76,24 @@ fn main() -> io::Result<()> {
 struct Running {
     stop: Arc<AtomicBool>,
     thread: thread::JoinHandle<()>,
-    wire: Sender<MemBuf>,
-    sent: Receiver<MemBuf>,
+    wire: Wire,
     /// Its thread in `/proc`.
     task: PathBuf,
 }
 
 impl Running {
-    fn start(mode: IdleMode) -> io::Result<Self> {
-        let (wire, waiting) = channel();
-        let (out, sent) = channel();
+    fn start(mode: IdleMode, interrupts: bool) -> io::Result<Self> {
+        let (port, wire) = pipe(interrupts)?;
         let (tell, told) = channel();
         let stop = Arc::new(AtomicBool::new(false));
         let shared = Arc::clone(&stop);
         let thread = thread::spawn(move || {
             let task = Path::new("/proc").join(fs::read_link("/proc/thread-self").unwrap_or_default());
             tell.send(task).ok();
-            work(mode, Pipe { waiting, out }, &shared);
+            work(mode, port, &shared);
         });
         let task = told.recv().map_err(io::Error::other)?;
-        Ok(Self { stop, thread, wire, sent, task })
+        Ok(Self { stop, thread, wire, task })
     }
 
     /// How long the thread has run.
@@ -99,16 +105,18 @@ impl Running {
 
     /// Asks for the worker's own address; the time until the answer is out.
     fn ask(&self) -> io::Result<Duration> {
-        while self.sent.try_recv().is_ok() {}
+        while self.wire.sent.try_recv().is_ok() {}
         let (asker, own) = ("192.0.2.2".parse(), "192.0.2.1".parse());
         let (Ok(asker), Ok(own)) = (asker, own) else { unreachable!("constant addresses") };
         let question = PacketBuilder::arp_request(Fixture::neighbor_mac(OUTSIDE, 2), asker, own).build();
         let start = Instant::now();
         let buf = MemBuf::from_frame(&question).ok_or_else(|| io::Error::other("a short frame"))?;
-        self.wire.send(buf).map_err(|_| io::Error::other("the worker is gone"))?;
+        if !self.wire.send(buf) {
+            return Err(io::Error::other("the worker is gone"));
+        }
         while start.elapsed() < PATIENCE {
             // Looked for without sleeping: waking up here is not to be measured.
-            if self.sent.try_recv().is_ok_and(|buf| answers(&buf)) {
+            if self.wire.sent.try_recv().is_ok_and(|buf| answers(&buf)) {
                 return Ok(start.elapsed());
             }
         }
@@ -127,7 +135,7 @@ fn answers(buf: &MemBuf) -> bool {
     head.get(12..14) == Some(&ether::ARP.to_be_bytes()[..]) && head.get(20..22) == Some(&[0, 2][..])
 }
 
-fn work(mode: IdleMode, port: Pipe, stop: &AtomicBool) {
+fn work(mode: IdleMode, port: PipePort, stop: &AtomicBool) {
     let (_publisher, mut subscribers) = mailboxes(1, Fixture::data_centre().tables());
     let (_sender, commands) = command_rings(1, 1);
     let links = WorkerLinks {
@@ -137,6 +145,7 @@ fn work(mode: IdleMode, port: Pipe, stop: &AtomicBool) {
         inject: frame_ring(0).1,
         commands,
         capture: capture_ring(0).0,
+        watch: Watch::new().ok(),
     };
     let flows = FlowTableConfig { flows: 1024, ipv6: false, secret: 7, timeouts: Timeouts::default() };
     let config = WorkerConfig {
@@ -149,37 +158,4 @@ fn work(mode: IdleMode, port: Pipe, stop: &AtomicBool) {
     };
     let mut worker = Worker::new(&config, links, vec![port]).expect("memory for a small flow table");
     worker.run(&TscClock::calibrate(), stop);
-}
-
-/// A port whose wire is a queue each way to another thread.
-struct Pipe {
-    waiting: Receiver<MemBuf>,
-    out: Sender<MemBuf>,
-}
-
-impl PortIo for Pipe {
-    type Buf = MemBuf;
-
-    fn capabilities(&self) -> Capabilities {
-        Capabilities::default()
-    }
-
-    fn rx(&mut self, burst: &mut Burst<MemBuf>) {
-        while let Ok(buf) = self.waiting.try_recv() {
-            if burst.push(buf).is_err() {
-                return;
-            }
-        }
-    }
-
-    fn tx(&mut self, burst: &mut Burst<MemBuf>) {
-        let slots = burst.slots_mut();
-        let count = slots.len();
-        slots.iter_mut().filter_map(Option::take).for_each(|buf| drop(self.out.send(buf)));
-        burst.sent(count);
-    }
-
-    fn alloc(&mut self) -> Option<MemBuf> {
-        Some(MemBuf::empty())
-    }
 }

@@ -124,6 +124,7 @@ impl Stand {
             inject,
             commands: desk,
             capture: capture_ring(0).0,
+            watch: None,
         };
         let flows = FlowTableConfig { flows, ipv6, secret: 0x5eed, timeouts: Timeouts::default() };
         let config = WorkerConfig {

@@ -46,9 +46,12 @@ impl Cores {
         self.plan.workers.iter().map(|place| place.core).collect()
     }
 
-    /// Workers share their cores with something else.
-    pub(super) fn crowded(&self) -> bool {
-        self.plan.crowded
+    /// How workers idle: as configured, but never by polling on a core that others need.
+    pub(super) fn idle(&self, config: &GatewayConfig) -> IdleMode {
+        match config.workers.idle {
+            Idle::Poll if !self.plan.crowded => IdleMode::Poll,
+            Idle::Poll | Idle::Sleep => IdleMode::Sleep,
+        }
     }
 
     /// Confines this thread and those it makes from now on to the cores that workers leave.
@@ -80,14 +83,6 @@ fn numa_of_device(device: &str) -> Option<u16> {
     let node = fs::read_to_string(format!("/sys/bus/pci/devices/{address}/numa_node")).ok()?;
     // -1 where there is one node only.
     node.trim().parse().ok()
-}
-
-/// How workers idle: as configured, but never by polling on a core that others need.
-pub(super) fn idle(config: &GatewayConfig, crowded: bool) -> IdleMode {
-    match config.workers.idle {
-        Idle::Poll if !crowded => IdleMode::Poll,
-        Idle::Poll | Idle::Sleep => IdleMode::Sleep,
-    }
 }
 
 /// The memory node of a core; 0 where the system does not say.

@@ -67,7 +67,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         .build()
         .context("cannot start the control threads")?;
     let layout = Arc::new(Layout { cores: cores.of_workers(), spread: engine.spread().to_vec() });
-    let sharing = Sharing { rss, layout, crowded: cores.crowded() };
+    let sharing = Sharing { rss, layout, idle: cores.idle(&config) };
     runtime.block_on(serve(config, file, state, engine, sharing))
 }
 

@@ -11,6 +11,8 @@ use control::mirror::{Bypass, Devices, Listeners, MirrorPort, Pump, WorkerRings}
 use control::netlink::{self, Link, Resolver};
 use control::network::{Network, NetworkPort};
 use control::workers::{Layout, Workers};
+use cpu::Watch;
+use dataplane::idle::IdleMode;
 use dataplane::worker::{WorkerConfig, WorkerLinks};
 use packet::MacAddr;
 use tables::capture::capture_ring;
@@ -23,7 +25,6 @@ use tables::rss::Rss;
 use tables::{Generation, PortId, PortSet, Tables, WorkerId};
 use tokio::sync::{mpsc, watch};
 
-use super::cores;
 use super::engine::{Engine, Running};
 
 /// Bytes of one worker's ring to the kernel, and of the one back.
@@ -42,8 +43,8 @@ const HEARD: usize = 1024;
 pub(super) struct Sharing {
     pub(super) rss: Arc<Rss>,
     pub(super) layout: Arc<Layout>,
-    /// A worker shares its core with something else.
-    pub(super) crowded: bool,
+    /// What workers do when nothing arrives.
+    pub(super) idle: IdleMode,
 }
 
 /// Everything that runs, before the applier has its share.
@@ -67,21 +68,29 @@ impl Rig {
         let macs = engine.macs().to_vec();
         let (devices, resolver, network) = mirror(config, &macs).await?;
         let count = config.workers.count();
-        let (publisher, subscribers) = mailboxes(count, Tables::empty(Generation(0)));
+        let (mut publisher, subscribers) = mailboxes(count, Tables::empty(Generation(0)));
         let mut starts = Vec::new();
         let (mut rings, mut handles, mut captured) = (Vec::new(), Vec::new(), Vec::new());
+        let mut bells = Vec::new();
         for (id, tables) in (0..count).map(WorkerId).zip(subscribers) {
             let counters = Arc::new(WorkerCounters::new(config.ports.len()));
             let (punt, from_worker) = frame_ring(FRAME_RING_BYTES);
-            let (to_worker, inject) = frame_ring(FRAME_RING_BYTES);
-            let (sender, commands) = command_rings(COMMANDS, ANSWERS);
+            let (mut to_worker, inject) = frame_ring(FRAME_RING_BYTES);
+            let (mut sender, commands) = command_rings(COMMANDS, ANSWERS);
+            let watch = watch_of(sharing.idle)?;
+            if let Some(bell) = watch.as_ref().map(Watch::bell) {
+                to_worker.call(Arc::clone(bell));
+                sender.call(Arc::clone(bell));
+                bells.push(Arc::clone(bell));
+            }
             let (capture, shown) = capture_ring(CAPTURE_RING_BYTES);
             captured.push(shown);
             rings.push(WorkerRings { punt: from_worker, inject: to_worker });
             handles.push((Arc::clone(&counters), sender));
-            let links = WorkerLinks { tables, counters, punt, inject, commands, capture };
-            starts.push((worker_config(config, id, sharing.crowded), links));
+            let links = WorkerLinks { tables, counters, punt, inject, commands, capture, watch };
+            starts.push((worker_config(config, id, sharing.idle), links));
         }
+        publisher.call(bells);
         let mirrored = devices.as_ref().map(Devices::all).unwrap_or_default();
         let (told, bypasses) = mpsc::channel(BYPASSES);
         let (hear, heard) = mpsc::channel(HEARD);
@@ -109,7 +118,13 @@ impl Rig {
     }
 }
 
-fn worker_config(config: &GatewayConfig, id: WorkerId, crowded: bool) -> WorkerConfig {
+/// What a worker waits with, where it may sleep.
+fn watch_of(idle: IdleMode) -> Result<Option<Watch>> {
+    let watch = (idle == IdleMode::Sleep).then(Watch::new).transpose();
+    watch.context("no file to wake a worker by; is the limit of open files (ulimit -n) reached?")
+}
+
+fn worker_config(config: &GatewayConfig, id: WorkerId, idle: IdleMode) -> WorkerConfig {
     let forwarding = &config.forwarding;
     let ipv6 = config.ports.iter().any(|port| port.addresses.iter().any(|net| net.addr().is_ipv6()));
     let flows = FlowTableConfig {
@@ -126,14 +141,7 @@ fn worker_config(config: &GatewayConfig, id: WorkerId, crowded: bool) -> WorkerC
         .map(|(id, _)| id)
         .collect::<PortSet>();
     let affinity_clients = forwarding.affinity_clients;
-    WorkerConfig {
-        id,
-        level: cpu::Level::of_this_processor(),
-        flows,
-        affinity_clients,
-        mirrored,
-        idle: cores::idle(config, crowded),
-    }
+    WorkerConfig { id, level: cpu::Level::of_this_processor(), flows, affinity_clients, mirrored, idle }
 }
 
 type Mirror = (Option<Devices>, Option<Resolver>, watch::Receiver<Arc<Network>>);

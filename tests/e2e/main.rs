@@ -12,6 +12,7 @@ mod fabric;
 mod flood;
 mod frontends;
 mod health;
+mod idle;
 mod kernel;
 mod lifecycle;
 mod load;
@@ -56,7 +57,7 @@ const GROUPS: [Group<World>; 4] = [
         ],
     },
     Group { name: "offload", make: World::offload, checks: &[variants::OFFLOAD] },
-    Group { name: "static", make: World::tapless, checks: &[variants::STATIC, trunk::CHECKS] },
+    Group { name: "static", make: World::tapless, checks: &[variants::STATIC, trunk::CHECKS, idle::CHECKS] },
 ];
 
 const PROGRAM: Program<World> =

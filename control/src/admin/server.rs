@@ -175,7 +175,7 @@ async fn ports(State(admin): State<Admin>) -> Answer<Vec<view::Port>> {
 }
 
 async fn workers(State(admin): State<Admin>) -> Answer<Vec<view::Worker>> {
-    Ok(Json(show::workers(&admin.layout, &admin.workers.counts())))
+    Ok(Json(show::workers(&admin.layout, &admin.workers)))
 }
 
 async fn counters(State(admin): State<Admin>) -> Answer<Vec<view::Counter>> {

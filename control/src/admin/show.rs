@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use packet::{Family, MacAddr};
-use tables::counters::{AffinityCounts, Counts, FlowCounts, FragmentCounts, LoopCounts, PacketCounts};
+use tables::counters::{
+    AffinityCounts, Counts, FlowCounts, FragmentCounts, LoopCounts, PacketCounts, WorkerCounters,
+};
 use tables::{AdjacencyState, BackendState, NatMode, NodeId, Prefix, ServiceId, Tables};
 
 use super::view;
@@ -13,7 +16,7 @@ use crate::apply::Look;
 use crate::compile::{Origin, ServiceReport, Way};
 use crate::config::{Carrier, GatewayConfig};
 use crate::model::ObjectKey;
-use crate::workers::{Layout, ListedFlow, Sample};
+use crate::workers::{Layout, ListedFlow, Sample, Workers};
 
 /// Every service port, or those of one namespace.
 pub(super) fn services(look: &Look<'_>, namespace: Option<&str>) -> Vec<view::Service> {
@@ -218,22 +221,26 @@ pub(super) fn counters(counts: &[Counts]) -> Vec<view::Counter> {
 }
 
 /// The workers in order.
-pub(super) fn workers(layout: &Layout, counts: &[Counts]) -> Vec<view::Worker> {
+pub(super) fn workers(layout: &Layout, workers: &Workers) -> Vec<view::Worker> {
     let rss_ports = layout.spread.iter().filter(|one| one.fault.is_none()).map(|one| one.port.clone());
     let no_rss =
         layout.spread.iter().filter_map(|one| Some(format!("{}: {}", one.port, one.fault.as_ref()?)));
     let (rss_ports, no_rss): (Vec<_>, Vec<_>) = (rss_ports.collect(), no_rss.collect());
-    let row = |((worker, core), counts): ((u16, u16), &Counts)| view::Worker {
-        worker,
-        core,
-        rx_packets: counts.packets.rx,
-        handoff_out_packets: counts.packets.handoff_out,
-        handoff_in_packets: counts.packets.handoff_in,
-        flows: counts.flows.used,
-        rss_ports: rss_ports.clone(),
-        no_rss: no_rss.clone(),
+    let row = |((worker, core), counters): ((u16, u16), &Arc<WorkerCounters>)| {
+        let counts = counters.snapshot();
+        view::Worker {
+            worker,
+            core,
+            idle: counters.idling().word().into(),
+            rx_packets: counts.packets.rx,
+            handoff_out_packets: counts.packets.handoff_out,
+            handoff_in_packets: counts.packets.handoff_in,
+            flows: counts.flows.used,
+            rss_ports: rss_ports.clone(),
+            no_rss: no_rss.clone(),
+        }
     };
-    (0..).zip(layout.cores.iter().copied()).zip(counts).map(row).collect()
+    (0..).zip(layout.cores.iter().copied()).zip(&workers.counters()).map(row).collect()
 }
 
 /// Reasons with packets, most packets first.

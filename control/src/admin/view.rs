@@ -167,6 +167,8 @@ pub struct Worker {
     pub worker: u16,
     /// The core it runs on.
     pub core: u16,
+    /// What it does when nothing arrives: `polls`, `sleeps` for set times, or `interrupts`: it waits for those of its ports.
+    pub idle: String,
     /// Packets that came to its own queues.
     pub rx_packets: u64,
     /// Of these, those that were for another worker.

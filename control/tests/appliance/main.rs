@@ -29,7 +29,7 @@ use control::state_dir::StateDir;
 use control::workers::{Layout, PortSpread, Workers};
 use packet::{Family, MacAddr, Protocol};
 use tables::command::command_rings;
-use tables::counters::WorkerCounters;
+use tables::counters::{Idling, WorkerCounters};
 use tables::publish::mailboxes;
 use tables::punt::{FrameReceiver, frame_ring};
 use tables::{Generation, Tables};
@@ -96,7 +96,9 @@ impl Appliance {
             }
         });
         let (sender, _desk) = command_rings(1, 1);
-        let workers = Workers::new(vec![(Arc::new(WorkerCounters::new(1)), sender)]);
+        let counters = Arc::new(WorkerCounters::new(1));
+        counters.set_idling(Idling::Waits);
+        let workers = Workers::new(vec![(counters, sender)]);
         let metrics = Metrics::new(workers.counters(), vec!["outside".into()], None);
         let (source, events) = mpsc::channel(16);
         let (bypasses, told) = mpsc::channel(16);
@@ -316,6 +318,7 @@ async fn the_admin_api_answers_over_its_socket() {
     );
     let workers: Vec<view::Worker> = client::get(&socket, "/v1/workers").await.unwrap();
     assert_eq!((workers.len(), workers[0].core), (1, 5));
+    assert_eq!(workers[0].idle, "interrupts");
     assert_eq!(workers[0].rss_ports, ["outside"]);
     assert_eq!(workers[0].no_rss, ["inside: the device takes no RSS key"]);
     for path in ["counters", "drops", "backends", "sources"] {

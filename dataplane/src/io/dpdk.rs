@@ -1,5 +1,7 @@
 //! DPDK queues as ports. The only file of this crate that names DPDK.
 
+use std::{io, os::fd::BorrowedFd};
+
 pub use dpdk::{Eal, EalConfig, HugePages, Job, Mempool, Port, PortConfig, QueuePair, StartedPort};
 use dpdk::{Mbuf, RxChecksum};
 
@@ -86,6 +88,7 @@ impl PortIo for QueuePair {
             rx_checksum: device.rx_checksum,
             tx_tcp_checksum: device.tx_tcp_checksum,
             tx_udp_checksum: device.tx_udp_checksum,
+            rx_interrupts: device.rx_interrupts,
         }
     }
 
@@ -104,6 +107,14 @@ impl PortIo for QueuePair {
     #[inline]
     fn alloc(&mut self) -> Option<Mbuf> {
         Self::alloc(self)
+    }
+
+    fn arm(&mut self) -> io::Result<BorrowedFd<'_>> {
+        Self::arm(self).map_err(|errno| io::Error::from_raw_os_error(errno.0))
+    }
+
+    fn disarm(&mut self) {
+        Self::disarm(self);
     }
 }
 

@@ -6,6 +6,8 @@ pub mod dpdk;
 pub mod mem;
 pub mod pcap;
 
+use std::{io, os::fd::BorrowedFd};
+
 use crate::buf::{Burst, PacketBuf};
 
 /// What a port's device does by itself.
@@ -17,6 +19,8 @@ pub struct Capabilities {
     pub tx_tcp_checksum: bool,
     /// Finishes a UDP checksum on request.
     pub tx_udp_checksum: bool,
+    /// Has receive interrupts: [`PortIo::arm`] works, unless the device is in no state for it.
+    pub rx_interrupts: bool,
 }
 
 /// One rx/tx queue pair of a port, owned by one worker.
@@ -32,4 +36,15 @@ pub trait PortIo {
     fn tx(&mut self, burst: &mut Burst<Self::Buf>);
     /// An empty buffer with the usual headroom for a packet made here; `None` when the pool is exhausted.
     fn alloc(&mut self) -> Option<Self::Buf>;
+
+    /// Has the device tell by a file, each time that it becomes readable, of packets that come from now on. The caller
+    /// looks afterwards for those that came before.
+    ///
+    /// # Errors
+    /// When the device cannot, or cannot now.
+    fn arm(&mut self) -> io::Result<BorrowedFd<'_>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Has it be silent again.
+    fn disarm(&mut self) {}
 }

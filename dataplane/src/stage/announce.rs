@@ -30,6 +30,11 @@ impl Announcer {
         Self { heard: Some(Arc::new(Tables::empty(Generation(0)))), next: None, shard: 0 }
     }
 
+    /// A round is under way.
+    pub(crate) const fn is_busy(&self) -> bool {
+        self.heard.is_some()
+    }
+
     /// `new` tables took the place of `old`. A round under way goes on, so that it ends however often tables change, and
     /// another follows: shards it has passed were announced as `old` had them. A VIP may be announced twice. When
     /// addresses have moved between shards, as they do when these become more, the round starts anew.

@@ -2,8 +2,10 @@
 //! that is stepped by hand. Panics freely; not for the product.
 
 mod fixture;
+mod pipe;
 mod rig;
 pub mod target;
 
 pub use fixture::{Fixture, INSIDE, OUTSIDE};
+pub use pipe::{PipePort, Wire, pipe};
 pub use rig::{Rig, RigConfig};

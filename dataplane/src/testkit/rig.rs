@@ -143,6 +143,7 @@ impl<P: PortIo> Rig<P> {
             inject,
             commands: desk,
             capture,
+            watch: None,
         };
         let flows = FlowTableConfig {
             flows: config.flows,

@@ -7,8 +7,9 @@
 
 mod walk;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
+use cpu::Bell;
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::{
@@ -109,12 +110,20 @@ pub struct Done {
 pub struct CommandSender {
     commands: Producer<Command>,
     answers: Consumer<Answer>,
+    bell: Option<Arc<Bell>>,
 }
 
 impl CommandSender {
+    /// Calls the worker at each command from now on, in case it sleeps.
+    pub fn call(&mut self, bell: Arc<Bell>) {
+        self.bell = Some(bell);
+    }
+
     /// Hands a command over; false when the worker is behind and the ring is full.
     pub fn send(&mut self, command: Command) -> bool {
-        self.commands.push(command).is_ok()
+        let sent = self.commands.push(command).is_ok();
+        self.bell.iter().for_each(|bell| bell.ring());
+        sent
     }
 
     /// The next answer, if there is one yet.
@@ -159,7 +168,7 @@ pub fn command_rings(commands: usize, answers: usize) -> (CommandSender, Command
     let (command_producer, command_consumer) = RingBuffer::new(commands.max(1));
     let (answer_producer, answer_consumer) = RingBuffer::new(answers.max(2));
     (
-        CommandSender { commands: command_producer, answers: answer_consumer },
+        CommandSender { commands: command_producer, answers: answer_consumer, bell: None },
         CommandDesk { commands: command_consumer, answers: answer_producer, running: None },
     )
 }

@@ -6,6 +6,7 @@
 //! taken during a flush may be off by that burst.
 
 mod groups;
+mod idling;
 
 use std::{
     array,
@@ -15,6 +16,8 @@ use std::{
 use crossbeam::utils::CachePadded;
 
 pub use groups::{AffinityCounts, FlowCounts, FragmentCounts, LoopCounts, PacketCounts, PortCounts};
+pub use idling::Idling;
+use idling::SharedIdling;
 
 use crate::{DropReason, PortId};
 
@@ -146,6 +149,7 @@ pub struct WorkerCounters {
     /// The sum of `drops` when they were last stored.
     dropped: Group<1>,
     ports: Box<[Group<{ PortCounts::LEN }>]>,
+    idling: SharedIdling,
 }
 
 impl WorkerCounters {
@@ -161,7 +165,19 @@ impl WorkerCounters {
             drops: zeros(),
             dropped: zeros(),
             ports: (0..ports).map(|_| zeros()).collect(),
+            idling: SharedIdling::default(),
         }
+    }
+
+    /// Shows what the worker does when nothing arrives; for its one writer.
+    pub fn set_idling(&self, idling: Idling) {
+        self.idling.store(idling);
+    }
+
+    /// What the worker does when nothing arrives, as it said last.
+    #[must_use]
+    pub fn idling(&self) -> Idling {
+        self.idling.load()
     }
 
     /// Ports that are counted.

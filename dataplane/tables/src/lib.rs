@@ -4,7 +4,7 @@
 //! own copy (a clone shares every chunk, an edit copies one) and publishes it; workers read it between bursts and never
 //! write to it. What a worker itself remembers, its flow table and counters, is its own and outlives every version.
 //!
-//! Here: no I/O, no clock, no randomness, no lock; nothing is allocated for a packet. Time is an argument.
+//! Here: no I/O but the call of a worker that sleeps ([`cpu::Bell`]), no clock, no randomness, no lock; nothing is allocated for a packet. Time is an argument.
 #![forbid(unsafe_code)]
 
 mod address;

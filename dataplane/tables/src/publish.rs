@@ -12,6 +12,7 @@ use std::{
     },
 };
 
+use cpu::Bell;
 use crossbeam::{queue::ArrayQueue, utils::CachePadded};
 
 use crate::Generation;
@@ -37,6 +38,8 @@ pub struct Publisher<T> {
     seats: Vec<Arc<Seat<T>>>,
     /// Every version that a worker may still hold, oldest first; the newest is always here.
     kept: VecDeque<Arc<T>>,
+    /// Called after a publication.
+    bells: Vec<Arc<Bell>>,
 }
 
 /// A worker's end.
@@ -63,10 +66,15 @@ pub fn mailboxes<T: Published>(workers: u16, first: T) -> (Publisher<T>, Vec<Sub
         .iter()
         .map(|seat| Subscriber { seat: seat.clone(), current: first.clone(), sweep_began: generation })
         .collect();
-    (Publisher { seats, kept: VecDeque::from([first]) }, subscribers)
+    (Publisher { seats, kept: VecDeque::from([first]), bells: Vec::new() }, subscribers)
 }
 
 impl<T: Published> Publisher<T> {
+    /// Calls these workers at each publication from now on, in case they sleep.
+    pub fn call(&mut self, bells: Vec<Arc<Bell>>) {
+        self.bells = bells;
+    }
+
     /// Puts `next` in every mailbox, over a version that was not taken yet, and frees what no worker holds.
     pub fn publish(&mut self, next: T) {
         let next = Arc::new(next);
@@ -74,6 +82,7 @@ impl<T: Published> Publisher<T> {
         for seat in &self.seats {
             drop(seat.mailbox.force_push(next.clone()));
         }
+        self.bells.iter().for_each(|bell| bell.ring());
         self.kept.push_back(next);
         self.reclaim();
     }

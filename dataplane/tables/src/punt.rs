@@ -2,7 +2,9 @@
 //!
 //! Frames are copied, and no buffer of a device ever leaves its worker. A full ring refuses; the caller counts.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
+
+use cpu::Bell;
 
 pub use crate::records::RecordError;
 
@@ -47,6 +49,7 @@ pub enum Message {
 /// The writing end.
 pub struct FrameSender {
     ring: RecordSender,
+    bell: Option<Arc<Bell>>,
 }
 
 /// The reading end.
@@ -58,10 +61,15 @@ pub struct FrameReceiver {
 #[must_use]
 pub fn frame_ring(bytes: usize) -> (FrameSender, FrameReceiver) {
     let (sender, receiver) = records::ring(bytes.max(HEADER_LEN + FRAME_LEN_MAX));
-    (FrameSender { ring: sender }, FrameReceiver { ring: receiver })
+    (FrameSender { ring: sender, bell: None }, FrameReceiver { ring: receiver })
 }
 
 impl FrameSender {
+    /// Calls the reading end at each frame from now on, in case it sleeps.
+    pub fn call(&mut self, bell: Arc<Bell>) {
+        self.bell = Some(bell);
+    }
+
     /// Copies a frame, given as its segments, into the ring.
     ///
     /// # Errors
@@ -75,7 +83,9 @@ impl FrameSender {
         if len > FRAME_LEN_MAX {
             return Err(RecordError::TooLong);
         }
-        self.ring.push(KIND_FRAME, port, len, segments)
+        self.ring.push(KIND_FRAME, port, len, segments)?;
+        self.bell.iter().for_each(|bell| bell.ring());
+        Ok(())
     }
 
     /// Asks for a next hop to be resolved.

@@ -76,7 +76,12 @@ fn a_priority_tag_is_read_through_and_taken_off() {
 
 #[test]
 fn unfinished_checksums_are_finished_here_or_by_the_port() {
-    let offload = Capabilities { rx_checksum: true, tx_tcp_checksum: true, tx_udp_checksum: true };
+    let offload = Capabilities {
+        rx_checksum: true,
+        tx_tcp_checksum: true,
+        tx_udp_checksum: true,
+        ..Capabilities::default()
+    };
     for world in &WORLDS {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             for (dst, payload) in

@@ -96,8 +96,14 @@ fn connect(eal: &Eal, (small, large): (Mempool, Mempool), link: u8, folder: &Pat
             MacAddr([2, 0, 0, 9, link, number])
         );
         // Memif names no MTU above the usual one, and carries whatever comes.
-        let config =
-            PortConfig { queues: 1, rx_descriptors: 512, tx_descriptors: 512, mtu: 1_500, rss_key: &[] };
+        let config = PortConfig {
+            queues: 1,
+            rx_descriptors: 512,
+            tx_descriptors: 512,
+            mtu: 1_500,
+            rss_key: &[],
+            rx_interrupts: false,
+        };
         let port = Port::open(eal, &device).unwrap_or_else(|error| panic!("{error}"));
         let (port, mut queues) = port.start(pool, &config).unwrap_or_else(|error| panic!("{error}"));
         (port, queues.pop().unwrap())

@@ -8,6 +8,8 @@
 mod device;
 mod eal;
 mod errno;
+mod info;
+mod interrupt;
 mod lcore;
 mod log;
 mod mbuf;

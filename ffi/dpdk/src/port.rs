@@ -1,11 +1,11 @@
 //! A device: opened by name, configured, started; closed and removed on drop.
 
-use std::{ffi::CStr, sync::Arc};
-
-use dpdk_sys::rte_eth_dev_info;
+use std::sync::Arc;
 
 use crate::{
-    Device, Eal, Errno, Mempool, PortError, errno, log,
+    Device, Eal, Errno, Mempool, PortError, errno, info,
+    interrupt::{self, RxInterrupt},
+    log,
     queue::QueuePair,
     rss,
     stats::{self, PortStats, XStat},
@@ -20,6 +20,8 @@ pub struct PortCapabilities {
     pub tx_tcp_checksum: bool,
     /// Finishes UDP checksums.
     pub tx_udp_checksum: bool,
+    /// Tells of received packets by interrupts, as was asked for.
+    pub rx_interrupts: bool,
 }
 
 /// How a port is to work.
@@ -35,6 +37,8 @@ pub struct PortConfig<'k> {
     pub mtu: u16,
     /// The key of the hash that spreads packets over several queues; a device whose keys are shorter gets its beginning.
     pub rss_key: &'k [u8],
+    /// Whether receive interrupts are wanted; a device that has none, or refuses them, works without.
+    pub rx_interrupts: bool,
 }
 
 /// The state of a link.
@@ -73,7 +77,7 @@ struct Opened {
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        let raw = raw_info(self.id).map(|info| info.device);
+        let raw = info::raw(self.id).map(|info| info.device);
         // SAFETY: the port is stopped (`Running` was dropped first) and nobody else has it.
         unsafe { dpdk_sys::rte_eth_dev_close(self.id) };
         if let Ok(device) = raw {
@@ -87,6 +91,7 @@ impl Drop for Opened {
 #[derive(Debug)]
 pub(crate) struct Running {
     opened: Opened,
+    pub(crate) switch: interrupt::Switch,
 }
 
 impl Drop for Running {
@@ -94,14 +99,6 @@ impl Drop for Running {
         // SAFETY: no queue of the port is left: each holds an `Arc` of us.
         unsafe { dpdk_sys::rte_eth_dev_stop(self.opened.id) };
     }
-}
-
-fn raw_info(id: u16) -> Result<rte_eth_dev_info, Errno> {
-    // SAFETY: integers and pointers, for all of which zero is a value.
-    let mut info = unsafe { std::mem::zeroed::<rte_eth_dev_info>() };
-    // SAFETY: a bad port is refused; the structure is ours.
-    errno::check(unsafe { dpdk_sys::rte_eth_dev_info_get(id, &raw mut info) })?;
-    Ok(info)
 }
 
 impl Port {
@@ -123,7 +120,7 @@ impl Port {
         errno::check(unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(name.as_ptr(), &raw mut id) })
             .map_err(refused)?;
         let opened = Opened { id, device: device.to_owned(), rss_key: Box::default() };
-        let raw = raw_info(id).map_err(refused)?;
+        let raw = info::raw(id).map_err(refused)?;
         let info = Info {
             queues_max: raw.max_rx_queues.min(raw.max_tx_queues),
             rx_offloads: raw.rx_offload_capa,
@@ -152,7 +149,7 @@ impl Port {
     /// # Errors
     /// When the device does not say.
     pub fn mac(&self) -> Result<[u8; 6], PortError> {
-        mac(self.opened.id).map_err(|errno| self.refused("reading its MAC address", errno))
+        info::mac(self.opened.id).map_err(|errno| self.refused("reading its MAC address", errno))
     }
 
     /// Gives it another hardware address.
@@ -180,20 +177,47 @@ impl Port {
             return Err(PortError::TooFewQueues { device: self.opened.device.clone(), have, wanted });
         }
         log::forget();
-        let capabilities = self.configure(config)?;
-        self.set_mtu(config.mtu)?;
-        self.set_up_queues(pool, config)?;
+        let asked = self.bring_up(pool, config);
+        let (mut capabilities, refused) = match asked {
+            Err(error) if config.rx_interrupts => {
+                // Perhaps it is the interrupts; whatever else it is says so again.
+                log::forget();
+                (self.bring_up(pool, &PortConfig { rx_interrupts: false, ..*config })?, Some(error))
+            }
+            asked => (asked?, None),
+        };
         let id = self.opened.id;
-        // SAFETY: configured, and every queue is set up.
-        let result = unsafe { dpdk_sys::rte_eth_dev_start(id) };
-        errno::check(result).map_err(|errno| self.refused("starting", errno))?;
         // VIPs' multicast groups and neighbours' broadcasts are wanted; a device that has no filter may refuse.
         // SAFETY: a started port.
         unsafe { dpdk_sys::rte_eth_allmulticast_enable(id) };
-        let running = Arc::new(Running { opened: self.opened });
-        let pair = |queue| QueuePair::new((id, queue), pool, capabilities, running.clone());
+        let running = Arc::new(Running { opened: self.opened, switch: interrupt::Switch::default() });
+        let mut interrupts = Vec::new();
+        if config.rx_interrupts && refused.is_none() {
+            let driver = info::driver(id);
+            interrupts = (0..config.queues)
+                .filter_map(|queue| RxInterrupt::of((id, queue), &driver, &running.switch))
+                .collect();
+        }
+        // A worker must not sleep over any of them, so it is all or none.
+        capabilities.rx_interrupts = interrupts.len() == usize::from(config.queues);
+        let mut interrupts = interrupts.into_iter();
+        let pair = |queue| {
+            let interrupt = interrupts.next().filter(|_| capabilities.rx_interrupts);
+            QueuePair::new((id, queue), pool, (capabilities, interrupt), running.clone())
+        };
         let pairs = (0..config.queues).map(pair).collect();
-        Ok((StartedPort { running, rss: self.info.rss, capabilities }, pairs))
+        Ok((StartedPort { running, rss: self.info.rss, capabilities, refused }, pairs))
+    }
+
+    /// Configures, sets up and starts it.
+    fn bring_up(&mut self, pool: Mempool, config: &PortConfig<'_>) -> Result<PortCapabilities, PortError> {
+        let capabilities = self.configure(config)?;
+        self.set_mtu(config.mtu)?;
+        self.set_up_queues(pool, config)?;
+        // SAFETY: configured, and every queue is set up.
+        let result = unsafe { dpdk_sys::rte_eth_dev_start(self.opened.id) };
+        errno::check(result).map_err(|errno| self.refused("starting", errno))?;
+        Ok(capabilities)
     }
 
     fn configure(&mut self, config: &PortConfig<'_>) -> Result<PortCapabilities, PortError> {
@@ -209,6 +233,7 @@ impl Port {
         conf.rxmode.mtu = u32::from(config.mtu);
         conf.rxmode.offloads = if has_rx { rx_checksum } else { 0 };
         conf.txmode.offloads = self.info.tx_offloads & tx_wanted;
+        conf.intr_conf.set_rxq(config.rx_interrupts.into());
         let spread = dpdk_sys::FAIRLEAD_RSS_IP | dpdk_sys::FAIRLEAD_RSS_TCP | dpdk_sys::FAIRLEAD_RSS_UDP;
         if config.queues > 1 && self.info.rss_types & spread != 0 {
             conf.rxmode.mq_mode = dpdk_sys::FAIRLEAD_MQ_RX_RSS;
@@ -229,6 +254,7 @@ impl Port {
             rx_checksum: has_rx,
             tx_tcp_checksum: conf.txmode.offloads & dpdk_sys::FAIRLEAD_TX_OFFLOAD_TCP_CKSUM != 0,
             tx_udp_checksum: conf.txmode.offloads & dpdk_sys::FAIRLEAD_TX_OFFLOAD_UDP_CKSUM != 0,
+            rx_interrupts: false,
         })
     }
 
@@ -273,9 +299,17 @@ pub struct StartedPort {
     running: Arc<Running>,
     pub(crate) rss: rss::Sizes,
     capabilities: PortCapabilities,
+    refused: Option<PortError>,
 }
 
 impl StartedPort {
+    /// Why it works without the receive interrupts that were asked for although its driver has them; `None` where it has
+    /// none, or they work.
+    #[must_use]
+    pub const fn interrupts_refused(&self) -> Option<&PortError> {
+        self.refused.as_ref()
+    }
+
     /// What it does by itself.
     #[must_use]
     pub const fn capabilities(&self) -> PortCapabilities {
@@ -287,7 +321,7 @@ impl StartedPort {
     /// # Errors
     /// When the device does not say.
     pub fn mac(&self) -> Result<[u8; 6], Errno> {
-        mac(self.id())
+        info::mac(self.id())
     }
 
     /// The MTU in force.
@@ -304,13 +338,7 @@ impl StartedPort {
     /// The name of its driver.
     #[must_use]
     pub fn driver(&self) -> String {
-        let Ok(info) = raw_info(self.id()) else { return String::new() };
-        // SAFETY: a static string of the driver, or null.
-        if info.driver_name.is_null() {
-            return String::new();
-        }
-        // SAFETY: not null, so a static string of the driver.
-        unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy().into_owned()
+        info::driver(self.id())
     }
 
     /// The state of its link; up only when the kernel's interface under the driver, if there is one, has a carrier too.
@@ -360,11 +388,4 @@ impl StartedPort {
     pub(crate) fn id(&self) -> u16 {
         self.running.opened.id
     }
-}
-
-fn mac(id: u16) -> Result<[u8; 6], Errno> {
-    let mut address = dpdk_sys::rte_ether_addr { addr_bytes: [0; 6] };
-    // SAFETY: room for the answer.
-    errno::check(unsafe { dpdk_sys::rte_eth_macaddr_get(id, &raw mut address) })?;
-    Ok(address.addr_bytes)
 }

@@ -1,10 +1,10 @@
 //! A queue pair of a started port, owned by one worker: one call a burst.
 
-use std::{cell::Cell, marker::PhantomData, sync::Arc};
+use std::{cell::Cell, marker::PhantomData, os::fd::BorrowedFd, sync::Arc};
 
 use dpdk_sys::rte_mbuf;
 
-use crate::{Mbuf, Mempool, PortCapabilities, port::Running};
+use crate::{Errno, Mbuf, Mempool, PortCapabilities, interrupt::RxInterrupt, port::Running};
 
 /// One receive and one transmit queue with the same number. Not `Sync`: whoever has it is its only user.
 #[derive(Debug)]
@@ -13,8 +13,9 @@ pub struct QueuePair {
     queue: u16,
     pool: Mempool,
     capabilities: PortCapabilities,
+    interrupt: Option<RxInterrupt>,
     /// Keeps the port started.
-    _running: Arc<Running>,
+    running: Arc<Running>,
     _one_user: PhantomData<Cell<()>>,
 }
 
@@ -22,10 +23,10 @@ impl QueuePair {
     pub(crate) const fn new(
         (port, queue): (u16, u16),
         pool: Mempool,
-        capabilities: PortCapabilities,
+        (capabilities, interrupt): (PortCapabilities, Option<RxInterrupt>),
         running: Arc<Running>,
     ) -> Self {
-        Self { port, queue, pool, capabilities, _running: running, _one_user: PhantomData }
+        Self { port, queue, pool, capabilities, interrupt, running, _one_user: PhantomData }
     }
 
     /// Fills empty slots from the front with received packets; how many.
@@ -66,6 +67,23 @@ impl QueuePair {
     #[must_use]
     pub fn alloc(&self) -> Option<Mbuf> {
         self.pool.alloc()
+    }
+
+    /// Has the device tell of packets that come from now on: the file becomes readable, and again for each that comes
+    /// until [`Self::disarm`]; it is not to be read. Packets that came before are for the caller to look for afterwards.
+    ///
+    /// # Errors
+    /// When the device has no receive interrupts, or refuses now: one that stands for a peer may need the peer.
+    pub fn arm(&mut self) -> Result<BorrowedFd<'_>, Errno> {
+        let interrupt = self.interrupt.as_mut().ok_or(Errno(libc::ENOTSUP))?;
+        interrupt.arm(&self.running.switch)
+    }
+
+    /// Has the device be silent again.
+    pub fn disarm(&mut self) {
+        if let Some(interrupt) = &mut self.interrupt {
+            interrupt.disarm(&self.running.switch);
+        }
     }
 
     /// What the device does by itself.

@@ -2,15 +2,28 @@
 //! its thread, so this is one test that walks through all of it.
 #![allow(clippy::panic)]
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
+use cpu::{Watch, Woken};
 use dpdk::{
     Eal, EalConfig, EalError, HugePages, LaunchError, Mbuf, Mempool, MempoolError, Port, PortConfig,
     PortError, QueuePair, RxChecksum, StartedPort, TxChecksum,
 };
 
-const CONFIG: PortConfig =
-    PortConfig { queues: 1, rx_descriptors: 512, tx_descriptors: 512, mtu: 1500, rss_key: &[7; 52] };
+const CONFIG: PortConfig = PortConfig {
+    queues: 1,
+    rx_descriptors: 512,
+    tx_descriptors: 512,
+    mtu: 1500,
+    rss_key: &[7; 52],
+    rx_interrupts: false,
+};
+/// How long a peer may take in a host that stops now and then.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[test]
 fn wrappers_on_virtual_devices() {
@@ -33,6 +46,8 @@ fn wrappers_on_virtual_devices() {
     assert_eq!(pool.available(), all, "a closed port keeps no buffer");
     null_receives_whole_bursts(&eal, pool);
     a_capture_is_read_and_written(&eal, pool);
+    assert_eq!(pool.available(), all, "a closed port keeps no buffer");
+    a_packet_wakes_who_sleeps(&eal, pool);
     assert_eq!(pool.available(), all, "a closed port keeps no buffer");
     work_runs_on_an_lcore(&eal, pool);
 }
@@ -248,4 +263,59 @@ fn work_runs_on_an_lcore(eal: &Eal, pool: Mempool) {
     let panic = panicking.join().expect_err("it panicked");
     assert_eq!(panic.downcast_ref::<&str>(), Some(&"contained"));
     assert_eq!(eal.launch(1, || 5).expect("a panic does not end the lcore").join().ok(), Some(5));
+}
+
+/// A guest's device and its host's, both here: each has receive interrupts, of a kind of its own.
+fn a_packet_wakes_who_sleeps(eal: &Eal, pool: Mempool) {
+    let socket = std::env::temp_dir().join(format!("fairlead-vdev-{}.sock", std::process::id()));
+    let wanted = PortConfig { rx_interrupts: true, ..CONFIG };
+    let open = |device: String| {
+        let port = Port::open(eal, &device).unwrap_or_else(|error| panic!("{error}"));
+        let (port, mut queues) = port.start(pool, &wanted).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(port.interrupts_refused(), None, "{device}");
+        (port, queues.pop().expect("one queue pair was asked for"))
+    };
+    let (host, mut host_queue) = open(format!("net_vhost0,iface={}", socket.display()));
+    // The second guest has files of its own.
+    for guest in 0..2 {
+        let (guest, mut guest_queue) = open(format!("net_virtio_user{guest},path={}", socket.display()));
+        assert!(host.capabilities().rx_interrupts && guest.capabilities().rx_interrupts);
+        until(|| host.link().is_ok_and(|link| link.up));
+        let (at_host, at_guest) = (Watch::new().expect("a few files"), Watch::new().expect("a few files"));
+        for _ in 0..20 {
+            wakes(&mut host_queue, &mut guest_queue, &at_guest, pool);
+            wakes(&mut guest_queue, &mut host_queue, &at_host, pool);
+        }
+        drop((guest_queue, guest));
+        until(|| host.link().is_ok_and(|link| !link.up));
+    }
+    let (ring, mut queue) = open("net_ring7".to_owned());
+    assert!(!ring.capabilities().rx_interrupts, "it works without");
+    assert!(queue.arm().is_err());
+}
+
+/// Waits for a peer's thread.
+fn until(reached: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !reached() {
+        assert!(start.elapsed() < PATIENCE, "the peer does nothing");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A packet that comes to an armed queue wakes who waits for it; one that came before or after does not.
+fn wakes(from: &mut QueuePair, to: &mut QueuePair, watch: &Watch, pool: Mempool) {
+    let send = |from: &mut QueuePair| assert_eq!(from.tx(&mut [Some(filled(pool, &[7; 60]))]), 1);
+    let mut slots = [const { None }; 4];
+    send(from);
+    assert_eq!(watch.wait(Duration::ZERO), Woken::Late, "it is silent");
+    watch.add(to.arm().expect("its peer is there")).expect("it can be watched");
+    assert_eq!(to.rx(&mut slots), 1, "the last look finds it");
+    // What changed before it was armed ends a wait once.
+    while watch.wait(Duration::ZERO) == Woken::Called {}
+    send(from);
+    assert_eq!(watch.wait(Duration::ZERO), Woken::Called);
+    to.disarm();
+    assert_eq!(to.rx(&mut slots[1..]), 1);
+    assert_eq!(watch.wait(Duration::ZERO), Woken::Late);
 }

@@ -73,6 +73,7 @@ impl Engine {
                 inject: frame_ring(0).1,
                 commands,
                 capture: capture_ring(0).0,
+                watch: None,
             };
             threads.push(worker(id, links, &stop));
         }

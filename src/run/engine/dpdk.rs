@@ -2,16 +2,20 @@
 //!
 //! The environment lives on a thread of its own, because it pins its caller; every later call to it happens there too.
 
+mod interrupts;
+mod ports;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use control::config::{GatewayConfig, Hugepages, PortConfig as PortNamed};
+use control::config::{GatewayConfig, Hugepages};
 use control::workers::PortSpread;
 use dataplane::handoff::handoff_rings;
+use dataplane::idle::IdleMode;
 use dataplane::io::dpdk as device;
 use dataplane::worker::{Worker, WorkerConfig, WorkerLinks};
 use packet::MacAddr;
@@ -20,24 +24,11 @@ use tokio::sync::watch;
 
 use crate::run::cores::Cores;
 
-use device::{Eal, EalConfig, HugePages, Job, Mempool, Port, PortConfig, QueuePair, StartedPort};
+use device::{Eal, EalConfig, HugePages, Job};
 
-/// Descriptors of a receive and of a transmit queue.
-const DESCRIPTORS: u16 = 1024;
-/// Buffers that each worker needs beyond those in queues: packets waiting for neighbours, caches, bursts in hand.
-const BUFFERS_SPARE: u32 = 4096;
-/// Bytes of a frame around its IP packet: Ethernet and two VLAN tags.
-const FRAME_OVERHEAD: u16 = 22;
-/// Bytes of data in a buffer at the least: an ordinary frame is to be one segment.
-const DATA_MIN: u16 = 2048;
-/// What some NICs round a buffer's data down to: a frame of the largest MTU is to be one segment all the same.
-const DATA_STEP: u16 = 1024;
-/// Bytes in front of the data, `RTE_PKTMBUF_HEADROOM`.
-const HEADROOM: u16 = 128;
-/// Lets DPDK choose the memory node.
-const ANY_NODE: i32 = -1;
-/// How long a port may take until its link is up.
-const LINK_WAIT: Duration = Duration::from_secs(5);
+use self::interrupts::Refusals;
+use self::ports::{Queues, macs, open_ports, pool, spread_of_ports};
+
 /// Between two looks at links and workers.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -91,14 +82,14 @@ impl Engine {
     /// this thread is confined to control cores.
     pub(crate) fn open(config: &GatewayConfig, cores: &Cores, rss: &Rss) -> Result<Self> {
         let eal = eal_config(config, cores);
-        let (config, rss) = (config.clone(), rss.clone());
+        let (config, rss, sleepy) = (config.clone(), rss.clone(), cores.idle(config) == IdleMode::Sleep);
         let (opened, answer) = channel();
         let (starts, inbox) = channel();
         let (set_ended, ended) = watch::channel(false);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::Builder::new().name("fairlead-eal".into()).spawn(move || {
-            let result = live(&eal, (&config, &rss), &opened, &inbox, &stopped);
+            let result = live(&eal, (&config, &rss, sleepy), &opened, &inbox, &stopped);
             set_ended.send_replace(true);
             result
         })?;
@@ -170,7 +161,7 @@ fn eal_config(config: &GatewayConfig, cores: &Cores) -> EalConfig {
 /// The life of the environment's thread.
 fn live(
     eal: &EalConfig,
-    (config, rss): (&GatewayConfig, &Rss),
+    (config, rss, sleepy): (&GatewayConfig, &Rss, bool),
     opened: &Sender<Opened>,
     starts: &Receiver<Start>,
     stop: &Arc<AtomicBool>,
@@ -181,15 +172,18 @@ fn live(
             "too few free huge pages: packet memory lies in ordinary pages and the dataplane is slower"
         );
     }
-    let (ports, queues) = open_ports(&eal, config, rss)?;
-    let mac = |(port, (named, _)): (&StartedPort, (&PortNamed, &str))| {
-        port.mac().map(MacAddr).map_err(|errno| anyhow!("port {}: no MAC address: {errno}", named.name))
-    };
-    let macs = ports.iter().zip(config.devices()).map(mac).collect::<Result<Vec<_>>>()?;
+    let pool = pool(&eal, config)?;
+    let (ports, queues) = open_ports((&eal, pool), (config, sleepy), rss)?;
+    if sleepy {
+        interrupts::tell_of_ports(config, &ports);
+    }
+    let macs = macs(config, &ports)?;
     let spread = spread_of_ports(config, &ports, rss);
     // Nobody waits for it any more, or nobody starts workers: the process ends.
     let told = opened.send(Opened { macs, spread });
     let (Ok(()), Ok((workers, answer))) = (told, starts.recv()) else { return Ok(()) };
+    let counters = workers.iter().map(|(_, links)| Arc::clone(&links.counters));
+    let mut refusals = Refusals::new(counters, config);
     let launched = launch(&eal, workers, queues, stop);
     let running = match launched {
         Ok(running) => {
@@ -201,107 +195,9 @@ fn live(
             return Ok(());
         }
     };
-    let result = watch_over(running, stop);
+    let result = watch_over(running, stop, || refusals.look());
     drop(ports);
     result
-}
-
-/// By worker, the queue pairs of every port with a device, in their order.
-type Queues = Vec<Vec<QueuePair>>;
-
-/// Every port started, and its queue pairs by worker.
-fn open_ports(eal: &Eal, config: &GatewayConfig, rss: &Rss) -> Result<(Vec<StartedPort>, Queues)> {
-    let workers = config.workers.count();
-    let pool = pool(eal, config)?;
-    let mut queues: Queues = (0..workers).map(|_| Vec::new()).collect();
-    let mut started = Vec::new();
-    for (port, device) in config.devices() {
-        let settings = PortConfig {
-            queues: workers,
-            rx_descriptors: DESCRIPTORS,
-            tx_descriptors: DESCRIPTORS,
-            mtu: port.mtu,
-            rss_key: rss.key(),
-        };
-        let opened = Port::open(eal, device).and_then(|opened| opened.start(pool, &settings));
-        let (opened, pairs) = opened.with_context(|| format!("port {}", port.name))?;
-        queues.iter_mut().zip(pairs).for_each(|(worker, pair)| worker.push(pair));
-        started.push(opened);
-    }
-    wait_for_links(config, &started)?;
-    Ok((started, queues))
-}
-
-/// Has each port bring packets to the worker that they are for, and says where that cannot be.
-fn spread_of_ports(config: &GatewayConfig, ports: &[StartedPort], rss: &Rss) -> Vec<PortSpread> {
-    let workers = config.workers.count();
-    if workers <= 1 {
-        return Vec::new();
-    }
-    let spread = config.devices().zip(ports).map(|((named, _), port)| {
-        let fault = spread_by(port, rss, workers).err();
-        if let Some(fault) = &fault {
-            tracing::warn!(port = named.name, %fault, "workers hand each other the packets of this port");
-        }
-        PortSpread { port: named.name.clone(), fault }
-    });
-    spread.collect()
-}
-
-/// Sets the port's redirection table.
-///
-/// # Errors
-/// What keeps its packets from going where `rss` says, for people.
-fn spread_by(port: &StartedPort, rss: &Rss, workers: u16) -> Result<(), String> {
-    let key = port.rss_key().map_err(|errno| format!("the device does not say its RSS key: {errno}"))?;
-    if key.is_empty() {
-        return Err("the device takes no RSS key".to_owned());
-    }
-    if !rss.key().starts_with(&key) {
-        return Err("the device keeps an RSS key of its own".to_owned());
-    }
-    let entries = port.reta_len();
-    if !entries.is_power_of_two() {
-        return Err("the device has no redirection table".to_owned());
-    }
-    let table = Rss::redirection(entries, workers);
-    port.set_reta(&table).map_err(|errno| format!("the device refuses its redirection table: {errno}"))?;
-    match port.reta() {
-        Ok(kept) if kept == table => Ok(()),
-        Ok(_) => Err("the device keeps a redirection table of its own".to_owned()),
-        Err(errno) => Err(format!("the device does not say its redirection table: {errno}")),
-    }
-}
-
-/// One pool, large enough for all queues of all workers to be full at once.
-fn pool(eal: &Eal, config: &GatewayConfig) -> Result<Mempool> {
-    let queues = u32::try_from(config.devices().count())
-        .unwrap_or(u32::MAX)
-        .saturating_mul(2 * u32::from(DESCRIPTORS));
-    let mbufs = u32::from(config.workers.count()).saturating_mul(queues.saturating_add(BUFFERS_SPARE));
-    let mtu = config.ports.iter().map(|port| port.mtu).max().unwrap_or_default();
-    let data = mtu.saturating_add(FRAME_OVERHEAD).max(DATA_MIN).next_multiple_of(DATA_STEP);
-    let data_room = data.saturating_add(HEADROOM);
-    Mempool::new(eal, "packets", mbufs, data_room, ANY_NODE).context("packet buffers (dpdk.memoryMiB)")
-}
-
-/// Every link up; devices that know no link state count as up.
-fn wait_for_links(config: &GatewayConfig, ports: &[StartedPort]) -> Result<()> {
-    let deadline = Instant::now() + LINK_WAIT;
-    for ((named, device), port) in config.devices().zip(ports) {
-        while port.link().is_ok_and(|link| !link.up) {
-            if Instant::now() >= deadline {
-                return Err(anyhow!(
-                    "port {}: {} has no link after {} s; check the cable, the switch port or the peer device",
-                    named.name,
-                    device,
-                    LINK_WAIT.as_secs()
-                ));
-            }
-            thread::sleep(LOOK_INTERVAL);
-        }
-    }
-    Ok(())
 }
 
 /// A worker at work.
@@ -315,9 +211,12 @@ fn launch(
 ) -> Result<Vec<Work>> {
     let clock = cpu::TscClock::calibrate();
     let handoffs = handoff_rings(u16::try_from(workers.len()).unwrap_or(u16::MAX));
+    let bells = |(_, links): &(_, WorkerLinks)| Some(Arc::clone(links.watch.as_ref()?.bell()));
+    let bells: Vec<_> = workers.iter().filter_map(bells).collect();
     let mut running = Vec::new();
-    for (((config, links), ports), handoff) in workers.into_iter().zip(queues).zip(handoffs) {
+    for (((config, links), ports), mut handoff) in workers.into_iter().zip(queues).zip(handoffs) {
         let stopping = Arc::clone(stop);
+        handoff.set_bells(bells.clone());
         let job = move || -> Result<()> {
             // Made here, so that its memory lies near its core.
             let mut worker = Worker::new(&config, links, ports).with_context(|| {
@@ -351,12 +250,13 @@ fn stop_all(running: Vec<Work>, stop: &AtomicBool) {
     }
 }
 
-/// Waits for the end of all workers; one that ends by itself takes the others along.
-fn watch_over(running: Vec<Work>, stop: &AtomicBool) -> Result<()> {
+/// Waits for the end of all workers, and looks after them; one that ends by itself takes the others along.
+fn watch_over(running: Vec<Work>, stop: &AtomicBool, mut look: impl FnMut()) -> Result<()> {
     while !stop.load(Ordering::Relaxed) {
         if running.iter().any(Job::is_finished) {
             stop.store(true, Ordering::Relaxed);
         } else {
+            look();
             thread::sleep(LOOK_INTERVAL);
         }
     }
@@ -370,12 +270,13 @@ fn watch_over(running: Vec<Work>, stop: &AtomicBool) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use tables::counters::WorkerCounters;
+    use tables::counters::{Idling, WorkerCounters};
     use tables::flow::FlowTableConfig;
     use tables::publish::mailboxes;
     use tables::tcp_state::Timeouts;
     use tables::{Generation, PortSet, Tables, WorkerId};
 
+    use super::device::{Mempool, Port, PortConfig};
     use super::*;
 
     const CONFIG: &str = "
@@ -387,8 +288,8 @@ dpdk: {memoryMiB: 64, hugepages: never}
 kubernetes: {manifests: /nowhere}
 ";
 
-    fn starts(counters: &Arc<WorkerCounters>) -> Vec<(WorkerConfig, WorkerLinks)> {
-        let (_, subscribers) = mailboxes(2, Tables::empty(Generation(0)));
+    fn starts(workers: u16, counters: &Arc<WorkerCounters>) -> Vec<(WorkerConfig, WorkerLinks)> {
+        let (_, subscribers) = mailboxes(workers, Tables::empty(Generation(0)));
         let start = |(id, tables)| {
             let timeouts = Timeouts::default();
             let flows = FlowTableConfig { flows: 1024, ipv6: false, secret: 7, timeouts };
@@ -408,28 +309,84 @@ kubernetes: {manifests: /nowhere}
                 inject: tables::punt::frame_ring(0).1,
                 commands: tables::command::command_rings(1, 1).1,
                 capture: tables::capture::capture_ring(0).0,
+                watch: Some(cpu::Watch::new().expect("two files")),
             };
             (config, links)
         };
         (0..).zip(subscribers).map(start).collect()
     }
 
-    /// One lcore for two workers. DPDK starts once a process: the only test here that starts it.
+    /// DPDK starts once a process: the only test here that starts it.
     #[test]
-    fn workers_that_run_are_ended_when_another_cannot_start() {
+    fn workers_on_virtual_devices() {
         let config = GatewayConfig::parse("test.yaml", CONFIG).expect("good");
         let eal =
             EalConfig { cores: vec![0, 0], memory_mib: 64, hugepages: HugePages::Never, args: Vec::new() };
         let eal = Eal::init(&eal).expect("DPDK starts");
+        let pool = pool(&eal, &config).expect("memory");
+        workers_that_run_are_ended_when_another_cannot_start(&eal, pool, &config);
+        a_worker_waits_for_its_ports_interrupts(&eal, pool);
+    }
+
+    /// One lcore for two workers.
+    fn workers_that_run_are_ended_when_another_cannot_start(
+        eal: &Eal,
+        pool: Mempool,
+        config: &GatewayConfig,
+    ) {
         let rss = Rss::of_secret(7);
-        let (ports, queues) = open_ports(&eal, &config, &rss).expect("the null device");
-        let spread = spread_of_ports(&config, &ports, &rss);
+        let (ports, queues) = open_ports((eal, pool), (config, true), &rss).expect("the null device");
+        assert!(!ports[0].capabilities().rx_interrupts, "it has none");
+        let spread = spread_of_ports(config, &ports, &rss);
         assert_eq!(spread.len(), 1, "{spread:?}");
         let (counters, stop) = (Arc::new(WorkerCounters::new(1)), Arc::new(AtomicBool::new(false)));
-        let Err(error) = launch(&eal, starts(&counters), queues, &stop) else { panic!("no lcore 2") };
+        let Err(error) = launch(eal, starts(2, &counters), queues, &stop) else { panic!("no lcore 2") };
         assert_eq!(format!("{error:#}"), "worker 1 cannot start: there is no worker lcore 2");
         assert!(stop.load(Ordering::Relaxed));
         assert_eq!(Arc::strong_count(&counters), 1, "every worker is gone, and may not outlive the ports");
         drop(ports);
+    }
+
+    /// The worker in a guest, this test its host.
+    fn a_worker_waits_for_its_ports_interrupts(eal: &Eal, pool: Mempool) {
+        let socket = std::env::temp_dir().join(format!("fairlead-engine-{}.sock", std::process::id()));
+        let device = format!("net_virtio_user0,path={}", socket.display());
+        let text = CONFIG.replace("net_null0,no-rx=1", &device).replace("count: 2", "count: 1");
+        let config = GatewayConfig::parse("test.yaml", &text).expect("good");
+        let settings = PortConfig {
+            queues: 1,
+            rx_descriptors: 256,
+            tx_descriptors: 256,
+            mtu: 1500,
+            rss_key: &[],
+            rx_interrupts: false,
+        };
+        let host = Port::open(eal, &format!("net_vhost0,iface={}", socket.display()));
+        let (host, mut at_host) = host.and_then(|host| host.start(pool, &settings)).expect("it starts");
+        let rss = Rss::of_secret(7);
+        let (ports, queues) = open_ports((eal, pool), (&config, true), &rss).expect("a guest's device");
+        assert!(ports[0].capabilities().rx_interrupts);
+        until("the guest comes", || host.link().is_ok_and(|link| link.up));
+        let (counters, stop) = (Arc::new(WorkerCounters::new(1)), Arc::new(AtomicBool::new(false)));
+        let running = launch(eal, starts(1, &counters), queues, &stop).expect("lcore 1 is free");
+        for packets in 1..=5 {
+            let sleeps = counters.snapshot().turns.sleeps;
+            until("the worker rests", || counters.snapshot().turns.sleeps > sleeps);
+            assert_eq!(counters.idling(), Idling::Waits);
+            let mut packet = pool.alloc().expect("most are free");
+            packet.append(60).expect("there is room").fill(0xff);
+            assert_eq!(at_host[0].tx(&mut [Some(packet)]), 1);
+            until("the packet is seen", || counters.snapshot().packets.rx == packets);
+        }
+        stop_all(running, &stop);
+        drop((ports, at_host, host));
+    }
+
+    fn until(what: &str, reached: impl Fn() -> bool) {
+        let start = std::time::Instant::now();
+        while !reached() {
+            assert!(start.elapsed() < Duration::from_secs(30), "{what}: not so");
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }

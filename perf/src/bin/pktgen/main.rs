@@ -91,6 +91,7 @@ fn start(eal: &Eal, pool: Mempool, device: &str) -> Result<(StartedPort, QueuePa
         tx_descriptors: DESCRIPTORS,
         mtu: 1500,
         rss_key: &[],
+        rx_interrupts: false,
     };
     let started = Port::open(eal, device).and_then(|port| port.start(pool, &config));
     let (port, mut queues) = started.map_err(|error| format!("{device}: {error}"))?;
