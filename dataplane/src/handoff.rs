@@ -59,7 +59,7 @@ impl<B> Handoff<B> {
         Self { to: Vec::new(), from: Vec::new(), bells: Vec::new() }
     }
 
-    /// The bells of all workers, in their order, for [`Self::call`].
+    /// The bells of all workers, in their order: those who are handed packets are called by them.
     pub fn set_bells(&mut self, bells: Vec<Arc<Bell>>) {
         self.bells = bells;
     }
