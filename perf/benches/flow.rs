@@ -71,12 +71,14 @@ fn fill(table: &mut FlowTable, flows: u32) {
 fn burst(table: &mut FlowTable, keys: &[FlowKey<Ipv4Addr>], now: Millis) -> usize {
     let mut hashes = [FlowHash(0); BURST];
     let mut candidates = [Candidate::NONE; BURST];
-    for (hash, key) in hashes.iter_mut().zip(keys) {
+    for ((hash, candidate), key) in hashes.iter_mut().zip(&mut candidates).zip(keys) {
         *hash = table.hash(key);
-        table.prefetch_bucket(*hash);
+        *candidate = table.recall(*hash);
     }
     for (candidate, hash) in candidates.iter_mut().zip(&hashes) {
-        *candidate = table.candidate(*hash);
+        if *candidate == Candidate::NONE {
+            *candidate = table.candidate(*hash);
+        }
     }
     let mut found = 0;
     for (key, (hash, candidate)) in keys.iter().zip(hashes.into_iter().zip(candidates)) {

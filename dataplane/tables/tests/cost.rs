@@ -101,12 +101,14 @@ fn shuffled_keys<A: Family>(flows: u32) -> Vec<FlowKey<A>> {
 fn burst<A: Family>(table: &mut FlowTable, keys: &[FlowKey<A>], now: Millis) -> (usize, u64) {
     let mut hashes = [FlowHash(0); BURST];
     let mut candidates = [Candidate::NONE; BURST];
-    for (hash, key) in hashes.iter_mut().zip(keys) {
+    for ((hash, candidate), key) in hashes.iter_mut().zip(&mut candidates).zip(keys) {
         *hash = table.hash(key);
-        table.prefetch_bucket(*hash);
+        *candidate = table.recall(*hash);
     }
     for (candidate, &hash) in candidates.iter_mut().zip(&hashes) {
-        *candidate = table.candidate(hash);
+        if *candidate == Candidate::NONE {
+            *candidate = table.candidate(hash);
+        }
     }
     let (mut found, mut sum) = (0, 0);
     for ((key, &hash), &candidate) in keys.iter().zip(&hashes).zip(&candidates) {
