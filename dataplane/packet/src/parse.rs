@@ -1,7 +1,7 @@
 //! From frame to facts in one pass. Any bytes are accepted; none make it panic, loop or read outside the head.
 //!
-//! Plain TCP and UDP take a straight line (`plain`); everything else goes the general way, which gives the same answer
-//! for those too (a property test holds the two together).
+//! Plain TCP and UDP, and parts of datagrams, take a straight line (`plain`); everything else goes the general way, which
+//! gives the same answer for those too (a property test holds the two together).
 
 mod fragment;
 mod icmp;

@@ -176,7 +176,10 @@ impl<'a, P: PortIo> Pass<'a, P> {
         match self.state.flows.find(name.hash, name.candidate, key, self.now) {
             None => self.drop(buf, DropReason::FragmentExpired),
             Some(_) if parsed.ttl <= 1 => self.ttl_exceeded(buf, parsed),
-            Some(found) => self.forward(buf, parsed, key, found),
+            Some((flow, direction)) => {
+                self.state.flows.renew(flow, self.now);
+                self.forward(buf, parsed, key, (flow, direction));
+            }
         }
     }
 

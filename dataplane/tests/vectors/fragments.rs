@@ -2,7 +2,7 @@
 
 use dataplane::testkit::{Fixture, INSIDE, OUTSIDE, Rig, RigConfig};
 use packet::{
-    AnyKey, Body, Fragment, Protocol, TcpFlags, parse,
+    AnyKey, Body, Fragment, Protocol, TcpFlags, VlanTag, parse,
     testkit::{PacketBuilder, assert_valid_checksums, flow_of},
 };
 use tables::{DropReason, FrontendKind, NatMode, PortId, PortSet};
@@ -104,6 +104,29 @@ fn the_parts_of_a_datagram_follow_its_flow_in_any_order_both_ways() {
                 assert_eq!((counts.flows.created, counts.dropped(), counts.packets.held), (6, 0, 0));
             }
         }
+    }
+}
+
+#[test]
+fn the_last_part_of_a_datagram_renews_its_flow_too_whatever_way_it_takes() {
+    // On the short way, behind a priority tag, and what is not UDP; flows that time out 30 and 120 s after their last packet.
+    let priority = Some(VlanTag(0x6000));
+    let cases =
+        [(Protocol::Udp, None, 28_000), (Protocol::Udp, priority, 28_000), (Protocol::Tcp, None, 118_000)];
+    for (world, (protocol, tag, silence_ms)) in
+        WORLDS.iter().flat_map(|world| cases.map(|case| (world, case)))
+    {
+        let mut rig = rig(&mut served(world));
+        let to_service = key(protocol, at(world.client, 700), at(world.lb, 80));
+        let parts = cut(&long(to_service), 7, 1_000).into_iter();
+        let parts: Vec<_> = parts.map(|part| tag.map_or(part.clone(), |tag| part.vlan(tag))).collect();
+        assert_eq!(send(&mut rig, OUTSIDE, &parts, &[0, 1]).len(), 2);
+        rig.now = rig.now.plus(4_000);
+        assert_eq!(send(&mut rig, OUTSIDE, &parts, &[2]).len(), 1);
+        rig.now = rig.now.plus(silence_ms);
+        rig.exchange(OUTSIDE, &arriving(OUTSIDE, PacketBuilder::flow(to_service)));
+        let flows = rig.counts().flows;
+        assert_eq!((flows.created, flows.expired), (1, 0), "{protocol} {tag:?}");
     }
 }
 

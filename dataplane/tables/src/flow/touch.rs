@@ -55,6 +55,15 @@ impl FlowTable {
         self.turn(flow.0, direction, (flags, numbers()), now)
     }
 
+    /// Notes that a packet of the flow came, and nothing else: a part of a datagram without its transport header.
+    #[inline]
+    pub fn renew(&mut self, flow: FlowRef, now: Millis) {
+        let head = self.slab.head_mut(flow.0);
+        let state = State(head[STATE]);
+        debug_assert!(state.is_live(), "a stale FlowRef");
+        head[STATE] = state.seen_at(now).0;
+    }
+
     /// The less usual half of `touch`: the phase may change, or the flow is in the queue.
     #[inline(never)]
     fn turn(
