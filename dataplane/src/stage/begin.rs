@@ -192,18 +192,22 @@ impl<'a, P: PortIo> Pass<'a, P> {
     /// Where the likely reply key is taken, the flow gets another one: the next that is free. All look at theirs before any
     /// asks for the one after it.
     fn foresee_other_replies(&self, outlooks: &mut Outlooks<'a>, scratch: &Scratch) {
+        // Whose key is not known to be free, a bit each.
+        let mut looking = u64::MAX;
         for passed in 1..=PASSED_MAX {
-            let mut passing = false;
-            for (slot, outlook) in outlooks.iter_mut().enumerate() {
-                if let Some(Foreseen { intent, reply }) = outlook
+            let mut passing = 0;
+            for slot in (0..BURST).filter(|slot| looking >> slot & 1 != 0) {
+                if let Some(Foreseen { intent, reply }) = &mut outlooks[slot]
                     && reply.is_some_and(|(_, taken)| !self.state.flows.is_absent(taken))
                     && let Body::Flow { key, .. } = &scratch.parsed[slot].body
                     && let Some(next) = self.prefetch_reply(intent, (key, scratch.hashes[slot]), passed)
                 {
-                    (*reply, passing) = (Some(next), true);
+                    *reply = Some(next);
+                    passing |= 1 << slot;
                 }
             }
-            if !passing {
+            looking = passing;
+            if passing == 0 {
                 break;
             }
         }
