@@ -1,10 +1,11 @@
-//! Puts the tables of the last bench runs together into docs/performance.md. `cargo run -p perf --bin report`.
+//! Puts the tables of the last bench runs together into docs/performance.md; what was not run again stays as it is there.
+//! `cargo run -p perf --bin report`.
 
 use std::{error::Error, fs, path::Path};
 
 use perf::plot::Plot;
 
-/// Benches in the order of the page, and what each is about. A bench that was not run is left out.
+/// Benches in the order of the page, and what each is about. A bench that was never run is left out.
 const BENCHES: [(&str, &str); 16] = [
     (
         "worker",
@@ -112,6 +113,8 @@ costs. That the packet path allocates nothing after start is a test: `cargo test
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let results = perf::results_folder();
+    let path = root.join("docs/performance.md");
+    let before = fs::read_to_string(&path).unwrap_or_default();
     let mut page = INTRODUCTION.to_owned();
     for (bench, about) in BENCHES {
         if let Ok(table) = fs::read_to_string(results.join(format!("{bench}.md"))) {
@@ -119,10 +122,20 @@ fn main() -> Result<(), Box<dyn Error>> {
             page.push_str(&format!("\n#{}\n\n{about}\n", title.trim_start_matches("##")));
             page.push_str(&draw(bench, &root.join("docs/performance"))?);
             page.push_str(rest);
+        } else if let Some(section) = section(&before, bench) {
+            page.push_str(&format!("\n{section}\n"));
         }
     }
-    fs::write(root.join("docs/performance.md"), page.trim_end().to_owned() + "\n")?;
+    fs::write(path, page.trim_end().to_owned() + "\n")?;
     Ok(())
+}
+
+/// The part of a page under the heading of this bench, with it.
+fn section<'p>(page: &'p str, bench: &str) -> Option<&'p str> {
+    let heading = format!("## {bench}\n");
+    let start = page.match_indices(&heading).map(|(at, _)| at).find(|&at| page[..at].ends_with('\n'))?;
+    let len = page[start + 1..].find("\n## ").map_or(page.len() - start, |end| end + 1);
+    Some(page[start..start + len].trim_end())
 }
 
 /// Draws the pictures of a bench into the folder; the lines that show them.
@@ -136,4 +149,17 @@ fn draw(bench: &str, folder: &Path) -> Result<String, Box<dyn Error>> {
         lines.push_str(&format!("\n![{}](performance/{file})\n", plot.title));
     }
     Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::section;
+
+    #[test]
+    fn a_section_reaches_to_the_next() {
+        let page = "# Page\n\n## wire\n\none\n\n## wire-nic\n\ntwo\n";
+        assert_eq!(section(page, "wire"), Some("## wire\n\none"));
+        assert_eq!(section(page, "wire-nic"), Some("## wire-nic\n\ntwo"));
+        assert_eq!(section(page, "flow"), None);
+    }
 }
