@@ -97,7 +97,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
         let level = self.state.level;
         let bytes = level.run(Look { pass: self, burst, mac, scratch });
         self.state.stages.mark(Stage::Parse);
-        let unseen = level.run(Fetch { flows: &mut self.state.flows, count: burst.len(), scratch });
+        let unseen = level.run(Fetch { flows: &self.state.flows, count: burst.len(), scratch });
         self.state.stages.mark(Stage::Lookup);
         let outlooks = unseen.then(|| self.foresee(burst, mac, scratch));
         self.state.stages.mark(Stage::Foresee);

@@ -1,4 +1,4 @@
-//! The steps that every burst takes: a look at its frames, where their flows are, and then each packet its way.
+//! The steps that every burst takes: a look at its frames, the index lines of their flows, and then each packet its way.
 //!
 //! Most packets are done with here, so these are compiled for each [`Level`](cpu::Level), with all that is inlined into
 //! them. They are functions of their own: in one, their variables would not fit into registers.
@@ -18,8 +18,7 @@ use crate::{
     stage::{begin::Outlooks, usual::may_be_usual},
 };
 
-/// Looks at every frame, and asks for the records of their flows, or for the index lines that name them; gives the bytes of
-/// all.
+/// Looks at every frame, and asks for the index lines of their flows; gives the bytes of all.
 pub(crate) struct Look<'s, 'a, P: PortIo> {
     pub(crate) pass: &'s Pass<'a, P>,
     pub(crate) burst: &'s Burst<P::Buf>,
@@ -55,7 +54,7 @@ impl<P: PortIo> Work for Look<'_, '_, P> {
             } else {
                 less_plain(flows, (buf, slot), scratch)
             };
-            scratch.candidates[slot] = flows.recall(hash);
+            flows.prefetch_bucket(hash);
             scratch.hashes[slot] = hash;
         }
         bytes
@@ -78,10 +77,9 @@ fn less_plain<B: PacketBuf>(flows: &FlowTable, (buf, slot): (&B, usize), scratch
     }
 }
 
-/// Reads the index lines of those that were not seen lately, and asks for the records they name; true if the line of some
-/// packet with ports names none.
+/// Reads the index lines, and asks for the records they name; true if the line of some packet with ports names none.
 pub(crate) struct Fetch<'s> {
-    pub(crate) flows: &'s mut FlowTable,
+    pub(crate) flows: &'s FlowTable,
     /// Packets of the burst.
     pub(crate) count: usize,
     pub(crate) scratch: &'s mut Scratch,
@@ -95,11 +93,9 @@ impl Work for Fetch<'_> {
         let Self { flows, count, scratch } = self;
         let mut unseen = 0;
         for slot in 0..count.min(BURST) {
-            if scratch.candidates[slot] == Candidate::NONE {
-                let candidate = flows.candidate(scratch.hashes[slot]);
-                unseen += u32::from(candidate == Candidate::NONE);
-                scratch.candidates[slot] = candidate;
-            }
+            let candidate = flows.candidate(scratch.hashes[slot]);
+            unseen += u32::from(candidate == Candidate::NONE);
+            scratch.candidates[slot] = candidate;
         }
         unseen > scratch.portless
     }

@@ -71,14 +71,12 @@ fn fill(table: &mut FlowTable, flows: u32) {
 fn burst(table: &mut FlowTable, keys: &[FlowKey<Ipv4Addr>], now: Millis) -> usize {
     let mut hashes = [FlowHash(0); BURST];
     let mut candidates = [Candidate::NONE; BURST];
-    for ((hash, candidate), key) in hashes.iter_mut().zip(&mut candidates).zip(keys) {
+    for (hash, key) in hashes.iter_mut().zip(keys) {
         *hash = table.hash(key);
-        *candidate = table.recall(*hash);
+        table.prefetch_bucket(*hash);
     }
     for (candidate, hash) in candidates.iter_mut().zip(&hashes) {
-        if *candidate == Candidate::NONE {
-            *candidate = table.candidate(*hash);
-        }
+        *candidate = table.candidate(*hash);
     }
     let mut found = 0;
     for (key, (hash, candidate)) in keys.iter().zip(hashes.into_iter().zip(candidates)) {

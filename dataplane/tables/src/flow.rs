@@ -5,13 +5,12 @@
 //! (`snat`), when a phase changes (`tcp_state`).
 //!
 //! A burst looks its packets up in steps, so that their cache misses overlap: [`FlowTable::hash`] and
-//! [`FlowTable::recall`] for all, then [`FlowTable::candidate`] for those that no place came of, then
-//! [`FlowTable::find`]. A hit reads one line of hints or of the index, and one of the slab (two for IPv6).
+//! [`FlowTable::prefetch_bucket`] for all, then [`FlowTable::candidate`] for all, then [`FlowTable::find`]. A hit reads
+//! one line of the index and one of the slab (two for IPv6).
 
 mod index;
 mod insert;
 mod numbers;
-mod recent;
 mod record;
 mod slab;
 mod state;
@@ -30,7 +29,6 @@ use packet::{
 
 use self::index::{Index, Place};
 use self::insert::Ahead;
-use self::recent::Recent;
 use self::slab::{Queue, Slab};
 use self::state::Expiry;
 use crate::Millis;
@@ -119,7 +117,6 @@ pub struct FlowStats {
 pub struct FlowTable {
     hasher: FlowHasher,
     index: Index,
-    recent: Recent,
     slab: Slab,
     half_open: Queue,
     ahead: Ahead,
@@ -143,7 +140,6 @@ impl FlowTable {
         Ok(Self {
             hasher: FlowHasher::new(config.secret),
             index: Index::new(config.flows)?,
-            recent: Recent::new(),
             slab: Slab::new(config.flows, if config.ipv6 { 2 } else { 1 })?,
             half_open: Queue::new(),
             ahead: Ahead::new(),
@@ -169,21 +165,7 @@ impl FlowTable {
         self.hasher.hash_plain(plain)
     }
 
-    /// Step 1: where the hash was found lately, its record asked for; else asks for the line of the index where it is most
-    /// likely to be, for step 2.
-    #[inline(always)]
-    #[must_use]
-    pub fn recall(&self, hash: FlowHash) -> Candidate {
-        let place = self.recent.get(hash);
-        if place == Place::NONE {
-            self.index.prefetch_first(hash);
-        } else {
-            self.slab.prefetch(place.slot());
-        }
-        Candidate(place)
-    }
-
-    /// Asks for the line of the index where the hash is most likely to be.
+    /// Step 1: asks for the line of the index where the hash is most likely to be.
     #[inline]
     pub fn prefetch_bucket(&self, hash: FlowHash) {
         self.index.prefetch_first(hash);
@@ -192,13 +174,12 @@ impl FlowTable {
     /// Step 2: reads that line, and asks for the record it names or else for the hash's other bucket.
     #[inline]
     #[must_use]
-    pub fn candidate(&mut self, hash: FlowHash) -> Candidate {
+    pub fn candidate(&self, hash: FlowHash) -> Candidate {
         let Some(place) = self.index.candidate(hash) else {
             self.index.prefetch_second(hash);
             return Candidate::NONE;
         };
         self.slab.prefetch(place.slot());
-        self.recent.note(hash, place);
         Candidate(place)
     }
 
@@ -221,11 +202,7 @@ impl FlowTable {
     ) -> Option<(FlowRef, Direction)> {
         let place = match candidate {
             Candidate(place) if candidate != Candidate::NONE && self.holds(place, key) => place,
-            _ => {
-                let place = self.find_place(hash, key)?;
-                self.recent.note(hash, place);
-                place
-            }
+            _ => self.find_place(hash, key)?,
         };
         if self.expiry.is_over(self.slab.state(place.slot()), now) {
             self.expire(place.slot());
@@ -243,12 +220,7 @@ impl FlowTable {
 
     /// All steps at once, for a single key.
     pub fn lookup<A: Address>(&mut self, key: &FlowKey<A>, now: Millis) -> Option<(FlowRef, Direction)> {
-        let hash = self.hash(key);
-        let candidate = match self.recall(hash) {
-            Candidate::NONE => self.candidate(hash),
-            known => known,
-        };
-        self.find(hash, candidate, key, now)
+        self.find(self.hash(key), Candidate::NONE, key, now)
     }
 
     /// Takes a flow out.

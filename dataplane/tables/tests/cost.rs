@@ -101,14 +101,12 @@ fn shuffled_keys<A: Family>(flows: u32) -> Vec<FlowKey<A>> {
 fn burst<A: Family>(table: &mut FlowTable, keys: &[FlowKey<A>], now: Millis) -> (usize, u64) {
     let mut hashes = [FlowHash(0); BURST];
     let mut candidates = [Candidate::NONE; BURST];
-    for ((hash, candidate), key) in hashes.iter_mut().zip(&mut candidates).zip(keys) {
+    for (hash, key) in hashes.iter_mut().zip(keys) {
         *hash = table.hash(key);
-        *candidate = table.recall(*hash);
+        table.prefetch_bucket(*hash);
     }
     for (candidate, &hash) in candidates.iter_mut().zip(&hashes) {
-        if *candidate == Candidate::NONE {
-            *candidate = table.candidate(hash);
-        }
+        *candidate = table.candidate(hash);
     }
     let (mut found, mut sum) = (0, 0);
     for ((key, &hash), &candidate) in keys.iter().zip(&hashes).zip(&candidates) {

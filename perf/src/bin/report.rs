@@ -12,8 +12,9 @@ const BENCHES: [(&str, &str); 16] = [
         "The shipped loop on memory ports with 2 KiB buffers on huge pages: full NAT of 64-byte frames, shuffled flow order, \
          8,192 rotating buffers a port, TCP state, expiry and counters on. A sample is a turn of 64 packets (32 for new \
          flows); one frame in 64 is checked for addresses, ports, checksums and TTL. The aims: 30 ns at \
-         1 k flows, 75 ns at 1 M, 3 M new flows a second, two workers 1.95 times one. `perf/instructions.tsv` has the \
-         instructions of the loop; the first packet of a flow waits for memory besides, for eight lines at random or more.",
+         1 k flows, 75 ns at 1 M (then 25 and 70), 3 M new flows a second, two workers 1.95 times one, IPv6 1.25 times IPv4, a part \
+         of a datagram three times a whole packet. `perf/instructions.tsv` has the instructions of the loop; the first packet of a flow \
+         waits for memory besides, for eight lines at random or more. What bounds each, and what was tried: [adr/0006](adr/0006-what-did-not-pay.md).",
     ),
     (
         "stages",

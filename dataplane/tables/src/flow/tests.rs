@@ -82,29 +82,6 @@ fn table(flows: u32) -> FlowTable {
     FlowTable::new(&FlowTableConfig { flows, ipv6: false, secret: 9, timeouts: Timeouts::default() }).unwrap()
 }
 
-/// A flow's place is remembered, and when the flow comes again elsewhere, that one.
-#[test]
-fn a_hint_that_is_wrong_leads_nobody_astray_and_is_set_right() {
-    let (mut table, [one, two]) = (table(8), [0, 1].map(flow));
-    let hash = table.hash(&one.original);
-    assert_eq!(table.recall(hash), Candidate::NONE);
-    let first = table.insert(&one, Millis(0)).unwrap();
-    let place = table.candidate(hash);
-    assert!(place != Candidate::NONE);
-    assert_eq!(table.recall(hash), place);
-    assert_eq!(table.find(hash, place, &one.original, Millis(0)), Some((first, Direction::Original)));
-
-    table.remove(first);
-    assert_eq!(table.insert(&two, Millis(0)).unwrap(), first, "in its place");
-    assert_eq!(table.recall(hash), place);
-    assert_eq!(table.find(hash, place, &one.original, Millis(0)), None);
-    let again = table.insert(&one, Millis(0)).unwrap();
-    assert!(again != first);
-    assert_eq!(table.find(hash, place, &one.original, Millis(0)), Some((again, Direction::Original)));
-    assert_eq!(table.recall(hash), table.candidate(hash));
-    assert!(table.recall(hash) != place);
-}
-
 #[test]
 fn every_flow_up_to_the_capacity_finds_room_and_proven_ones_are_never_recycled() {
     let mut table = table(20_000);
