@@ -94,11 +94,6 @@ impl FlowName {
         Self { sport, dport, protocol, hash, candidate }
     }
 
-    /// Both ports, the sender's in the upper half.
-    pub(crate) const fn ports(&self) -> u32 {
-        (self.sport as u32) << 16 | self.dport as u32
-    }
-
     /// The flow's key, with the addresses of its datagrams.
     pub(crate) const fn key<A>(&self, src: A, dst: A) -> FlowKey<A> {
         let Self { sport, dport, protocol, .. } = *self;

@@ -95,7 +95,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
         let hash = self.state.flows.hash(key);
         let candidate = self.state.flows.candidate(hash);
         let name = FlowName::of(key, hash, candidate);
-        let Err(buf) = self.pass_part::<A::Ends>(buf, whole, (&name, true)) else {
+        let Err(buf) = self.pass_part(buf, whole, (key, candidate), true) else {
             return Course::Flow(name);
         };
         let found = self.state.flows.find(hash, candidate, key, self.now);
@@ -121,7 +121,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
         let candidate = self.state.flows.candidate(hash);
         match intent {
             _ if self.state.flows.find(hash, candidate, key, self.now).is_some() => {
-                Course::Flow(FlowName::of(key, hash, candidate))
+                Course::Flow(FlowName { candidate, ..name })
             }
             Some(Intent::Direct(_) | Intent::Route) => Course::Route,
             Some(Intent::Reply(_)) => Course::Refused(DropReason::ReplyWithoutFlow),
@@ -172,7 +172,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
         parsed: &Parsed,
         (key, name): (&FlowKey<A>, FlowName),
     ) {
-        let Err(buf) = self.pass_part::<A::Ends>(buf, parsed, (&name, false)) else { return };
+        let Err(buf) = self.pass_part(buf, parsed, (key, name.candidate), false) else { return };
         match self.state.flows.find(name.hash, name.candidate, key, self.now) {
             None => self.drop(buf, DropReason::FragmentExpired),
             Some(_) if parsed.ttl <= 1 => self.ttl_exceeded(buf, parsed),

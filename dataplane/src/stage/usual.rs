@@ -3,7 +3,7 @@
 //! long way holds here too: what cannot be sure of one is given back, and goes that way.
 
 use packet::{
-    MacAddr, Parsed, Protocol, ether,
+    FlowKey, MacAddr, Parsed, Protocol, ether,
     plain::{Ends, Plain, Shape},
 };
 use tables::{
@@ -11,10 +11,9 @@ use tables::{
     flow::{Candidate, Direction, FlowRef, Usual},
 };
 
-use super::translate::numbers;
+use super::{rewrite::Forward, translate::numbers};
 use crate::{
     buf::{ChecksumStatus, PacketBuf},
-    fragments::FlowName,
     io::PortIo,
     pass::Pass,
     stages::Stage,
@@ -117,18 +116,19 @@ impl<P: PortIo> Pass<'_, P> {
     /// # Errors
     /// The packet itself, unchanged, if more is to be done to it or its flow.
     #[inline(always)]
-    pub(crate) fn pass_part<E: Ends>(
+    pub(crate) fn pass_part<A: Forward>(
         &mut self,
         mut buf: P::Buf,
         parsed: &Parsed,
-        (name, first): (&FlowName, bool),
+        (key, candidate): (&FlowKey<A>, Candidate),
+        first: bool,
     ) -> Result<(), P::Buf> {
-        let bare = name.protocol == Protocol::Udp && parsed.vlan.is_none() && parsed.ttl > 1;
-        let Some(start) = Plain::<E>::again(buf.head(), Protocol::Udp).filter(|_| bare) else {
+        let bare = key.protocol == Protocol::Udp && parsed.vlan.is_none() && parsed.ttl > 1;
+        let Some(start) = Plain::<A::Ends>::again(buf.head(), Protocol::Udp).filter(|_| bare) else {
             return Err(buf);
         };
-        let plain = Plain { ports: name.ports(), ..start };
-        let Some(usual) = self.note_usual(&plain, buf.head(), name.candidate) else { return Err(buf) };
+        let plain = Plain { ports: key.ports(), ..start };
+        let Some(usual) = self.note_usual(&plain, buf.head(), candidate) else { return Err(buf) };
         let Some(link) = self.tables.adjacencies().link(usual.next_hop) else { return Err(buf) };
         let transport = first.then_some((Protocol::Udp, parsed.l4));
         if parsed.ip_len > link.mtu || !usual.rewrite.forward_any(buf.head_mut(), transport, link.macs) {
