@@ -173,7 +173,9 @@ impl<'a, P: PortIo> Pass<'a, P> {
         (key, name): (&FlowKey<A>, FlowName),
     ) {
         let Err(buf) = self.pass_part(buf, parsed, (key, name.candidate), false) else { return };
-        match self.state.flows.find(name.hash, name.candidate, key, self.now) {
+        let found = self.state.flows.find(name.hash, name.candidate, key, self.now);
+        let kept = found.filter(|(flow, way)| self.keeps(*flow, *way, name.protocol, TcpFlags::default()));
+        match kept {
             None => self.drop(buf, DropReason::FragmentExpired),
             Some(_) if parsed.ttl <= 1 => self.ttl_exceeded(buf, parsed),
             Some((flow, direction)) => {

@@ -24,10 +24,10 @@ pub(crate) struct Datagrams {
     /// Of each client, by its port: its datagrams as its backend sees them.
     pinned: HashMap<u16, AnyKey>,
     /// Packets that were translated before the tables at hand came may still wait for their neighbour.
-    held: bool,
+    pub(crate) held: bool,
     /// The appliance has forgotten its flows: ports of its own may mean another client.
     pub(crate) forgetful: bool,
-    /// Datagrams whose first part went this way; names are used once.
+    /// Datagrams whose first part went this way, to a backend that is the Service's still; names are used once.
     begun: HashMap<u32, HashSet<(IpAddr, IpAddr)>>,
     /// Clients that ask no more.
     ended: HashSet<u16>,
@@ -54,11 +54,13 @@ impl Datagrams {
         }
     }
 
-    /// Only these backends are not the Service's from now on: their clients go elsewhere with their next datagram. `held` if
-    /// packets wait for a neighbour.
+    /// Only these backends are not the Service's from now on: their clients go elsewhere with their next datagram, and with what
+    /// is left of the last one. `held` if packets wait for a neighbour.
     pub(crate) fn set_gone(&mut self, gone: impl Iterator<Item = SocketAddr>, held: bool) {
         self.gone = gone.collect();
         self.pinned.retain(|_, key| !self.gone.contains(&end(*key)));
+        let left = |to: &IpAddr| self.gone.iter().any(|at| at.ip() == *to);
+        self.begun.retain(|_, ways| !ways.iter().any(|(_, to)| left(to)));
         self.held |= held;
     }
 
@@ -114,16 +116,20 @@ impl Datagrams {
         }
         let other = self.pinned.iter().find(|(port, pinned)| **port != client && **pinned == key);
         assert!(other.is_none(), "two clients are one at {key:?}: {client} and {other:?}");
-        let pinned = self.pinned.insert(client, key).unwrap_or(key);
-        assert!(self.held || pinned == key, "{client} was at {pinned:?}, and goes to {key:?}");
+        if !self.held {
+            let pinned = self.pinned.insert(client, key).unwrap_or(key);
+            assert_eq!(pinned, key, "{client} was elsewhere");
+        }
     }
 
     fn check_outside(&self, client: u16, key: AnyKey) {
         let src = SocketAddr::new(key.src(), key.sport());
         assert_eq!(key.dst(), self.client, "the client asked");
         assert!(self.forgetful || key.dport() == client, "an answer to {client} goes to {key:?}");
-        // A backend that is none any more is routed as any other host.
-        let routed = self.mode == NatMode::Dnat && self.gone.contains(&src);
+        // A backend that is none any more is routed as any other host. It may be one again when its packet's neighbour has
+        // answered.
+        let none = self.gone.contains(&src) || self.held && self.backends.contains_key(&src);
+        let routed = self.mode == NatMode::Dnat && none;
         assert!(src == self.vip || routed, "the client asked the VIP, not {src}");
     }
 
@@ -135,15 +141,15 @@ impl Datagrams {
         if port != INSIDE && self.mode == NatMode::Dnat && self.backends.keys().any(|at| at.ip() == src) {
             return assert_eq!(dst, self.client);
         }
+        if port == INSIDE {
+            let of = |(at, _): &(&SocketAddr, &MacAddr)| at.ip() == dst;
+            let (at, mac) = self.backends.iter().find(of).expect("a backend");
+            assert_eq!(parsed.dst_mac, *mac);
+            assert!(self.held || !self.gone.contains(at), "a part for a backend that is gone");
+        }
         match self.begun.get(&id) {
             Some(ways) => assert!(ways.contains(&(src, dst)), "{id}: {src} > {dst}, and it began {ways:?}"),
-            None if port == INSIDE => {
-                let of = |(at, _): &(&SocketAddr, &MacAddr)| at.ip() == dst;
-                let (at, mac) = self.backends.iter().find(of).expect("a backend");
-                assert_eq!(parsed.dst_mac, *mac);
-                assert!(self.held || !self.gone.contains(at), "a part for a backend that is gone");
-            }
-            None => assert_eq!(dst, self.client),
+            None => assert!(port == INSIDE || dst == self.client),
         }
     }
 }

@@ -183,7 +183,7 @@ impl Connection {
 
     /// When its program next does something by itself.
     pub(crate) fn wakes_at(&self, now: Millis) -> Option<u32> {
-        let waits = self.end.is_none() && self.received == self.begun && self.next_ms > now.0;
+        let waits = self.end.is_none() && self.received == self.begun && self.next_ms >= now.0;
         waits.then_some(self.next_ms)
     }
 

@@ -176,8 +176,10 @@ impl Model {
         assert_eq!(key.dst(), self.client, "the client asked");
         let src = SocketAddr::new(key.src(), key.sport());
         if src != self.vip {
-            // A backend that is none any more, and goes on after its flow went, is routed as any other host.
-            let routed = self.mode == NatMode::Dnat && self.gone.contains(&src);
+            // A backend that is none any more, and goes on after its flow went, is routed as any other host. It may be one
+            // again when its packet's neighbour has answered.
+            let none = self.gone.contains(&src) || self.datagrams.held && self.backends.contains_key(&src);
+            let routed = self.mode == NatMode::Dnat && none;
             return assert!(
                 routed && (client.ended || client.forgotten),
                 "the client asked the VIP, not {src}"
