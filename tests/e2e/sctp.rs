@@ -55,7 +55,7 @@ fn compile(world: &World) -> Result<PathBuf> {
     let program = world.lab.dir().join("sctp");
     let mut compile = Command::new("cc");
     compile.args(["-O1", "-Wall", "-Werror", "-o"]).arg(&program);
-    compile.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/sctp.c")).args(["-lusrsctp", "-lpthread"]);
+    compile.arg("tests/e2e/sctp.c").args(["-lusrsctp", "-lpthread"]);
     process::run(&mut compile, "", Duration::from_secs(60))?.ok()?;
     Ok(program)
 }

@@ -106,7 +106,7 @@ fn kubeconfig() -> serde_json::Value {
 
 /// The folder of Kubernetes' programs, built where they are not there yet.
 pub(crate) fn assets() -> Result<PathBuf> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/build.sh");
+    let script = Path::new("tests/cluster/build.sh");
     let printed = process::run(&mut Command::new(script), "", BUILT)?.ok()?;
     Ok(PathBuf::from(printed.trim()))
 }

@@ -178,7 +178,7 @@ fn compacted(world: &mut World) -> Result<()> {
 fn skewed(world: &mut World, seconds: i64) -> Result<()> {
     let direct = kubeconfig(world)?;
     let library = world.lab.dir().join("skew.so");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kubernetes/skew.c");
+    let source = "tests/kubernetes/skew.c";
     let mut compile = Command::new("cc");
     compile.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"]).arg(&library).arg(source).arg("-ldl");
     process::run(&mut compile, "", Duration::from_secs(30))?.ok()?;

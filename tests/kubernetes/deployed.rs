@@ -14,7 +14,7 @@ use crate::world::{SOON, World};
 pub(crate) const CHECKS: &[Check<World>] =
     &[("the pod that is shipped is valid, and goes to gateway nodes with huge pages alone", shipped)];
 
-const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/kubernetes/appliance");
+const SHIPPED: &str = "deploy/kubernetes/appliance";
 const SPACE: &str = "fairlead-system";
 
 /// An object of a list by its kind.

@@ -22,8 +22,8 @@ use crate::site::Site;
 /// The well-known label of a node's zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
 
-/// What gives Fairlead its account, as it is shipped.
-const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../kubernetes");
+/// What gives Fairlead its account, as it is shipped; from the repository's root, where the lab is run.
+const DEPLOY: &str = "deploy/kubernetes";
 
 /// The port of the relay before the API server.
 const RELAY_PORT: u16 = 16443;

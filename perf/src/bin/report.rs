@@ -112,7 +112,8 @@ costs. That the packet path allocates nothing after start is a test: `cargo test
 ";
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    // From the repository's root, where `make` runs it.
+    let root = Path::new("");
     let results = perf::results_folder();
     let path = root.join("docs/performance.md");
     let before = fs::read_to_string(&path).unwrap_or_default();
