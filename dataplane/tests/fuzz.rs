@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 use dataplane::testkit::target::{ALL, pipeline, seeds};
 
 fn folder(target: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
+    PathBuf::from("fuzz/corpus").join(target)
 }
 
 #[test]

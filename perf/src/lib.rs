@@ -27,7 +27,7 @@ pub mod wire;
 
 pub use host::Host;
 pub use options::Options;
-pub use report::{Report, Row, Unit, results_folder};
+pub use report::{Report, Row, Unit, results_folder, target_folder};
 pub use sampler::{Laps, Meter, Sampler};
 pub use shuffle::{Random, shuffle};
 pub use template::{FRAME_LEN, Template};

@@ -179,8 +179,15 @@ impl Report {
 /// Where results are written: `$FAIRLEAD_PERF_DIR`, or else `target/perf`.
 #[must_use]
 pub fn results_folder() -> PathBuf {
-    let default = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/perf");
-    std::env::var_os("FAIRLEAD_PERF_DIR").map_or_else(default, PathBuf::from)
+    std::env::var_os("FAIRLEAD_PERF_DIR").map_or_else(|| target_folder().join("perf"), PathBuf::from)
+}
+
+/// Cargo's own `target`, as seen from where it runs this; run otherwise, from the repository's root.
+#[must_use]
+pub fn target_folder() -> PathBuf {
+    // At run time: a library that another checkout built has that one's path in it.
+    std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| "target".into(), |package| PathBuf::from(package).join("../target"))
 }
 
 #[cfg(test)]

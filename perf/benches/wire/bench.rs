@@ -5,7 +5,7 @@ use std::{
     error::Error,
     fmt::Display,
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -64,7 +64,7 @@ impl Bench {
         let folder = env::temp_dir().join(format!("fairlead-wire-{}", std::process::id()));
         fs::create_dir_all(folder.join("manifests"))?;
         fs::write(folder.join("manifests/web.yaml"), manifests())?;
-        let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/fairlead");
+        let built = || perf::target_folder().join("release/fairlead");
         let fairlead = env::var_os("FAIRLEAD_BIN").map_or_else(built, PathBuf::from);
         let bench = Self { folder, fairlead, options, wire, api: Api::start()? };
         fs::write(bench.folder.join("kubeconfig"), bench.api.kubeconfig())?;

@@ -8,7 +8,7 @@ use packet::{
 };
 
 fn folder(target: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
+    PathBuf::from("fuzz/corpus").join(target)
 }
 
 #[test]
