@@ -21,8 +21,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
-use tables::ServiceInfo;
 use tables::counters::WorkerCounters;
+use tables::{Memory, ServiceInfo};
 
 pub use self::probe::ProbeMetrics;
 use self::worker::WorkerCollector;
@@ -49,6 +49,8 @@ pub struct ControlMetrics {
     pub programmed: Gauge<u64, AtomicU64>,
     /// Versions of the tables in memory.
     pub kept: Gauge<u64, AtomicU64>,
+    /// Bytes of the tables published last, by what they are for.
+    memory: Family<PartLabels, Gauge<u64, AtomicU64>>,
     /// Service ports in force.
     pub services: Gauge<u64, AtomicU64>,
     /// Backends in force.
@@ -103,6 +105,9 @@ impl WriterMetrics {
     }
 }
 
+/// Which part of the tables.
+type PartLabels = [(&'static str, &'static str); 1];
+
 /// Which addresses of which pool.
 type PoolLabels = [(&'static str, String); 2];
 
@@ -137,6 +142,13 @@ impl ControlMetrics {
     /// The Service port is gone.
     pub fn forget_bypassed(&self, of: &ServiceLabels) {
         self.bypassed.remove(of);
+    }
+
+    /// The tables take so many bytes.
+    pub fn takes(&self, memory: &Memory) {
+        for (part, bytes) in memory.parts() {
+            self.memory.get_or_create(&[("part", part)]).set(bytes as u64);
+        }
     }
 
     /// Tables took this long to compile.
@@ -211,8 +223,11 @@ impl ControlMetrics {
             "Flows found to have replies that never pass here, by Service port; without a name: of all beyond the first 128",
             bypassed.clone(),
         );
+        let memory = Family::default();
+        registry.register("tables_bytes", "Memory of the tables published last, by part", memory.clone());
         Self {
             bypassed,
+            memory,
             published: gauge(registry, "tables_generation", "Generation of the tables published last"),
             programmed: gauge(
                 registry,
@@ -338,6 +353,15 @@ mod tests {
         pools.insert("a".to_owned(), PoolOutcome::default());
         metrics.control.pools_changed(&pools);
         assert!(!metrics.text().contains("pool=\"a\""));
+    }
+
+    #[test]
+    fn the_memory_of_the_tables_is_told_by_part() {
+        let metrics = metrics();
+        metrics.control.takes(&Memory { maglev: 4_096, ..Memory::default() });
+        let text = metrics.text();
+        assert_eq!(value(&text, "fairlead_tables_bytes{part=\"maglev\"}"), 4_096);
+        assert_eq!(value(&text, "fairlead_tables_bytes{part=\"routes\"}"), 0);
     }
 
     #[test]

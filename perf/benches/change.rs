@@ -18,6 +18,7 @@ use control::{
 };
 use packet::{Family, Protocol};
 use perf::{Random, Sampler, Unit};
+use tables::Memory;
 use tokio::sync::mpsc;
 
 use engine::{Engine, WORKERS, resident_bytes};
@@ -66,7 +67,7 @@ fn main() -> io::Result<()> {
 /// so many bytes before all.
 fn cluster(sampler: &mut Sampler, services: u32, before: f64) -> io::Result<Load> {
     let (changes, source) = mpsc::channel(64);
-    let (engine, ..) = Engine::start(CONFIG, |_| source)?;
+    let (engine, control, _) = Engine::start(CONFIG, |_| source)?;
     assert!(engine.taken(&[0; WORKERS as usize]), "a worker takes no tables");
     // Has the changes taken in, and waits until every worker has tables that hold them.
     let apply = |all: Vec<Change>| {
@@ -88,6 +89,12 @@ fn cluster(sampler: &mut Sampler, services: u32, before: f64) -> io::Result<Load
         Unit::Bytes,
         bytes,
     );
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let tables = runtime.block_on(control.look(|look| Memory::of(look.tables))).map_err(io::Error::other)?;
+    let rest = tables.total() - tables.maglev;
+    for (part, bytes) in [("arrays that balance", tables.maglev), ("all else", rest)] {
+        sampler.value(&format!("the tables alone of {services} Services: {part}"), Unit::Bytes, bytes as f64);
+    }
     let mut random = Random::new(7);
     let runs = sampler.options().pick(3_000, 100);
     let next = || {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
 use tables::publish::Published;
-use tables::{Generation, Prefix};
+use tables::{Generation, Memory, Prefix};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
@@ -30,6 +30,8 @@ const COALESCE: Duration = Duration::from_millis(1);
 const PROGRAMMED_INTERVAL: Duration = Duration::from_millis(1);
 /// Between two rounds of housekeeping: old versions, slots.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(250);
+/// The memory of the tables is measured so often, where they change.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The applier's thread: its state and its loop.
 pub(super) struct Engine {
@@ -53,6 +55,8 @@ pub(super) struct Engine {
     arrived: Option<Instant>,
     /// Versions not yet taken by every worker.
     unprogrammed: VecDeque<Version>,
+    /// Of which version the memory was measured last, and when.
+    measured: Option<(Generation, Instant)>,
 }
 
 /// A published version of the tables.
@@ -92,6 +96,7 @@ impl Engine {
             published: Instant::now(),
             arrived: Some(Instant::now()),
             unprogrammed: VecDeque::new(),
+            measured: None,
         }
     }
 
@@ -269,6 +274,20 @@ impl Engine {
         self.parts.metrics.kept.set(kept as u64);
         self.compiler.swept(self.parts.publisher.swept());
         self.bypassed.forget_gone(self.parts.publisher.newest(), &self.parts.metrics);
+        self.measure();
+    }
+
+    /// Tells what the tables take, on a thread of its own: it is a look at every Service.
+    fn measure(&mut self) {
+        let tables = self.parts.publisher.newest();
+        let is_known = |(generation, at): (Generation, Instant)| {
+            generation == tables.generation() || at.elapsed() < MEASURE_INTERVAL
+        };
+        if self.measured.is_none_or(|last| !is_known(last)) {
+            self.measured = Some((tables.generation(), Instant::now()));
+            let (tables, metrics) = (Arc::clone(tables), self.parts.metrics.clone());
+            tokio::task::spawn_blocking(move || metrics.takes(&Memory::of(&tables)));
+        }
     }
 
     fn note_bypass(&mut self, bypass: Bypass) {

@@ -89,6 +89,12 @@ impl Addresses {
         }
     }
 
+    /// Bytes on the heap.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        self.by_ip.heap_bytes()
+    }
+
     /// Sets what is done for an address; gives back what was. Equal content copies nothing.
     pub fn insert(&mut self, address: IpAddr, info: AddressInfo) -> Option<AddressInfo> {
         if self.get(address) == Some(&info) {

@@ -89,6 +89,12 @@ impl Adjacencies {
         self.links.get(id.index())
     }
 
+    /// Bytes on the heap.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        self.slots.heap_bytes() + size_of_val(&**self.links)
+    }
+
     /// Sets a next hop; gives back what was there. Equal content copies nothing.
     pub(crate) fn insert(
         &mut self,

@@ -52,6 +52,12 @@ impl Backends {
         self.slots.get(id.slot() as usize).filter(|backend| backend.id == id)
     }
 
+    /// Bytes on the heap.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        self.slots.heap_bytes() + self.live.heap_bytes()
+    }
+
     /// True while the backend of this name exists and is not down.
     #[inline]
     #[must_use]

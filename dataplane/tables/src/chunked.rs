@@ -55,6 +55,12 @@ impl<T: Clone, const N: usize> Chunked<T, N> {
         self.len
     }
 
+    /// Bytes on the heap, those included that are shared with another version; not what the values point to.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        self.chunks.len() * (size_of::<Arc<Chunk<T, N>>>() + size_of::<Chunk<T, N>>())
+    }
+
     /// True if no slot is set.
     #[must_use]
     pub const fn is_empty(&self) -> bool {

@@ -59,6 +59,13 @@ pub struct Fib {
 }
 
 impl Fib {
+    /// Bytes on the heap.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        let hops: usize = self.spreads.iter().map(|spread| size_of_val(&*spread.hops)).sum();
+        self.hosts.heap_bytes() + self.routes.heap_bytes() + size_of_val(&*self.spreads) + hops
+    }
+
     /// The way to `destination`; `None` if there is none. Where there are several next hops, `hash` of the packet's flow
     /// says which.
     #[inline]

@@ -80,6 +80,12 @@ impl Index {
         self.node_ports.get((family, port, protocol)).copied()
     }
 
+    /// Bytes on the heap.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        self.v4.heap_bytes() + self.v6.heap_bytes() + self.node_ports.heap_bytes()
+    }
+
     /// Sets who answers at a VIP; gives back who did.
     pub fn insert_vip(&mut self, key: FrontendKey, frontend: Frontend) -> Option<Frontend> {
         match key.address {

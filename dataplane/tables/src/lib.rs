@@ -26,6 +26,7 @@ mod index;
 mod limits;
 mod lpm;
 pub mod maglev;
+mod memory;
 mod origin;
 pub mod owner;
 mod port;
@@ -55,6 +56,7 @@ pub use ids::{
 pub use index::{Frontend, FrontendKey, FrontendKind, Index};
 pub use limits::{KernelRates, Limits};
 pub use lpm::Lpm;
+pub use memory::Memory;
 pub use origin::{Origin, Origins};
 pub use port::{PortAddress, PortInfo, Serves, Vlan};
 pub use prefix::{BadPrefix, Prefix};

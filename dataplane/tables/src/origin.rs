@@ -60,6 +60,12 @@ impl Origins {
         .copied()
     }
 
+    /// Bytes on the heap.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        self.v4.heap_bytes() + self.v6.heap_bytes() + size_of_val(&*self.ports)
+    }
+
     /// Sets what is known of an endpoint; gives back what was.
     pub fn insert(&mut self, at: SocketAddr, protocol: Protocol, origin: Origin) -> Option<Origin> {
         let (word, bit) = (usize::from(at.port() >> 6), 1 << (at.port() & 63));

@@ -254,6 +254,12 @@ impl Services {
         self.slots.iter().map(|(_, service)| &**service)
     }
 
+    /// Bytes on the heap, without the Service ports themselves.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        self.slots.heap_bytes()
+    }
+
     /// How many there are.
     #[must_use]
     pub const fn len(&self) -> usize {

@@ -192,6 +192,14 @@ impl<K: ShardKey, V: Copy> Sharded<K, V> {
         self.len
     }
 
+    /// Bytes on the heap, those included that are shared with another version.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        let slots: usize =
+            self.shards.iter().map(|shard| size_of_val(&**shard) + size_of_val(&*shard.slots)).sum();
+        size_of_val(&*self.shards) + slots
+    }
+
     /// True without entries.
     #[must_use]
     pub const fn is_empty(&self) -> bool {

@@ -13,8 +13,8 @@ use std::{
 use packet::Protocol;
 use tables::{
     Action, AddressInfo, AddressKind, Backend, BackendId, BackendState, Choice, Frontend, FrontendKey,
-    FrontendKind, Generation, Lpm, NatMode, Pool, PortSet, Prefix, Rule, ServiceId, ServiceInfo, ServicePort,
-    Tables,
+    FrontendKind, Generation, Lpm, Memory, NatMode, Pool, PortSet, Prefix, Rule, ServiceId, ServiceInfo,
+    ServicePort, Tables,
     maglev::{Maglev, Member, name_of},
 };
 
@@ -89,6 +89,28 @@ fn full(services: u32) -> Tables {
     (0..services * ENDPOINTS)
         .for_each(|n| assert_eq!(tables.backends.insert(backend(n, BackendState::Active)), None));
     tables
+}
+
+#[test]
+fn what_is_told_of_the_memory_is_what_was_allocated() {
+    let mut built = None;
+    let allocated = allocation_counter::measure(|| built = Some(full(2_000))).bytes_current;
+    let mut tables = built.expect("built");
+    let told = Memory::of(&tables);
+    // Without counts of references, and what vectors hold in reserve.
+    let share = told.total() as f64 / allocated as f64;
+    assert!((0.95..=1.0).contains(&share), "{told:?} of {allocated} bytes: {share}");
+    assert!(told.parts().iter().all(|(part, bytes)| *bytes > 0 || *part == "routes"), "{told:?}");
+
+    // One more that balances as another does, and takes no array of its own.
+    let like = ServicePort {
+        id: ServiceId::new(2_000, 0).unwrap(),
+        ..tables.service(ServiceId::new(7, 0).unwrap()).unwrap().clone()
+    };
+    tables.services.insert(Arc::new(like));
+    let more = Memory::of(&tables);
+    assert_eq!(more.maglev, told.maglev);
+    assert!(more.services > told.services);
 }
 
 /// One endpoint of a Service stops serving: the backend, and the Service's pool without it.
