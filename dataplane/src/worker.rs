@@ -41,8 +41,13 @@ use crate::{
 
 /// Flow records that a turn with work visits for expiry, and for a command of control.
 const RECORDS_BUSY: u32 = 8;
-/// The same for a turn without work.
+/// The same for a turn of a long spell without work: between two bursts it would keep the next one waiting.
 const RECORDS_IDLE: u32 = 64;
+/// From the beginning of one sweep to that of the next at least, in milliseconds, if the tables stay the same: a table of few
+/// flows would otherwise be swept all the time.
+const SWEEP_MS: u32 = 10;
+/// Turns without work before a spell is a long one: some microseconds.
+const SPELL: u32 = 32;
 /// Frames of the kernel that are sent in one turn.
 const INJECT_MAX: usize = 32;
 
@@ -81,6 +86,17 @@ pub struct WorkerLinks {
     pub watch: Option<Watch>,
 }
 
+/// Where the sweep is.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Sweep {
+    /// In the flow table.
+    Flows,
+    /// In the memory of clients.
+    Clients,
+    /// At the end; the next one has not begun.
+    Done,
+}
+
 /// See the module.
 pub struct Worker<P: PortIo> {
     tables: Subscriber<Tables>,
@@ -90,8 +106,10 @@ pub struct Worker<P: PortIo> {
     lanes: Vec<Lane<P>>,
     state: State<P::Buf>,
     announcer: Announcer,
-    /// The running sweep has passed the flow table, and is in the memory of clients.
-    flows_swept: bool,
+    /// Turns without work since the last one with.
+    spell: u32,
+    sweep: Sweep,
+    sweep_began: Millis,
     idle: Idle,
     watch: Option<Watch>,
     /// Packets handed over when other workers were last called.
@@ -141,7 +159,9 @@ impl<P: PortIo> Worker<P> {
             lanes,
             state,
             announcer: Announcer::new(),
-            flows_swept: false,
+            spell: 0,
+            sweep: Sweep::Flows,
+            sweep_began: Millis(0),
             idle: Idle::new(config.idle, interrupts),
             watch: links.watch,
             handed_over: 0,
@@ -199,7 +219,8 @@ impl<P: PortIo> Worker<P> {
         pass.state.stages.mark(Stage::Housekeeping);
         pass.flush();
         pass.state.stages.mark(Stage::Transmit);
-        let records = if work > 0 { RECORDS_BUSY } else { RECORDS_IDLE };
+        self.spell = if work > 0 { 0 } else { self.spell.saturating_add(1) };
+        let records = if self.spell > SPELL { RECORDS_IDLE } else { RECORDS_BUSY };
         let asked = (&mut self.state.flows, &mut self.state.capture);
         work += usize::from(self.commands.step(asked, records, now));
         self.sweep(records, now);
@@ -227,12 +248,20 @@ impl<P: PortIo> Worker<P> {
 
     /// Goes on with the sweep, over all that names Services and backends: the flow table, then the memory of clients.
     fn sweep(&mut self, records: u32, now: Millis) {
-        let tables = self.tables.current();
-        if !self.flows_swept {
-            self.flows_swept = self.state.flows.sweep(records, now, tables).pass_done;
+        if self.sweep == Sweep::Done {
+            let is_new = self.tables.sweep_began() != self.tables.current().generation;
+            if !is_new && now.since(self.sweep_began) < SWEEP_MS {
+                return;
+            }
+            self.tables.begin_sweep();
+            (self.sweep, self.sweep_began) = (Sweep::Flows, now);
         }
-        if self.flows_swept && self.state.affinity.sweep(records, now, tables) {
-            self.flows_swept = false;
+        let tables = self.tables.current();
+        if self.sweep == Sweep::Flows && self.state.flows.sweep(records, now, tables).pass_done {
+            self.sweep = Sweep::Clients;
+        }
+        if self.sweep == Sweep::Clients && self.state.affinity.sweep(records, now, tables) {
+            self.sweep = Sweep::Done;
             self.state.counts.turns.sweeps += 1;
             self.tables.sweep_completed();
         }

@@ -35,6 +35,7 @@ fn main() -> io::Result<()> {
         replayed(&mut sampler, (case, 32), |stand: &mut Stand| Replay::of_parts(stand, family, 1_024))?;
     }
     established(&mut sampler, "established, 1 k flows, 1,000 publications a second", 1024, true)?;
+    empty_turns(&mut sampler)?;
     two_workers(&mut sampler)?;
     new_flows(&mut sampler)?;
     sampler.finish()
@@ -61,6 +62,28 @@ fn established(sampler: &mut Sampler, case: &str, flows: u32, publish: bool) -> 
         let published = thread.join().expect("the publisher does not panic");
         sampler.value("publications meanwhile", Unit::Count, published as f64);
     }
+    Ok(())
+}
+
+/// What a burst may have to wait for: a turn that found nothing, soon after one that found something, and long after.
+fn empty_turns(sampler: &mut Sampler) -> io::Result<()> {
+    let case = "turn without packets, full table for 1 M";
+    if !sampler.options().wants(case) {
+        return Ok(());
+    }
+    let flows = sampler.options().pick(1_000_000, 100_000);
+    let mut stand = Stand::new(flows + flows / 4, Level::of_this_processor())?;
+    let mut traffic = Traffic::new(&mut stand, flows);
+    let (clock, mut soon, mut late) = (sampler.clock(), Laps::new(), Laps::new());
+    for _ in 0..sampler.options().pick(500, 20) {
+        // One round.
+        traffic.rounds(&mut stand, Duration::from_nanos(1), &clock);
+        (0..16).for_each(|_| stand.idle(&mut soon));
+        (0..64).for_each(|_| stand.idle(&mut Laps::new()));
+        (0..64).for_each(|_| stand.idle(&mut late));
+    }
+    sampler.push(&format!("{case}: between bursts"), 1, &soon);
+    sampler.push(&format!("{case}: in a long spell without"), 1, &late);
     Ok(())
 }
 

@@ -140,10 +140,20 @@ impl<T: Published> Subscriber<T> {
         Some(std::mem::replace(&mut self.current, next))
     }
 
-    /// Tells control that a pass over the whole flow table is done, and begins the next one.
+    /// A pass over the whole flow table begins.
+    pub fn begin_sweep(&mut self) {
+        self.sweep_began = self.current.generation();
+    }
+
+    /// The version under which the last pass began.
+    #[must_use]
+    pub const fn sweep_began(&self) -> Generation {
+        self.sweep_began
+    }
+
+    /// Tells control that the pass is done.
     pub fn sweep_completed(&mut self) {
         self.seat.swept.store(self.sweep_began.0, Ordering::Release);
-        self.sweep_began = self.current.generation();
     }
 }
 
@@ -214,6 +224,8 @@ mod tests {
         workers[0].take();
         workers[0].sweep_completed();
         assert_eq!(publisher.swept(), Generation(1), "that pass began under generation 1");
+        workers[0].begin_sweep();
+        assert_eq!((workers[0].sweep_began(), publisher.swept()), (Generation(2), Generation(1)));
         workers[0].sweep_completed();
         assert_eq!(publisher.swept(), Generation(2));
     }

@@ -52,6 +52,7 @@ impl Worker {
         self.flows.retain(|id| id.slot() % 2 != odd || now.backends.is_live(*id));
         if self.half_swept {
             self.tables.sweep_completed();
+            self.tables.begin_sweep();
         }
         self.half_swept = !self.half_swept;
     }

@@ -43,10 +43,11 @@ enum Case {
     Established6,
     Tagged,
     Part,
+    Empty,
 }
 
 impl Case {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Established,
         Self::OneWay,
         Self::First,
@@ -54,6 +55,7 @@ impl Case {
         Self::Established6,
         Self::Tagged,
         Self::Part,
+        Self::Empty,
     ];
 
     const fn name(self) -> &'static str {
@@ -65,6 +67,7 @@ impl Case {
             Self::Established6 => "a packet of an established flow of IPv6",
             Self::Tagged => "a packet of an established flow with its client in a VLAN",
             Self::Part => "a part of a datagram in two",
+            Self::Empty => "a turn without packets in a long spell of them",
         }
     }
 
@@ -104,6 +107,12 @@ impl Case {
                     let keys: Vec<_> = (n * round..(n + 1) * round).map(client).collect();
                     stand.open(&keys, &mut unused);
                 }
+                Ok(round)
+            }
+            Self::Empty => {
+                let mut stand = Stand::new(16_384, level)?;
+                stand.establish(round);
+                (0..rounds * round).for_each(|_| stand.idle(&mut unused));
                 Ok(round)
             }
             Self::Established6 | Self::Tagged | Self::Part => {
