@@ -62,12 +62,6 @@ impl Slab {
         }
     }
 
-    /// Asks for the first line of a record.
-    #[inline]
-    pub(super) fn prefetch_head(&self, slot: u32) {
-        cpu::prefetch_index(&self.lines, slot as usize * self.lines_per_slot);
-    }
-
     /// Asks for the record that `take` would give next.
     #[inline]
     pub(super) fn prefetch_free(&self) {

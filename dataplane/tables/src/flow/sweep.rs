@@ -57,16 +57,13 @@ impl FlowTable {
     /// After a pass that began under some `Tables`, no flow names an id that these did not have: their slots may be
     /// used anew.
     pub fn sweep(&mut self, slots: u32, now: Millis, liveness: &impl Liveness) -> Swept {
-        let begin = self.sweep_cursor;
-        let end = begin.saturating_add(slots).min(self.slab.fresh());
+        let end = self.sweep_cursor.saturating_add(slots).min(self.slab.fresh());
         let mut removed = 0;
-        for slot in begin..end {
+        for slot in self.sweep_cursor..end {
             removed += u32::from(self.sweep_slot(slot, now, liveness));
         }
         let pass_done = end == self.slab.fresh();
         self.sweep_cursor = if pass_done { 0 } else { end };
-        // Of the next step's, which is a turn away.
-        (self.sweep_cursor..self.sweep_cursor + (end - begin)).for_each(|slot| self.slab.prefetch_head(slot));
         Swept { removed, pass_done }
     }
 
