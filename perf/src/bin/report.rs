@@ -64,7 +64,7 @@ const BENCHES: [(&str, &str); 16] = [
     (
         "listing",
         "The workers' part of `show flows` with a filter, over a full table, answered in pages of 16,384 slots: 8 slots of it in a turn with \
-         packets, 64 in one without. Either no flow matches, or all go through the ring to control, which keeps none. First what packets cost \
+         packets or soon after, 64 in others. Either no flow matches, or all go through the ring to control, which keeps none. First what packets cost \
          without it and meanwhile; then its time, in which the worker shares its thread with the making of the packets and their checks, and \
          what of that was spent in turns of the worker, all of them with 64 packets.",
     ),
