@@ -280,10 +280,10 @@ impl Engine {
     /// Tells what the tables take, on a thread of its own: it is a look at every Service.
     fn measure(&mut self) {
         let tables = self.parts.publisher.newest();
-        let is_known = |(generation, at): (Generation, Instant)| {
-            generation == tables.generation() || at.elapsed() < MEASURE_INTERVAL
-        };
-        if self.measured.is_none_or(|last| !is_known(last)) {
+        let is_due = self.measured.is_none_or(|(generation, at)| {
+            generation != tables.generation() && at.elapsed() >= MEASURE_INTERVAL
+        });
+        if is_due {
             self.measured = Some((tables.generation(), Instant::now()));
             let (tables, metrics) = (Arc::clone(tables), self.parts.metrics.clone());
             tokio::task::spawn_blocking(move || metrics.takes(&Memory::of(&tables)));

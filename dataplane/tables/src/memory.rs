@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, mem::size_of_val, ptr, sync::Arc};
 
-use crate::{Lpm, Rule, ServicePort, Tables};
+use crate::{Access, Lpm, Rule, ServicePort, Tables};
 
 /// Bytes of one version of the [`Tables`], by what they are for.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -83,9 +83,8 @@ impl OfServices {
                 self.maglev += self.once(maglev, |maglev| size_of_val(maglev) + size_of_val(maglev.slots()));
             }
         }
-        let list = |lpm: &Lpm<bool>| lpm.heap_bytes();
-        self.bytes +=
-            access.as_ref().map_or(0, |access| self.once(access, |it| size_of_val(it) + list(&it.lists)));
+        let access_bytes = |access: &Access| size_of_val(access) + access.lists.heap_bytes();
+        self.bytes += access.as_ref().map_or(0, |access| self.once(access, access_bytes));
         let ranges = |ranges: &Lpm<()>| size_of_val(ranges) + ranges.heap_bytes();
         self.bytes += source_ranges.as_ref().map_or(0, |it| self.once(it, ranges));
     }

@@ -18,6 +18,7 @@ mod replies;
 mod routing;
 mod sctp;
 mod services;
+mod sweep;
 mod tcp;
 mod vlan;
 mod world;

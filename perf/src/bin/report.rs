@@ -112,17 +112,16 @@ costs. That the packet path allocates nothing after start is a test: `cargo test
 ";
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // From the repository's root, where `make` runs it.
-    let root = Path::new("");
     let results = perf::results_folder();
-    let path = root.join("docs/performance.md");
-    let before = fs::read_to_string(&path).unwrap_or_default();
+    // From the repository's root, where `make` runs it.
+    let (path, pictures) = (Path::new("docs/performance.md"), Path::new("docs/performance"));
+    let before = fs::read_to_string(path).unwrap_or_default();
     let mut page = INTRODUCTION.to_owned();
     for (bench, about) in BENCHES {
         if let Ok(table) = fs::read_to_string(results.join(format!("{bench}.md"))) {
             let (title, rest) = table.split_once('\n').unwrap_or((&table, ""));
             page.push_str(&format!("\n#{}\n\n{about}\n", title.trim_start_matches("##")));
-            page.push_str(&draw(bench, &root.join("docs/performance"))?);
+            page.push_str(&draw(bench, pictures)?);
             page.push_str(rest);
         } else if let Some(section) = section(&before, bench) {
             page.push_str(&format!("\n{section}\n"));
