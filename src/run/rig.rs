@@ -1,6 +1,7 @@
 //! Workers with everything they share with control: mailboxes, rings, counters, the mirror.
 
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -72,12 +73,15 @@ impl Rig {
         let mut starts = Vec::new();
         let (mut rings, mut handles, mut captured) = (Vec::new(), Vec::new(), Vec::new());
         let mut bells = Vec::new();
+        let called = wakeable(Watch::new())?;
         for (id, tables) in (0..count).map(WorkerId).zip(subscribers) {
             let counters = Arc::new(WorkerCounters::new(config.ports.len()));
-            let (punt, from_worker) = frame_ring(FRAME_RING_BYTES);
+            let (mut punt, from_worker) = frame_ring(FRAME_RING_BYTES);
+            punt.call(Arc::clone(called.bell()));
             let (mut to_worker, inject) = frame_ring(FRAME_RING_BYTES);
             let (mut sender, commands) = command_rings(COMMANDS, ANSWERS);
-            let watch = watch_of(sharing.idle)?;
+            let watch = (sharing.idle == IdleMode::Sleep).then(Watch::new);
+            let watch = watch.map(wakeable).transpose()?;
             if let Some(bell) = watch.as_ref().map(Watch::bell) {
                 to_worker.call(Arc::clone(bell));
                 sender.call(Arc::clone(bell));
@@ -95,7 +99,8 @@ impl Rig {
         let (told, bypasses) = mpsc::channel(BYPASSES);
         let (hear, heard) = mpsc::channel(HEARD);
         let listeners = Listeners { resolver: resolver.clone(), bypasses: told, heard: hear };
-        let pump = Pump::start(mirrored, rings, listeners).context("cannot start the mirror's thread")?;
+        let pump =
+            Pump::start(mirrored, rings, listeners, called).context("cannot start the mirror's thread")?;
         let segments = Segments { voice: pump.voice(), heard };
         // Last of all that can fail here: from now on packets flow.
         let running = engine.launch(starts)?;
@@ -118,10 +123,9 @@ impl Rig {
     }
 }
 
-/// What a worker waits with, where it may sleep.
-fn watch_of(idle: IdleMode) -> Result<Option<Watch>> {
-    let watch = (idle == IdleMode::Sleep).then(Watch::new).transpose();
-    watch.context("no file to wake a worker by; is the limit of open files (ulimit -n) reached?")
+/// What a thread waits with.
+fn wakeable(watch: io::Result<Watch>) -> Result<Watch> {
+    watch.context("no file to wake a thread by; is the limit of open files (ulimit -n) reached?")
 }
 
 fn worker_config(config: &GatewayConfig, id: WorkerId, idle: IdleMode) -> WorkerConfig {

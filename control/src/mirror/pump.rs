@@ -1,8 +1,8 @@
 //! Moves frames between the workers' rings and the TAPs.
 //!
-//! Punt rings cannot wake anybody (a worker makes no system call), so a thread of its own polls them: every 100 us while
-//! frames come, every millisecond when none do. The kernel's frames come by tasks that sleep until there is one.
-//! Everything is bounded; what does not fit is dropped and counted, as on a wire.
+//! A thread of its own polls the workers' rings every 100 us while frames come, and after a tenth of a second without any
+//! waits until a worker calls: a system call of the worker's, ten times a second at most. The kernel's frames come by tasks
+//! that sleep until there is one. Everything is bounded; what does not fit is dropped and counted, as on a wire.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use cpu::{Bell, Watch, Woken};
 use tables::punt::{FRAME_LEN_MAX, FrameReceiver, FrameSender, Message};
 use tables::{PortId, ServiceId};
 use tokio::sync::mpsc;
@@ -20,10 +21,11 @@ use crate::inquiry::{self, Heard};
 use crate::netlink::Resolver;
 
 /// Between two looks at the rings while frames come.
-const NAP_BUSY: Duration = Duration::from_micros(100);
-/// Between two looks when none came for [`IDLE_AFTER`].
-const NAP_IDLE: Duration = Duration::from_millis(1);
+const NAP: Duration = Duration::from_micros(100);
+/// Without a frame for so long, it waits to be called.
 const IDLE_AFTER: Duration = Duration::from_millis(100);
+/// The longest wait: should a call be lost, the kernel hears late, not never.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Messages taken from one worker before the next has its turn.
 const TURN: usize = 64;
 
@@ -99,16 +101,23 @@ pub struct Pump {
     counters: Arc<PumpCounters>,
     voice: Voice,
     stop: Arc<AtomicBool>,
+    bell: Arc<Bell>,
     punt: Option<JoinHandle<()>>,
     inject: Vec<tokio::task::JoinHandle<()>>,
 }
 
 impl Pump {
-    /// Starts the thread and the tasks. A port's frames from the kernel all go by one worker, in order.
+    /// Starts the thread and the tasks. A port's frames from the kernel all go by one worker, in order. Whoever fills a ring
+    /// calls by the bell of `watch`.
     ///
     /// # Errors
     /// When no thread can be made.
-    pub fn start(devices: &[Device], rings: Vec<WorkerRings>, listeners: Listeners) -> io::Result<Self> {
+    pub fn start(
+        devices: &[Device],
+        rings: Vec<WorkerRings>,
+        listeners: Listeners,
+        watch: Watch,
+    ) -> io::Result<Self> {
         let counters = Arc::new(PumpCounters::default());
         let stop = Arc::new(AtomicBool::new(false));
         let (receivers, senders) = rings.into_iter().map(|ring| (ring.punt, ring.inject)).unzip();
@@ -125,9 +134,11 @@ impl Pump {
             listens: Arc::clone(&voice.listens),
             counters: Arc::clone(&counters),
         };
-        let stopped = Arc::clone(&stop);
-        let punt = thread::Builder::new().name("fairlead-punt".into()).spawn(move || punter.run(&stopped))?;
-        Ok(Self { counters, voice, stop, punt: Some(punt), inject })
+        let (stopped, bell) = (Arc::clone(&stop), Arc::clone(watch.bell()));
+        let punt = thread::Builder::new()
+            .name("fairlead-punt".into())
+            .spawn(move || punter.run(&stopped, &watch))?;
+        Ok(Self { counters, voice, stop, bell, punt: Some(punt), inject })
     }
 
     /// What was moved so far.
@@ -148,7 +159,8 @@ impl Drop for Pump {
         self.stop.store(true, Ordering::Relaxed);
         self.inject.iter().for_each(tokio::task::JoinHandle::abort);
         if let Some(punt) = self.punt.take() {
-            // It naps for a millisecond at most; a panic in it was reported when it happened.
+            self.bell.ring();
+            // A panic in it was reported when it happened.
             let _ = punt.join();
         }
     }
@@ -163,15 +175,23 @@ struct Punter {
 }
 
 impl Punter {
-    fn run(mut self, stop: &AtomicBool) {
+    fn run(mut self, stop: &AtomicBool, watch: &Watch) {
         let mut buffer = [0; FRAME_LEN_MAX];
         let mut busy_at = Instant::now();
+        let mut listens = false;
         while !stop.load(Ordering::Relaxed) {
             if self.turn(&mut buffer) {
-                busy_at = Instant::now();
-                continue;
+                watch.bell().ignore();
+                (busy_at, listens) = (Instant::now(), false);
+            } else if busy_at.elapsed() < IDLE_AFTER {
+                thread::sleep(NAP);
+            } else if listens {
+                listens = watch.wait(WAIT_MAX) == Woken::Late;
+            } else {
+                // One more look, for what came before it was to be heard.
+                watch.bell().listen();
+                listens = true;
             }
-            thread::sleep(if busy_at.elapsed() < IDLE_AFTER { NAP_BUSY } else { NAP_IDLE });
         }
     }
 

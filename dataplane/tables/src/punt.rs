@@ -65,7 +65,7 @@ pub fn frame_ring(bytes: usize) -> (FrameSender, FrameReceiver) {
 }
 
 impl FrameSender {
-    /// Calls the reading end at each frame from now on, in case it sleeps.
+    /// Calls the reading end at each message from now on, in case it sleeps.
     pub fn call(&mut self, bell: Arc<Bell>) {
         self.bell = Some(bell);
     }
@@ -83,9 +83,7 @@ impl FrameSender {
         if len > FRAME_LEN_MAX {
             return Err(RecordError::TooLong);
         }
-        self.ring.push(KIND_FRAME, port, len, segments)?;
-        self.bell.iter().for_each(|bell| bell.ring());
-        Ok(())
+        self.push(KIND_FRAME, port, len, segments)
     }
 
     /// Asks for a next hop to be resolved.
@@ -95,10 +93,10 @@ impl FrameSender {
     pub fn resolve(&mut self, port: PortId, address: IpAddr) -> Result<(), RecordError> {
         match address {
             IpAddr::V4(address) => {
-                self.ring.push(KIND_RESOLVE, port, 4, [address.octets().as_slice()].into_iter())
+                self.push(KIND_RESOLVE, port, 4, [address.octets().as_slice()].into_iter())
             }
             IpAddr::V6(address) => {
-                self.ring.push(KIND_RESOLVE, port, 16, [address.octets().as_slice()].into_iter())
+                self.push(KIND_RESOLVE, port, 16, [address.octets().as_slice()].into_iter())
             }
         }
     }
@@ -109,7 +107,19 @@ impl FrameSender {
     /// [`RecordError::Full`].
     pub fn reply_bypass(&mut self, service: ServiceId, flows: u32) -> Result<(), RecordError> {
         let parts = [service.to_bits().to_be_bytes(), flows.to_be_bytes()];
-        self.ring.push(KIND_BYPASS, PortId(0), 8, parts.iter().map(<[u8; 4]>::as_slice))
+        self.push(KIND_BYPASS, PortId(0), 8, parts.iter().map(<[u8; 4]>::as_slice))
+    }
+
+    fn push<'a>(
+        &mut self,
+        kind: u8,
+        port: PortId,
+        len: usize,
+        parts: impl Iterator<Item = &'a [u8]> + Clone,
+    ) -> Result<(), RecordError> {
+        self.ring.push(kind, port, len, parts)?;
+        self.bell.iter().for_each(|bell| bell.ring());
+        Ok(())
     }
 
     /// True when the reading end is gone.

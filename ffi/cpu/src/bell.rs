@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
 
-use crate::idle::{NAP_MAX, nap};
+use crate::idle::nap;
 
 /// Calls a thread that waits; shared by all who may have something for it.
 #[derive(Debug)]
@@ -115,10 +115,9 @@ impl Watch {
         }
     }
 
-    /// Waits for the bell or a file, at most so long in whole milliseconds and at most [`NAP_MAX`]. What changed since
-    /// the last wait ends it at once.
+    /// Waits for the bell or a file, at most so long in whole milliseconds. What changed since the last wait ends it at once.
     pub fn wait(&self, bound: Duration) -> Woken {
-        let bound_ms = i32::try_from(bound.min(NAP_MAX).as_millis()).unwrap_or_default();
+        let bound_ms = i32::try_from(bound.as_millis()).unwrap_or(i32::MAX);
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; 16];
         // SAFETY: room for sixteen events; more than that are told next time.
         let count = unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), 16, bound_ms) };
@@ -151,6 +150,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::idle::NAP_MAX;
 
     #[test]
     fn a_bell_is_heard_once_by_who_listens() {
