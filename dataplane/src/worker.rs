@@ -292,6 +292,9 @@ impl<P: PortIo> Pass<'_, P> {
             if !burst.is_empty() {
                 self.port = port;
                 self.run(burst, scratch);
+                // Not at the end of the turn: those of the next port would be waited for.
+                self.flush();
+                self.state.stages.mark(Stage::Transmit);
             }
         }
         received
@@ -343,7 +346,9 @@ impl<P: PortIo> Pass<'_, P> {
         for (port, lane) in (0..PortId::LIMIT).map(PortId).zip(self.lanes.iter_mut()) {
             lane.flush();
             let sent = lane.take_sent();
-            self.state.counts.transmit(port, sent.packets, sent.bytes);
+            if sent.packets > 0 {
+                self.state.counts.transmit(port, sent.packets, sent.bytes);
+            }
         }
     }
 }
