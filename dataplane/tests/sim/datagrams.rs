@@ -11,20 +11,12 @@ use tables::{NatMode, PortId};
 
 use dataplane::testkit::INSIDE;
 
-use crate::{asker::client_of, parts::name_of};
+use crate::{asker::client_of, ends::Ends, parts::name_of};
 
 pub(crate) struct Datagrams {
-    mode: NatMode,
-    client: IpAddr,
-    vip: SocketAddr,
-    /// Backends, and the Ethernet addresses of their machines.
-    backends: HashMap<SocketAddr, MacAddr>,
-    /// Those of them that are not the Service's.
-    gone: HashSet<SocketAddr>,
+    pub(crate) ends: Ends,
     /// Of each client, by its port: its datagrams as its backend sees them.
     pinned: HashMap<u16, AnyKey>,
-    /// Packets that were translated before the tables at hand came may still wait for their neighbour.
-    pub(crate) held: bool,
     /// The appliance has forgotten its flows: ports of its own may mean another client.
     pub(crate) forgetful: bool,
     /// Datagrams whose first part went this way, to a backend that is the Service's still; names are used once.
@@ -34,39 +26,18 @@ pub(crate) struct Datagrams {
 }
 
 impl Datagrams {
-    pub(crate) fn new(
-        mode: NatMode,
-        client: IpAddr,
-        vip: SocketAddr,
-        backends: HashMap<SocketAddr, MacAddr>,
-    ) -> Self {
-        Self {
-            mode,
-            client,
-            vip,
-            backends,
-            gone: HashSet::new(),
-            pinned: HashMap::new(),
-            held: false,
-            forgetful: false,
-            begun: HashMap::new(),
-            ended: HashSet::new(),
-        }
+    pub(crate) fn new(ends: Ends) -> Self {
+        let (pinned, begun, ended) = (HashMap::new(), HashMap::new(), HashSet::new());
+        Self { ends, pinned, forgetful: false, begun, ended }
     }
 
     /// Only these backends are not the Service's from now on: their clients go elsewhere with their next datagram, and with what
     /// is left of the last one. `held` if packets wait for a neighbour.
-    pub(crate) fn set_gone(&mut self, gone: impl Iterator<Item = SocketAddr>, held: bool) {
-        self.gone = gone.collect();
-        self.pinned.retain(|_, key| !self.gone.contains(&end(*key)));
-        let left = |to: &IpAddr| self.gone.iter().any(|at| at.ip() == *to);
+    pub(crate) fn set_gone(&mut self, gone: &[SocketAddr], held: bool) {
+        self.ends.set_gone(gone, held);
+        self.pinned.retain(|_, key| !gone.contains(&end(*key)));
+        let left = |to: &IpAddr| gone.iter().any(|at| at.ip() == *to);
         self.begun.retain(|_, ways| !ways.iter().any(|(_, to)| left(to)));
-        self.held |= held;
-    }
-
-    /// Nothing waits any more.
-    pub(crate) const fn settled(&mut self) {
-        self.held = false;
     }
 
     /// A client asks no more: its flow ends, and another one's may have the same port.
@@ -101,22 +72,22 @@ impl Datagrams {
 
     fn check_inside(&mut self, client: u16, key: AnyKey, parsed: &Parsed) {
         assert_eq!(
-            self.backends.get(&end(key)),
+            self.ends.backends.get(&end(key)),
             Some(&parsed.dst_mac),
             "{key:?} is for no backend's machine"
         );
-        if self.mode == NatMode::Dnat {
-            assert_eq!((key.src(), key.sport()), (self.client, client), "the client's address is kept");
+        if self.ends.mode == NatMode::Dnat {
+            assert_eq!((key.src(), key.sport()), (self.ends.client, client), "the client's address is kept");
         }
-        if self.gone.contains(&end(key)) {
-            return assert!(self.held, "{key:?} goes to a backend that is gone");
+        if self.ends.gone.contains(&end(key)) {
+            return assert!(self.ends.held, "{key:?} goes to a backend that is gone");
         }
         if self.ended.contains(&client) {
             return;
         }
         let other = self.pinned.iter().find(|(port, pinned)| **port != client && **pinned == key);
         assert!(other.is_none(), "two clients are one at {key:?}: {client} and {other:?}");
-        if !self.held {
+        if !self.ends.held {
             let pinned = self.pinned.insert(client, key).unwrap_or(key);
             assert_eq!(pinned, key, "{client} was elsewhere");
         }
@@ -124,13 +95,9 @@ impl Datagrams {
 
     fn check_outside(&self, client: u16, key: AnyKey) {
         let src = SocketAddr::new(key.src(), key.sport());
-        assert_eq!(key.dst(), self.client, "the client asked");
+        assert_eq!(key.dst(), self.ends.client, "the client asked");
         assert!(self.forgetful || key.dport() == client, "an answer to {client} goes to {key:?}");
-        // A backend that is none any more is routed as any other host. It may be one again when its packet's neighbour has
-        // answered.
-        let none = self.gone.contains(&src) || self.held && self.backends.contains_key(&src);
-        let routed = self.mode == NatMode::Dnat && none;
-        assert!(src == self.vip || routed, "the client asked the VIP, not {src}");
+        assert!(src == self.ends.vip || self.ends.is_routed(&src), "the client asked the VIP, not {src}");
     }
 
     /// A part without ports goes where the first one of its datagram went, if that went anywhere. One that comes once more when
@@ -138,18 +105,19 @@ impl Datagrams {
     /// nobody knows it.
     fn check_later(&self, port: PortId, parsed: &Parsed) {
         let (src, dst, id) = name_of(parsed).expect("only UDP is in parts here");
-        if port != INSIDE && self.mode == NatMode::Dnat && self.backends.keys().any(|at| at.ip() == src) {
-            return assert_eq!(dst, self.client);
+        let Ends { mode, client, backends, gone, held, .. } = &self.ends;
+        if port != INSIDE && *mode == NatMode::Dnat && backends.keys().any(|at| at.ip() == src) {
+            return assert_eq!(dst, *client);
         }
         if port == INSIDE {
             let of = |(at, _): &(&SocketAddr, &MacAddr)| at.ip() == dst;
-            let (at, mac) = self.backends.iter().find(of).expect("a backend");
+            let (at, mac) = backends.iter().find(of).expect("a backend");
             assert_eq!(parsed.dst_mac, *mac);
-            assert!(self.held || !self.gone.contains(at), "a part for a backend that is gone");
+            assert!(*held || !gone.contains(at), "a part for a backend that is gone");
         }
         match self.begun.get(&id) {
             Some(ways) => assert!(ways.contains(&(src, dst)), "{id}: {src} > {dst}, and it began {ways:?}"),
-            None => assert!(port == INSIDE || dst == self.client),
+            None => assert!(port == INSIDE || dst == *client),
         }
     }
 }

@@ -12,6 +12,7 @@
 mod asker;
 mod card;
 mod datagrams;
+mod ends;
 mod host;
 mod model;
 mod parts;

@@ -1,17 +1,14 @@
 //! What must hold of every frame that the appliance sends, by an account of its own: clients are told apart by their
 //! sequence numbers, which no translation changes, and a connection stays at the backend that it began at.
 
-use std::{
-    collections::{HashMap, HashSet},
-    net::{IpAddr, SocketAddr},
-};
+use std::{collections::HashMap, net::SocketAddr};
 
 use packet::{AnyKey, Body, Fragment, Parsed, parse, tcp, testkit::assert_valid_checksums};
 use tables::{NatMode, PortId};
 
 use dataplane::testkit::{Fixture, INSIDE, OUTSIDE};
 
-use crate::{datagrams::Datagrams, parts::is_udp};
+use crate::{datagrams::Datagrams, ends::Ends, parts::is_udp};
 
 /// Where a connection is.
 struct Pinned {
@@ -35,28 +32,15 @@ struct Client {
 }
 
 pub(crate) struct Model {
-    mode: NatMode,
-    client: IpAddr,
-    vip: SocketAddr,
-    /// Backends, and the Ethernet addresses of their machines.
-    backends: HashMap<SocketAddr, packet::MacAddr>,
-    /// Those of them that are not the Service's.
-    gone: HashSet<SocketAddr>,
+    ends: Ends,
     /// By the client's port.
     clients: HashMap<u16, Client>,
     pub(crate) datagrams: Datagrams,
 }
 
 impl Model {
-    pub(crate) fn new(
-        mode: NatMode,
-        client: IpAddr,
-        vip: SocketAddr,
-        backends: HashMap<SocketAddr, packet::MacAddr>,
-        datagrams: Datagrams,
-    ) -> Self {
-        let (gone, clients) = (HashSet::new(), HashMap::new());
-        Self { mode, client, vip, backends, gone, clients, datagrams }
+    pub(crate) fn new(ends: Ends, datagrams: Datagrams) -> Self {
+        Self { ends, clients: HashMap::new(), datagrams }
     }
 
     /// A client begins a connection with this many bytes to send.
@@ -85,9 +69,16 @@ impl Model {
         pinned.is_some_and(|pinned| pinned.established)
     }
 
-    /// Only these backends are not the Service's from now on.
-    pub(crate) fn set_gone(&mut self, gone: impl Iterator<Item = SocketAddr>) {
-        self.gone = gone.collect();
+    /// Only these backends are not the Service's from now on; `held` if packets wait for a neighbour.
+    pub(crate) fn set_gone(&mut self, gone: &[SocketAddr], held: bool) {
+        self.ends.set_gone(gone, held);
+        self.datagrams.set_gone(gone, held);
+    }
+
+    /// Nothing waits any more.
+    pub(crate) const fn settled(&mut self) {
+        self.ends.held = false;
+        self.datagrams.ends.held = false;
     }
 
     /// A backend goes: the appliance forgets flows there that are not established, when their clients ask again.
@@ -127,6 +118,7 @@ impl Model {
 
     fn check_inside(&mut self, key: AnyKey, parsed: &Parsed, frame: &[u8]) {
         let mac = self
+            .ends
             .backends
             .get(&SocketAddr::new(key.dst(), key.dport()))
             .unwrap_or_else(|| panic!("{key:?} is for no backend"));
@@ -138,8 +130,8 @@ impl Model {
             return;
         };
         let client = self.clients.get_mut(&port).expect("a client's port");
-        if self.mode == NatMode::Dnat {
-            assert_eq!((key.src(), key.sport()), (self.client, port), "the client's address is kept");
+        if self.ends.mode == NatMode::Dnat {
+            assert_eq!((key.src(), key.sport()), (self.ends.client, port), "the client's address is kept");
         }
         client.ended |= tcp.flags().rst();
         if client.ended {
@@ -173,17 +165,12 @@ impl Model {
 
     fn check_outside(&mut self, key: AnyKey, parsed: &Parsed, frame: &[u8]) {
         let client = self.clients.get_mut(&key.dport()).expect("a client's port");
-        assert_eq!(key.dst(), self.client, "the client asked");
+        assert_eq!(key.dst(), self.ends.client, "the client asked");
         let src = SocketAddr::new(key.src(), key.sport());
-        if src != self.vip {
-            // A backend that is none any more, and goes on after its flow went, is routed as any other host. It may be one
-            // again when its packet's neighbour has answered.
-            let none = self.gone.contains(&src) || self.datagrams.held && self.backends.contains_key(&src);
-            let routed = self.mode == NatMode::Dnat && none;
-            return assert!(
-                routed && (client.ended || client.forgotten),
-                "the client asked the VIP, not {src}"
-            );
+        if src != self.ends.vip {
+            // A backend that goes on after its flow went.
+            let routed = self.ends.is_routed(&src) && (client.ended || client.forgotten);
+            return assert!(routed, "the client asked the VIP, not {src}");
         }
         let tcp = tcp_of(parsed, frame);
         let answers = !tcp.flags().ack() || client.sent(tcp.ack());

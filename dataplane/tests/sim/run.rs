@@ -10,6 +10,7 @@ use crate::{
     asker::Asker,
     card::Card,
     datagrams::Datagrams,
+    ends::Ends,
     host::{Connection, End, Host, SERVER_PORT},
     model::Model,
     scenario::{BACKENDS, Event, Scenario, State},
@@ -94,7 +95,8 @@ impl Run {
             known.backends.iter().enumerate().map(at).collect()
         };
         let [one, two] = known.clients.map(ip);
-        let model = Model::new(mode, one, vip, backends(0), Datagrams::new(mode, two, vip, backends(1)));
+        let datagrams = Datagrams::new(Ends::new(mode, two, vip, backends(1)));
+        let model = Model::new(Ends::new(mode, one, vip, backends(0)), datagrams);
         let connections = scenario.connections.iter().zip(40_000..);
         let connections: Vec<_> = connections.map(|(plan, port)| Connection::new(*plan, port, now)).collect();
         let harmed = vec![false; connections.len()];
@@ -166,8 +168,7 @@ impl Run {
             Event::Swap => self.site.change_ways(),
             Event::Backends(states) => {
                 let gone = self.site.set_backends(states);
-                self.model.datagrams.set_gone(gone.iter().copied(), self.site.holds() > 0);
-                self.model.set_gone(gone.into_iter());
+                self.model.set_gone(&gone, self.site.holds() > 0);
                 let refuses = !states.contains(&State::Serving);
                 // What is not established at a backend that goes may begin anew, and find the old answer under way.
                 self.askers.iter_mut().for_each(|asker| asker.harmed |= refuses);
@@ -219,7 +220,7 @@ impl Run {
             those.for_each(|(port, frame)| self.model.appliance_sends(*port, frame));
         }
         if self.site.holds() == 0 {
-            self.model.datagrams.settled();
+            self.model.settled();
         }
         for (port, frame) in sent {
             self.wire.send(self.now, Flight { port, to_appliance: false, frame });

@@ -5,7 +5,7 @@ use packet::{
     Protocol, TcpFlags,
     testkit::{PacketBuilder, flow_of},
 };
-use tables::{Action, Choice, DropReason, FrontendKind, NatMode, Rule, punt::Message};
+use tables::{DropReason, FrontendKind, NatMode, punt::Message};
 
 use crate::world::*;
 
@@ -19,20 +19,14 @@ fn a_worker_may_be_built_on_one_thread_and_run_on_another() {
 fn udp_leaves_a_backend_that_is_gone_and_tcp_stays() {
     for (protocol, moves) in [(Protocol::Udp, true), (Protocol::Tcp, false)] {
         let mut fixture = Fixture::data_centre();
-        let ids = [fixture.backend("10.244.1.5:80"), fixture.backend("10.244.2.5:80")];
-        let [first_pool, second_pool] = [fixture.pool_of(&ids[..1]), fixture.pool_of(&ids[1..])];
-        let rule = Rule::same(Choice { action: Action::Balance(0), mode: NatMode::Snat });
-        let id = fixture.custom_service("moving", protocol, (rule.clone(), rule), vec![first_pool]);
-        fixture.vip(FrontendKind::LoadBalancer, "203.0.113.10:80", id);
+        let moving = Moving::new(&mut fixture, &WORLDS[0], protocol, NatMode::Snat);
         let mut rig = rig(&mut fixture);
         let (client, vip) = (at("192.0.2.2", 900), at("203.0.113.10", 80));
         // As often as it takes until a datagram is a usual packet.
         for _ in 0..if moves { 3 } else { 1 } {
             round_trip(&mut rig, (OUTSIDE, client), vip, protocol, "before");
         }
-        fixture
-            .put_service(tables::ServicePort { pools: Box::new([second_pool]), ..fixture.get_service(id) });
-        fixture.remove_backend(ids[0]);
+        moving.replace(&mut fixture, false);
         // In the turn that takes them: only after it are flows of what is gone swept away.
         rig.publisher.publish(fixture.tables());
         let packet = PacketBuilder::flow(key(protocol, client, vip)).pad_to(60);
@@ -60,12 +54,7 @@ fn a_new_connection_does_not_join_an_old_one_at_a_leaving_backend_unless_that_ma
     .flat_map(|(name, last, dead, draining)| [(name, last, false, *dead), (name, last, true, *draining)])
     {
         let mut fixture = Fixture::data_centre();
-        let ids = [fixture.backend("10.244.1.5:80"), fixture.backend("10.244.2.5:80")];
-        let pools = [fixture.pool_of(&ids[..1]), fixture.pool_of(&ids[1..])];
-        let rule = Rule::same(Choice { action: Action::Balance(0), mode: NatMode::Dnat });
-        let id =
-            fixture.custom_service("moving", Protocol::Tcp, (rule.clone(), rule), vec![pools[0].clone()]);
-        fixture.vip(FrontendKind::LoadBalancer, "203.0.113.10:80", id);
+        let moving = Moving::new(&mut fixture, &WORLDS[0], Protocol::Tcp, NatMode::Dnat);
         let mut rig = rig(&mut fixture);
         let (client, vip) = (at("192.0.2.2", 900), at("203.0.113.10", 80));
         let to_service = key(Protocol::Tcp, client, vip);
@@ -74,15 +63,7 @@ fn a_new_connection_does_not_join_an_old_one_at_a_leaving_backend_unless_that_ma
             let key = if *port == OUTSIDE { to_service } else { to_backend.reversed() };
             one(rig.exchange(*port, &arriving(*port, PacketBuilder::flow(key).flags(*flags))), name);
         }
-        fixture.put_service(tables::ServicePort {
-            pools: Box::new([pools[1].clone()]),
-            ..fixture.get_service(id)
-        });
-        if drains {
-            fixture.drain_backend(ids[0]);
-        } else {
-            fixture.remove_backend(ids[0]);
-        }
+        moving.replace(&mut fixture, drains);
         rig.publish(fixture.tables());
         let (_, frame) = one(rig.exchange(OUTSIDE, &arriving(OUTSIDE, first(to_service))), name);
         let want = if moves { "10.244.2.5" } else { "10.244.1.5" };
@@ -318,24 +299,14 @@ fn flows_leave_a_backend_that_drains_or_is_gone_at_the_deadline() {
         for deadline_ms in [Some(60_000), None] {
             let mut fixture = Fixture::data_centre();
             fixture.tables.drain_deadline_ms = deadline_ms;
-            let ids = world.pods.map(|pod| fixture.backend(&at(pod, 80).to_string()));
-            let pools = [fixture.pool_of(&ids[..1]), fixture.pool_of(&ids[1..])];
-            let rule = Rule::same(Choice { action: Action::Balance(0), mode: NatMode::Snat });
-            let id = fixture.custom_service("moving", protocol, (rule.clone(), rule), vec![pools[0].clone()]);
-            fixture.vip(FrontendKind::LoadBalancer, &at(world.lb, 80).to_string(), id);
+            let moving = Moving::new(&mut fixture, world, protocol, NatMode::Snat);
             let mut rig = rig(&mut fixture);
             let (client, vip) = (at(world.client, 900), at(world.lb, 80));
             let ack = if protocol == Protocol::Sctp { TcpFlags::NONE } else { TcpFlags::ACK };
             let segment = arriving(OUTSIDE, PacketBuilder::flow(key(protocol, client, vip)).flags(ack));
             round_trip(&mut rig, (OUTSIDE, client), vip, protocol, "a flow");
             one(rig.exchange(OUTSIDE, &segment), "established");
-            let service = fixture.get_service(id);
-            fixture.put_service(tables::ServicePort { pools: Box::new([pools[1].clone()]), ..service });
-            if gone {
-                fixture.remove_backend(ids[0])
-            } else {
-                fixture.drain_backend(ids[0])
-            }
+            moving.replace(&mut fixture, !gone);
             rig.publish(fixture.tables());
             // Whatever it sends, its time is over a minute later, and not before.
             for _ in 0..59 {

@@ -5,7 +5,7 @@ use packet::{
     AnyKey, Body, Fragment, Protocol, TcpFlags, VlanTag, parse,
     testkit::{PacketBuilder, assert_valid_checksums, flow_of},
 };
-use tables::{Action, Choice, DropReason, FrontendKind, NatMode, PortId, PortSet, Rule};
+use tables::{DropReason, FrontendKind, NatMode, PortId, PortSet};
 
 use crate::world::*;
 
@@ -111,19 +111,13 @@ fn the_parts_of_a_datagram_follow_its_flow_in_any_order_both_ways() {
 fn no_part_goes_to_a_backend_that_is_gone() {
     for world in &WORLDS {
         let mut fixture = Fixture::data_centre();
-        let ids = [0, 1].map(|n| fixture.backend(&at(world.pods[n], 80).to_string()));
-        let pools = [fixture.pool_of(&ids[..1]), fixture.pool_of(&ids[1..])];
-        let rule = Rule::same(Choice { action: Action::Balance(0), mode: NatMode::Snat });
-        let [before, after] = pools;
-        let id = fixture.custom_service("moving", Protocol::Udp, (rule.clone(), rule), vec![before]);
-        fixture.vip(FrontendKind::LoadBalancer, &at(world.lb, 80).to_string(), id);
+        let moving = Moving::new(&mut fixture, world, Protocol::Udp, NatMode::Snat);
         let mut rig = rig(&mut fixture);
         let to_service = key(Protocol::Udp, at(world.client, 700), at(world.lb, 80));
         let parts = cut(&long(to_service), 7, 1_000);
         let begun = send(&mut rig, OUTSIDE, &parts, &[0, 1]);
         assert_eq!(begun.len(), 2);
-        fixture.put_service(tables::ServicePort { pools: Box::new([after]), ..fixture.get_service(id) });
-        fixture.remove_backend(ids[0]);
+        moving.replace(&mut fixture, false);
         // In the turn that takes them: only after it are flows of what is gone swept away.
         rig.publisher.publish(fixture.tables());
         let last = arriving(OUTSIDE, parts[2].clone());

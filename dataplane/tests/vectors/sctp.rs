@@ -155,12 +155,7 @@ fn an_association_begins_with_an_init_or_in_its_middle_and_with_nothing_else() {
 fn an_init_leaves_a_backend_that_is_gone_and_an_open_association_stays() {
     for (name, open, moves) in [("half open", false, true), ("open", true, false)] {
         let mut fixture = Fixture::data_centre();
-        let ids = [fixture.backend("10.244.1.5:80"), fixture.backend("10.244.2.5:80")];
-        let pools = [fixture.pool_of(&ids[..1]), fixture.pool_of(&ids[1..])];
-        let choice = tables::Choice { action: tables::Action::Balance(0), mode: NatMode::Snat };
-        let rule = tables::Rule::same(choice);
-        let id = fixture.custom_service("s", Protocol::Sctp, (rule.clone(), rule), vec![pools[0].clone()]);
-        fixture.vip(FrontendKind::LoadBalancer, "203.0.113.10:80", id);
+        let moving = Moving::new(&mut fixture, &WORLDS[0], Protocol::Sctp, NatMode::Snat);
         let mut rig = rig(&mut fixture);
         let to_service = key(Protocol::Sctp, at("192.0.2.2", 3_868), at("203.0.113.10", 80));
         let to_backend = flow_of(&pass(&mut rig, to_service, &INIT));
@@ -168,9 +163,7 @@ fn an_init_leaves_a_backend_that_is_gone_and_an_open_association_stays() {
             pass(&mut rig, to_backend.reversed(), &INIT_ACK);
             pass(&mut rig, to_service, &COOKIE_ECHO);
         }
-        let pools = Box::new([pools[1].clone()]);
-        fixture.put_service(tables::ServicePort { pools, ..fixture.get_service(id) });
-        fixture.remove_backend(ids[0]);
+        moving.replace(&mut fixture, false);
         rig.publish(fixture.tables());
         let want = if moves { "10.244.2.5" } else { "10.244.1.5" };
         assert_eq!(flow_of(&pass(&mut rig, to_service, &INIT)).dst(), ip(want), "{name}");

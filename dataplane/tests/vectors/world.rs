@@ -7,7 +7,10 @@ use packet::{
     AnyKey, Body, Family, MacAddr, Protocol, TcpFlags, parse,
     testkit::{PacketBuilder, assert_valid_checksums, flow_of},
 };
-use tables::{DropReason, FrontendKind, NatMode, PortId, Tables};
+use tables::{
+    Action, BackendId, Choice, DropReason, FrontendKind, NatMode, Pool, PortId, Rule, ServiceId, ServicePort,
+    Tables,
+};
 
 pub(crate) const CLIENT_MAC: MacAddr = Fixture::neighbor_mac(OUTSIDE, 2);
 
@@ -99,6 +102,36 @@ pub(crate) fn served(world: &World) -> Fixture {
     let mut fixture = Fixture::data_centre();
     services(&mut fixture, world);
     fixture
+}
+
+/// A Service at the balancer's address, port 80, with one of two backends; see [`Self::replace`].
+pub(crate) struct Moving {
+    service: ServiceId,
+    backends: [BackendId; 2],
+    pools: [Pool; 2],
+}
+
+impl Moving {
+    pub(crate) fn new(fixture: &mut Fixture, world: &World, protocol: Protocol, mode: NatMode) -> Self {
+        let backends = world.pods.map(|pod| fixture.backend(&at(pod, 80).to_string()));
+        let pools = [fixture.pool_of(&backends[..1]), fixture.pool_of(&backends[1..])];
+        let rule = Rule::same(Choice { action: Action::Balance(0), mode });
+        let service =
+            fixture.custom_service("moving", protocol, (rule.clone(), rule), vec![pools[0].clone()]);
+        fixture.vip(FrontendKind::LoadBalancer, &at(world.lb, 80).to_string(), service);
+        Self { service, backends, pools }
+    }
+
+    /// The second backend serves instead of the first, which drains or is gone.
+    pub(crate) fn replace(&self, fixture: &mut Fixture, drains: bool) {
+        let service = fixture.get_service(self.service);
+        fixture.put_service(ServicePort { pools: Box::new([self.pools[1].clone()]), ..service });
+        if drains {
+            fixture.drain_backend(self.backends[0]);
+        } else {
+            fixture.remove_backend(self.backends[0]);
+        }
+    }
 }
 
 pub(crate) fn rig(fixture: &mut Fixture) -> Rig {
