@@ -87,11 +87,12 @@ kube-proxy: setup ## Random cluster states, the real kube-proxy and Fairlead com
 	FAIRLEAD_DIFF_STATES=$(or $(STATES),100) FAIRLEAD_DIFF_SEED=$(or $(SEED),1) $(CARGO) test -q --test kube_proxy
 
 test-long: setup ## Soaks and big seed counts: an hour or so.
-	PROPTEST_CASES=20000 $(CARGO) test --release -q
-	PROPTEST_CASES=20000 $(CARGO) test --release -q -- --ignored
+	PROPTEST_CASES=20000 $(CARGO) test --profile soak -q
+	$(CARGO) test --profile soak -q -p dataplane --test hostile -- --ignored
+	$(CARGO) test --release -q -p control -p tables --lib --test kube --test scale --test cost -- --ignored
 	LAB_SOAK_SECONDS=1200 $(MAKE) --no-print-directory e2e
 	E2E_LONG=1 E2E_OUTAGE_SECONDS=60 $(MAKE) --no-print-directory e2e-kubernetes
-	$(MAKE) --no-print-directory kube-proxy STATES=3000 SEED=$$(date +%s)
+	$(MAKE) --no-print-directory kube-proxy STATES=1000 SEED=$$(date +%s)
 	for round in 2 3 4 5; do $(MAKE) --no-print-directory e2e || exit 1; done
 
 instructions: ## Instructions a packet, counted, against perf/instructions.tsv. WRITE=1 writes that file.
