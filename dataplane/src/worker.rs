@@ -48,6 +48,8 @@ const RECORDS_IDLE: u32 = 64;
 const SWEEP_MS: u32 = 10;
 /// Turns without work before a spell is a long one: some microseconds.
 const SPELL: u32 = 32;
+/// Turns with work between two that show control what was counted.
+const SHOWN_EVERY: u64 = 8;
 /// Frames of the kernel that are sent in one turn.
 const INJECT_MAX: usize = 32;
 
@@ -190,9 +192,11 @@ impl<P: PortIo> Worker<P> {
                 self.state.counts.turns.busy_cycles += cpu::tsc().wrapping_sub(start);
             }
             if self.idle.may_sleep() {
+                self.show();
                 self.rest(work, now);
             }
         }
+        self.show();
     }
 
     /// One turn at time `now`; packets received or sent for the kernel, and commands worked on.
@@ -267,7 +271,7 @@ impl<P: PortIo> Worker<P> {
         }
     }
 
-    /// Closes the books of a turn and shows them to control.
+    /// Closes the books of a turn; shows them to control now and then, and when the work is done.
     fn account(&mut self, work: usize) {
         let counts = &mut self.state.counts;
         counts.turns.turns += 1;
@@ -277,7 +281,13 @@ impl<P: PortIo> Worker<P> {
         counts.flows.update(&self.state.flows.stats());
         counts.affinity.update(&self.state.affinity.stats());
         debug_assert_eq!(counts.imbalance(), 0, "every packet has one verdict: {:?}", counts.packets);
-        self.counters.flush(counts);
+        if self.spell == 1 || counts.turns.turns.is_multiple_of(SHOWN_EVERY) {
+            self.show();
+        }
+    }
+
+    fn show(&self) {
+        self.counters.flush(&self.state.counts);
     }
 }
 
@@ -344,9 +354,9 @@ impl<P: PortIo> Pass<'_, P> {
     /// Sends what was gathered for every port.
     fn flush(&mut self) {
         for (port, lane) in (0..PortId::LIMIT).map(PortId).zip(self.lanes.iter_mut()) {
-            lane.flush();
-            let sent = lane.take_sent();
-            if sent.packets > 0 {
+            if lane.has_news() {
+                lane.flush();
+                let sent = lane.take_sent();
                 self.state.counts.transmit(port, sent.packets, sent.bytes);
             }
         }

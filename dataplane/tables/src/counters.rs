@@ -1,4 +1,4 @@
-//! What a worker counts. It adds to plain integers ([`Counts`]) and once a burst copies them to shared ones
+//! What a worker counts. It adds to plain integers ([`Counts`]) and every few turns copies them to shared ones
 //! ([`WorkerCounters`]) that control reads; nobody else writes either, so no addition is atomic.
 //!
 //! Every packet has one verdict: `rx + injected + originated + handoff_in = tx + punted + consumed + dropped +
@@ -186,8 +186,8 @@ impl WorkerCounters {
         self.ports.len()
     }
 
-    /// Shows the worker's totals to control; for its one writer, once a burst: plain stores, and the many reasons only
-    /// if a packet was dropped since.
+    /// Shows the worker's totals to control; for its one writer: plain stores, and the many reasons only if a packet was
+    /// dropped since.
     pub fn flush(&self, counts: &Counts) {
         store(&self.packets, counts.packets.to_array());
         store(&self.flows, counts.flows.to_array());
