@@ -180,20 +180,23 @@ impl<P: PortIo> Worker<P> {
 
     /// Turns until `stop` is set; whoever sets it waits for this to return.
     pub fn run(&mut self, clock: &TscClock, stop: &AtomicBool) {
+        let mut start = cpu::tsc();
         while !stop.load(Ordering::Relaxed) {
-            let start = cpu::tsc();
             #[expect(clippy::cast_possible_truncation, reason = "Millis wraps")]
             let now = Millis(clock.ms_at(start) as u32);
             if self.state.capture.is_armed() {
                 self.state.capture.set_time(clock.ns_at(start));
             }
             let work = self.poll(now);
+            let end = cpu::tsc();
             if work > 0 {
-                self.state.counts.turns.busy_cycles += cpu::tsc().wrapping_sub(start);
+                self.state.counts.turns.busy_cycles += end.wrapping_sub(start);
             }
+            start = end;
             if self.idle.may_sleep() {
                 self.show();
                 self.rest(work, now);
+                start = cpu::tsc();
             }
         }
         self.show();
