@@ -76,12 +76,6 @@ impl<P: PortIo> Lane<P> {
         self.tx_bytes = left;
     }
 
-    /// Whether something waits to be sent, or was sent since that was last asked.
-    #[inline]
-    pub(crate) fn has_news(&self) -> bool {
-        !self.tx.is_empty() || self.sent.packets > 0
-    }
-
     /// What was sent since the last call.
     #[inline]
     pub(crate) fn take_sent(&mut self) -> Sent {

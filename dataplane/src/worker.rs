@@ -48,7 +48,7 @@ const RECORDS_IDLE: u32 = 64;
 const SWEEP_MS: u32 = 10;
 /// Turns without work before a spell is a long one: some microseconds.
 const SPELL: u32 = 32;
-/// Turns with work between two that show control what was counted.
+/// Every so many turns, with work or without, control is shown what was counted.
 const SHOWN_EVERY: u64 = 8;
 /// Frames of the kernel that are sent in one turn.
 const INJECT_MAX: usize = 32;
@@ -194,7 +194,6 @@ impl<P: PortIo> Worker<P> {
             }
             start = end;
             if self.idle.may_sleep() {
-                self.show();
                 self.rest(work, now);
                 start = cpu::tsc();
             }
@@ -274,7 +273,7 @@ impl<P: PortIo> Worker<P> {
         }
     }
 
-    /// Closes the books of a turn; shows them to control now and then, and when the work is done.
+    /// Closes the books of a turn; shows them to control now and then, when the work is done, and before a sleep.
     fn account(&mut self, work: usize) {
         let counts = &mut self.state.counts;
         counts.turns.turns += 1;
@@ -284,7 +283,7 @@ impl<P: PortIo> Worker<P> {
         counts.flows.update(&self.state.flows.stats());
         counts.affinity.update(&self.state.affinity.stats());
         debug_assert_eq!(counts.imbalance(), 0, "every packet has one verdict: {:?}", counts.packets);
-        if self.spell == 1 || counts.turns.turns.is_multiple_of(SHOWN_EVERY) {
+        if self.idle.may_sleep() || self.spell == 1 || counts.turns.turns.is_multiple_of(SHOWN_EVERY) {
             self.show();
         }
     }
@@ -357,7 +356,7 @@ impl<P: PortIo> Pass<'_, P> {
     /// Sends what was gathered for every port.
     fn flush(&mut self) {
         for (port, lane) in (0..PortId::LIMIT).map(PortId).zip(self.lanes.iter_mut()) {
-            if lane.has_news() {
+            if lane.waiting() > 0 {
                 lane.flush();
                 let sent = lane.take_sent();
                 self.state.counts.transmit(port, sent.packets, sent.bytes);

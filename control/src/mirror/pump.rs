@@ -1,8 +1,8 @@
 //! Moves frames between the workers' rings and the TAPs.
 //!
 //! A thread of its own polls the workers' rings every 100 us while frames come, and after a tenth of a second without any
-//! waits until a worker calls: a system call of the worker's, ten times a second at most. The kernel's frames come by tasks
-//! that sleep until there is one. Everything is bounded; what does not fit is dropped and counted, as on a wire.
+//! waits until a worker calls: a system call of the worker's, some ten times a second at most. The kernel's frames come by
+//! tasks that sleep until there is one. Everything is bounded; what does not fit is dropped and counted, as on a wire.
 
 use std::collections::BTreeMap;
 use std::io;

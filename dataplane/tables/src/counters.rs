@@ -3,7 +3,7 @@
 //!
 //! Every packet has one verdict: `rx + injected + originated + handoff_in = tx + punted + consumed + dropped +
 //! handoff_out + held` ([`Counts::imbalance`]). The shared copy obeys it exactly while the worker is quiet; a snapshot
-//! taken during a flush may be off by that burst.
+//! taken during a flush may be off by what was counted since the one before.
 
 mod groups;
 mod idling;

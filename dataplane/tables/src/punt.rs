@@ -172,6 +172,7 @@ fn bypass_of(body: &[u8]) -> Option<Message> {
 mod tests {
     use std::collections::VecDeque;
 
+    use cpu::{NAP_MAX, Watch, Woken};
     use proptest::prelude::*;
 
     use super::*;
@@ -237,6 +238,24 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn every_message_calls_a_reader_that_listens() {
+        let watch = Watch::new().unwrap();
+        let (mut sender, _receiver) = frame_ring(0);
+        sender.call(Arc::clone(watch.bell()));
+        let service = ServiceId::new(1, 3).unwrap();
+        let messages: [&mut dyn FnMut(&mut FrameSender) -> Result<(), RecordError>; 3] = [
+            &mut |sender| sender.frame(PortId(0), [&[7; 60][..]].into_iter()),
+            &mut |sender| sender.resolve(PortId(0), IpAddr::from([10, 0, 0, 2])),
+            &mut |sender| sender.reply_bypass(service, 1),
+        ];
+        for message in messages {
+            watch.bell().listen();
+            message(&mut sender).unwrap();
+            assert_eq!(watch.wait(NAP_MAX), Woken::Called);
         }
     }
 

@@ -63,7 +63,10 @@ impl Bell {
 
     /// From now on nobody listens.
     pub fn ignore(&self) {
-        self.awaited.store(false, Ordering::Relaxed);
+        // Only the owner sets it. Stored anew it would be a line that ringers miss.
+        if self.awaited.load(Ordering::Relaxed) {
+            self.awaited.store(false, Ordering::Relaxed);
+        }
     }
 
     #[cold]
@@ -126,7 +129,7 @@ impl Watch {
             Ok(_) => Woken::Called,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Woken::Late,
             Err(_) => {
-                // Nothing but a bad call is refused so; a worker that spins would be worse than one that is late.
+                // Nothing but a bad call is refused so; an owner that spins would be worse than one that is late.
                 nap(bound);
                 Woken::Late
             }
