@@ -246,11 +246,10 @@ mod tests {
         let watch = Watch::new().unwrap();
         let (mut sender, _receiver) = frame_ring(0);
         sender.call(Arc::clone(watch.bell()));
-        let service = ServiceId::new(1, 3).unwrap();
-        let messages: [&mut dyn FnMut(&mut FrameSender) -> Result<(), RecordError>; 3] = [
-            &mut |sender| sender.frame(PortId(0), [&[7; 60][..]].into_iter()),
-            &mut |sender| sender.resolve(PortId(0), IpAddr::from([10, 0, 0, 2])),
-            &mut |sender| sender.reply_bypass(service, 1),
+        let messages: [fn(&mut FrameSender) -> Result<(), RecordError>; 3] = [
+            |sender| sender.frame(PortId(0), [&[7; 60][..]].into_iter()),
+            |sender| sender.resolve(PortId(0), IpAddr::from([10, 0, 0, 2])),
+            |sender| sender.reply_bypass(ServiceId::new(1, 3).unwrap(), 1),
         ];
         for message in messages {
             watch.bell().listen();
