@@ -246,7 +246,8 @@ mod tests {
         let watch = Watch::new().unwrap();
         let (mut sender, _receiver) = frame_ring(0);
         sender.call(Arc::clone(watch.bell()));
-        let messages: [fn(&mut FrameSender) -> Result<(), RecordError>; 3] = [
+        type Send = fn(&mut FrameSender) -> Result<(), RecordError>;
+        let messages: [Send; 3] = [
             |sender| sender.frame(PortId(0), [&[7; 60][..]].into_iter()),
             |sender| sender.resolve(PortId(0), IpAddr::from([10, 0, 0, 2])),
             |sender| sender.reply_bypass(ServiceId::new(1, 3).unwrap(), 1),
