@@ -43,7 +43,8 @@ demo-down: ## End demos that were kept.
 	@$(LAB) down demo
 	@$(LAB) down kubedemo
 
-test: setup ahead setup-test lint unit instructions dpdk-test layers doc build cluster e2e e2e-kubernetes systemd-test container-test kube-proxy ## Every test there is.
+# What needs Kubernetes comes last: it is still being built while the others wait for packets.
+test: setup ahead setup-test lint unit instructions dpdk-test layers doc build e2e systemd-test container-test cluster e2e-kubernetes kube-proxy ## Every test there is.
 	@echo "make test: all green"
 
 setup-test: ## deploy/setup.sh where Rust is missing, too old, or cannot be had.
