@@ -97,6 +97,16 @@ async fn until(network: &mut watch::Receiver<Arc<Network>>, what: &str, holds: i
     assert!(found.is_ok(), "{what}");
 }
 
+/// The same for what tells nobody when it changes: looks again each millisecond.
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let found = timeout(WAIT, async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    assert!(found.await.is_ok(), "{what}");
+}
+
 fn mac(network: &Network) -> Option<Option<MacAddr>> {
     network.neighbors.iter().find(|one| one.address == HOST).map(|one| one.mac)
 }
@@ -115,12 +125,7 @@ fn a_tap_has_its_ports_name_mac_mtu_and_addresses_and_goes_with_its_owner() {
         assert!(!addresses.contains("fd00::1/64 scope global tentative"), "{addresses}");
         drop(devices);
         // A child of another test holds what it was forked with until it is another program.
-        let gone = async {
-            while ip("link show").contains("outside") {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        timeout(WAIT, gone).await.expect("nothing is left behind");
+        eventually("nothing is left behind", || !ip("link show").contains("outside")).await;
     });
 }
 
@@ -242,17 +247,11 @@ fn frames_and_requests_pass_between_rings_and_tap() {
         let pump = Pump::start(devices.all(), vec![rings], listeners, watch).unwrap();
         punt.resolve(PortId(0), HOST).unwrap();
         let mut buffer = [0; FRAME_LEN_MAX];
-        let asked = async {
-            loop {
-                match injected.receive(&mut buffer) {
-                    Some(Message::Frame { port: PortId(0), len: 42 }) if buffer[38..42] == [10, 0, 0, 2] => {
-                        return;
-                    }
-                    _ => tokio::time::sleep(Duration::from_millis(1)).await,
-                }
-            }
-        };
-        timeout(WAIT, asked).await.expect("the kernel's ARP request is injected");
+        eventually("the kernel's ARP request is injected", || {
+            injected.receive(&mut buffer) == Some(Message::Frame { port: PortId(0), len: 42 })
+                && buffer[38..42] == [10, 0, 0, 2]
+        })
+        .await;
         let reply = arp_reply();
         punt.frame(PortId(0), [&reply[..20], &reply[20..]].into_iter()).unwrap();
         until(&mut network, "the punted reply reached the kernel", |n| mac(n) == Some(Some(HOST_MAC))).await;
@@ -272,11 +271,9 @@ fn frames_and_requests_pass_between_rings_and_tap() {
         }
         // The kernel sends on its own as well; ours is as long as nothing that it sends.
         assert!(voice.say(PortId(0), &[7; 1_000]));
-        let sent = async {
-            while !matches!(injected.receive(&mut buffer), Some(Message::Frame { len: 1_000, .. })) {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        timeout(WAIT, sent).await.expect("what is said beside the kernel is injected");
+        eventually("what is said beside the kernel is injected", || {
+            matches!(injected.receive(&mut buffer), Some(Message::Frame { len: 1_000, .. }))
+        })
+        .await;
     });
 }
