@@ -1,7 +1,6 @@
 //! Workers with everything they share with control: mailboxes, rings, counters, the mirror.
 
 use std::hash::{BuildHasher, RandomState};
-use std::io;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -73,15 +72,14 @@ impl Rig {
         let mut starts = Vec::new();
         let (mut rings, mut handles, mut captured) = (Vec::new(), Vec::new(), Vec::new());
         let mut bells = Vec::new();
-        let called = wakeable(Watch::new())?;
+        let called = new_watch()?;
         for (id, tables) in (0..count).map(WorkerId).zip(subscribers) {
             let counters = Arc::new(WorkerCounters::new(config.ports.len()));
             let (mut punt, from_worker) = frame_ring(FRAME_RING_BYTES);
             punt.call(Arc::clone(called.bell()));
             let (mut to_worker, inject) = frame_ring(FRAME_RING_BYTES);
             let (mut sender, commands) = command_rings(COMMANDS, ANSWERS);
-            let watch = (sharing.idle == IdleMode::Sleep).then(Watch::new);
-            let watch = watch.map(wakeable).transpose()?;
+            let watch = (sharing.idle == IdleMode::Sleep).then(new_watch).transpose()?;
             if let Some(bell) = watch.as_ref().map(Watch::bell) {
                 to_worker.call(Arc::clone(bell));
                 sender.call(Arc::clone(bell));
@@ -124,8 +122,8 @@ impl Rig {
 }
 
 /// What a thread waits with.
-fn wakeable(watch: io::Result<Watch>) -> Result<Watch> {
-    watch.context("no file to wake a thread by; is the limit of open files (ulimit -n) reached?")
+fn new_watch() -> Result<Watch> {
+    Watch::new().context("no file to wake a thread by; is the limit of open files (ulimit -n) reached?")
 }
 
 fn worker_config(config: &GatewayConfig, id: WorkerId, idle: IdleMode) -> WorkerConfig {
