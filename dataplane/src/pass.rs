@@ -94,7 +94,9 @@ impl<'a, P: PortIo> Pass<'a, P> {
         if self.state.capture.takes_passing() {
             self.show_arrivals(burst);
         }
-        let level = self.state.level;
+        scratch.ports = None;
+        let tags = if self.tables.is_trunk(self.port) { self.untag(burst, scratch) } else { 0 };
+        let (level, port) = (self.state.level, self.port);
         let bytes = level.run(Look { pass: self, burst, mac, scratch });
         self.state.stages.mark(Stage::Parse);
         let unseen = level.run(Fetch { flows: &self.state.flows, count: burst.len(), scratch });
@@ -102,8 +104,9 @@ impl<'a, P: PortIo> Pass<'a, P> {
         let outlooks = unseen.then(|| self.foresee(burst, mac, scratch));
         self.state.stages.mark(Stage::Foresee);
         level.run(Send { pass: self, burst, mac, scratch, outlooks: outlooks.as_ref() });
+        self.port = port;
         self.state.stages.mark(Stage::Send);
-        bytes
+        tags + bytes
     }
 
     /// The tables do not know the port.
@@ -130,7 +133,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
         }
         let parsed = &scratch.parsed[slot];
         if is_tagged(parsed) {
-            return self.finish_tagged(buf, (scratch, slot));
+            return self.drop(buf, DropReason::BadVlan);
         }
         if parsed.dst_mac != mac {
             return match parsed.dst_mac.class() {
@@ -162,21 +165,6 @@ impl<'a, P: PortIo> Pass<'a, P> {
             }
             _ => self.other(buf, parsed),
         }
-    }
-
-    /// The same for a frame of a sub-port.
-    #[cold]
-    #[inline(never)]
-    fn finish_tagged(&mut self, mut buf: P::Buf, (scratch, slot): (&mut Scratch, usize)) {
-        let parent = self.port;
-        let tag = scratch.parsed[slot].vlan;
-        let Some(mac) = tag.and_then(|tag| self.enter_vlan(&mut buf, tag)) else {
-            return self.drop(buf, DropReason::BadVlan);
-        };
-        let parsed = &mut scratch.parsed[slot];
-        scratch.refused[slot] = packet::parse_into(buf.head(), buf.total_len(), parsed).err();
-        self.finish(buf, mac, (scratch, slot), None);
-        self.port = parent;
     }
 
     /// The other worker that has, or will have, the packet's flow.

@@ -1,7 +1,7 @@
 //! What the steps and stages know of a burst's packets.
 
 use packet::{ParseError, Parsed, plain::Shape};
-use tables::{flow::Candidate, hash::FlowHash};
+use tables::{PortId, flow::Candidate, hash::FlowHash};
 
 use crate::{
     buf::{BURST, PacketBuf},
@@ -19,6 +19,8 @@ pub(crate) struct Scratch {
     pub(crate) refused: [Option<ParseError>; BURST],
     pub(crate) hashes: [FlowHash; BURST],
     pub(crate) candidates: [Candidate; BURST],
+    /// By which ports they came in, where that is not the pass's for all.
+    pub(crate) ports: Option<[PortId; BURST]>,
     /// How many have no ports, so that they have no flow to be seen.
     pub(crate) portless: u32,
 }
@@ -32,12 +34,19 @@ impl Scratch {
             refused: [None; BURST],
             hashes: [FlowHash(0); BURST],
             candidates: [Candidate::NONE; BURST],
+            ports: None,
             portless: 0,
         }
     }
 
+    /// By which port the packet in this slot came in, if not by the pass's as all did.
+    #[inline(always)]
+    pub(crate) fn port(&self, slot: usize) -> Option<PortId> {
+        self.ports.as_ref().map(|ports| ports[slot])
+    }
+
     /// The facts of a sound frame of which nothing was seen in the flow table, and the hash of its flow if it has one; not of
-    /// one for a sub-port.
+    /// one with a tag.
     pub(crate) fn arrived(&self, slot: usize) -> Option<(&Parsed, FlowHash)> {
         let arrived = self.refused[slot].is_none() && self.is_unseen(slot) && !is_tagged(&self.parsed[slot]);
         arrived.then(|| (&self.parsed[slot], self.hashes[slot]))

@@ -120,6 +120,9 @@ impl<P: PortIo> Work for Send<'_, '_, P> {
         let Self { pass, burst, mac, scratch, outlooks } = self;
         for slot in 0..burst.len().min(BURST) {
             let Some(buf) = burst.take(slot) else { continue };
+            if let Some(port) = scratch.port(slot) {
+                pass.port = port;
+            }
             let unusual = match scratch.usual[slot] {
                 Some(shape) => pass.pass_usual(buf, shape, scratch.candidates[slot]),
                 None => Err(buf),

@@ -27,12 +27,16 @@ fn main() -> io::Result<()> {
         established(&mut sampler, &format!("established, {name} flows, both directions"), flows, false)?;
     }
     let ipv6 = |stand: &mut Stand| Replay::of_ipv6(stand, 1_024);
-    replayed(&mut sampler, ("established, 1 k flows of IPv6, both directions", 64), ipv6)?;
+    replayed(&mut sampler, ("established, 1 k flows of IPv6, both directions", 64), Replay::stand, ipv6)?;
+    let in_vlan = |stand: &mut Stand| Replay::of_vlan(stand, 1_024);
+    let case = "established, 1 k flows with clients in a VLAN, both directions";
+    replayed(&mut sampler, (case, 64), Replay::stand_with_vlan, in_vlan)?;
     for (case, family) in [
         ("parts of datagrams in two, 1 k flows", Family::V4),
         ("parts of datagrams in two, 1 k flows of IPv6", Family::V6),
     ] {
-        replayed(&mut sampler, (case, 32), |stand: &mut Stand| Replay::of_parts(stand, family, 1_024))?;
+        let parts = |stand: &mut Stand| Replay::of_parts(stand, family, 1_024);
+        replayed(&mut sampler, (case, 32), Replay::stand, parts)?;
     }
     established(&mut sampler, "established, 1 k flows, 1,000 publications a second", 1024, true)?;
     empty_turns(&mut sampler)?;
@@ -91,12 +95,13 @@ fn empty_turns(sampler: &mut Sampler) -> io::Result<()> {
 fn replayed(
     sampler: &mut Sampler,
     (case, burst): (&str, u32),
+    stand: impl Fn(u32, Level) -> io::Result<Stand>,
     of: impl Fn(&mut Stand) -> Replay,
 ) -> io::Result<()> {
     if !sampler.options().wants(case) {
         return Ok(());
     }
-    let mut stand = Replay::stand(4_096, Level::of_this_processor())?;
+    let mut stand = stand(4_096, Level::of_this_processor())?;
     let replay = of(&mut stand);
     let (clock, time) = (sampler.clock(), sampler.options().time() * 2);
     // The first rounds warm the caches and the branch predictor.

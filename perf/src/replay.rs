@@ -37,7 +37,19 @@ impl Replay {
     /// # Errors
     /// When there is no memory for the buffers or the flow table.
     pub fn stand(flows: u32, level: Level) -> io::Result<Stand> {
-        Stand::dual(tables(), flows, level)
+        Stand::dual(tables(Fixture::data_centre()), flows, level)
+    }
+
+    /// The same with a VLAN at the port outside.
+    ///
+    /// # Errors
+    /// When there is no memory for the buffers or the flow table.
+    pub fn stand_with_vlan(flows: u32, level: Level) -> io::Result<Stand> {
+        let mut fixture = Fixture::data_centre();
+        let vlan = Vlan { parent: OUTSIDE, id: VLAN.id() };
+        fixture.sub_port(PortId(2), (vlan, "outside.7"), &[("198.51.7.1", 24)]);
+        fixture.neighbor(PortId(2), "198.51.7.9", 9);
+        Stand::dual(tables(fixture), flows, level)
     }
 
     /// Packets both ways of established TCP flows over IPv6, in another order each way.
@@ -49,7 +61,7 @@ impl Replay {
     }
 
     /// Packets both ways of established TCP flows whose clients are in a VLAN, so that half of them come with a tag and half
-    /// get one.
+    /// get one, at a stand that has it.
     ///
     /// # Panics
     /// If a packet of the handshakes is lost.
@@ -128,11 +140,8 @@ impl Replay {
     }
 }
 
-fn tables() -> Tables {
-    let mut fixture = Fixture::data_centre();
-    let vlan = Vlan { parent: OUTSIDE, id: VLAN.id() };
-    fixture.sub_port(PortId(2), (vlan, "outside.7"), &[("198.51.7.1", 24)]);
-    fixture.neighbor(PortId(2), "198.51.7.9", 9);
+/// What the gateway of a network knows, and the Services.
+fn tables(mut fixture: Fixture) -> Tables {
     for vip in [IpAddr::V4(VIP), IpAddr::V6(VIP6)] {
         let backend = |n: u32| match vip {
             IpAddr::V4(_) => format!("10.244.{}.{}:8080", 1 + n / 128, 2 + n % 128),

@@ -1,5 +1,7 @@
 //! The 802.1Q tag.
 
+use crate::{bytes::be16, ether};
+
 /// An 802.1Q tag control field (IEEE 802.1Q §9.6).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct VlanTag(pub u16);
@@ -26,12 +28,26 @@ pub const TAG_LEN: usize = 4;
 /// Bytes of the two Ethernet addresses, which a tag stands behind.
 const ADDRESSES_LEN: usize = 12;
 
+/// The tag of a frame that has one, and none behind it.
+#[inline]
+#[must_use]
+pub fn only_tag(head: &[u8]) -> Option<VlanTag> {
+    let start: &[u8; ether::HEADER_LEN + TAG_LEN] = head.first_chunk()?;
+    if be16(start, ADDRESSES_LEN) != ether::VLAN {
+        return None;
+    }
+    match be16(start, ADDRESSES_LEN + TAG_LEN) {
+        ether::VLAN | ether::SERVICE_VLAN | ether::OLD_STACKED_VLAN => None,
+        _ => Some(VlanTag(be16(start, ether::HEADER_LEN))),
+    }
+}
+
 /// Tags a frame in front of which [`TAG_LEN`] bytes of any content were added; false, and nothing written, if the whole is
 /// too short for that.
 pub fn insert(head: &mut [u8], tag: VlanTag) -> bool {
     let Some(start) = head.first_chunk_mut::<{ ADDRESSES_LEN + TAG_LEN }>() else { return false };
     start.copy_within(TAG_LEN.., 0);
-    let ([a, b], [c, d]) = (crate::ether::VLAN.to_be_bytes(), tag.0.to_be_bytes());
+    let ([a, b], [c, d]) = (ether::VLAN.to_be_bytes(), tag.0.to_be_bytes());
     start[ADDRESSES_LEN..].copy_from_slice(&[a, b, c, d]);
     true
 }
@@ -58,6 +74,18 @@ mod tests {
         assert_eq!(frame, tagged);
         assert!(remove(&mut frame));
         assert_eq!(frame[TAG_LEN..], plain);
+        assert_eq!((only_tag(&plain), only_tag(&tagged)), (None, Some(VlanTag(0x2064))));
         assert!(!insert(&mut [0; 15], VlanTag(1)) && !remove(&mut [0; 15]));
+    }
+
+    #[test]
+    fn a_tag_behind_another_is_none_of_ours() {
+        let tagged = PacketBuilder::udp("192.0.2.1:1", "192.0.2.2:2").vlan(VlanTag(7)).build();
+        for behind in [ether::VLAN, ether::SERVICE_VLAN, ether::OLD_STACKED_VLAN] {
+            let mut stacked = tagged.clone();
+            stacked[16..18].copy_from_slice(&behind.to_be_bytes());
+            assert_eq!(only_tag(&stacked), None);
+        }
+        assert_eq!((only_tag(&tagged[..17]), only_tag(&tagged[..18])), (None, Some(VlanTag(7))));
     }
 }

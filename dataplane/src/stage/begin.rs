@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use packet::{Address, AnyKey, Body, FlowKey, MacAddr, Parsed, Protocol, plain::Shape};
 use tables::{
-    AddressKind, BackendId, DropReason, Millis, Serves, Tables, affinity::Affinity, flow::Direction,
+    AddressKind, BackendId, DropReason, Millis, PortId, Serves, Tables, affinity::Affinity, flow::Direction,
     hash::FlowHash,
 };
 
@@ -169,7 +169,8 @@ impl<'a, P: PortIo> Pass<'a, P> {
             let ours = parsed.dst_mac == mac && self.foreign_owner(parsed).is_none();
             if ours && self.state.flows.is_absent(hash) {
                 self.state.flows.prefetch_other(hash);
-                match self.ask(key) {
+                let port = scratch.port(slot).unwrap_or(self.port);
+                match self.ask(key, port) {
                     Ok(found) => asked[slot] = Some(found),
                     Err(intent) => outlooks[slot] = Some(Foreseen::of(intent)),
                 }
@@ -242,7 +243,7 @@ impl<'a, P: PortIo> Pass<'a, P> {
     /// What is to be done with a packet of this key, which no flow has.
     pub(crate) fn intent<A: Address>(&self, key: &FlowKey<A>) -> Intent<'a> {
         let memory = (&self.state.affinity, self.now);
-        match ask(self.tables, (key, self.serves()), memory) {
+        match ask(self.tables, (key, self.serves(self.port)), memory) {
             Ok(asked) => serve(self.tables, key, &asked, memory),
             Err(intent) => intent,
         }
@@ -250,11 +251,11 @@ impl<'a, P: PortIo> Pass<'a, P> {
 
     /// The first half of that.
     #[inline]
-    fn ask(&self, key: &AnyKey) -> Result<Asked<'a>, Intent<'a>> {
-        let memory = (&self.state.affinity, self.now);
+    fn ask(&self, key: &AnyKey, port: PortId) -> Result<Asked<'a>, Intent<'a>> {
+        let (serves, memory) = (self.serves(port), (&self.state.affinity, self.now));
         match key {
-            AnyKey::V4(key) => ask(self.tables, (key, self.serves()), memory),
-            AnyKey::V6(key) => ask(self.tables, (key, self.serves()), memory),
+            AnyKey::V4(key) => ask(self.tables, (key, serves), memory),
+            AnyKey::V6(key) => ask(self.tables, (key, serves), memory),
         }
     }
 
@@ -268,8 +269,8 @@ impl<'a, P: PortIo> Pass<'a, P> {
         }
     }
 
-    fn serves(&self) -> Serves {
-        self.tables.port(self.port).map_or(Serves::ALL, |port| port.serves)
+    fn serves(&self, port: PortId) -> Serves {
+        self.tables.port(port).map_or(Serves::ALL, |port| port.serves)
     }
 
     /// Deals with a packet that no flow has.

@@ -146,7 +146,6 @@ impl<P: PortIo> Pass<'_, P> {
     #[inline(always)]
     fn send_as<E: Ends>(&mut self, mut buf: P::Buf, plain: &Plain<E>, usual: Usual<E>) -> Result<(), P::Buf> {
         let Some(link) = self.tables.adjacencies().link(usual.next_hop) else { return Err(buf) };
-        let Some(lane) = self.lanes.get_mut(link.port.index()) else { return Err(buf) };
         if plain.ip_len > link.mtu {
             return Err(buf);
         }
@@ -156,8 +155,13 @@ impl<P: PortIo> Pass<'_, P> {
         self.state.stages.mark_packet(Stage::Rewrite);
         let end = ether::HEADER_LEN + usize::from(plain.ip_len);
         buf.truncate(end);
-        if let Err(buf) = lane.send(buf, end) {
-            self.drop(buf, DropReason::TxFull);
+        match self.lanes.get_mut(link.port.index()) {
+            Some(lane) => {
+                if let Err(buf) = lane.send(buf, end) {
+                    self.drop(buf, DropReason::TxFull);
+                }
+            }
+            None => self.gather_tagged(buf, link.port, end),
         }
         self.state.stages.mark_packet(Stage::Egress);
         Ok(())

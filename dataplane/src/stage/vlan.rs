@@ -1,26 +1,47 @@
-//! Sub-ports (802.1Q): a frame with the tag of one loses it on its way in and is from then on a frame of that port; what leaves
-//! by one is tagged on its way to the device it shares. Between the two nothing knows of tags.
+//! Sub-ports (802.1Q): a frame with the tag of one loses it before anything looks at it and is from then on a frame of that
+//! port; what leaves by one is tagged on its way to the device it shares. Between the two nothing knows of tags.
 
-use packet::{MacAddr, VlanTag, vlan};
+use packet::{VlanTag, vlan};
 use tables::{DropReason, PortId, Vlan};
 
-use crate::{buf::PacketBuf, io::PortIo, lane::Lane, pass::Pass};
+use crate::{
+    buf::{BURST, Burst, PacketBuf},
+    io::PortIo,
+    lane::Lane,
+    pass::Pass,
+    scratch::Scratch,
+};
 
 impl<P: PortIo> Pass<'_, P> {
-    /// Takes a frame's tag off and goes to its sub-port; gives that one's Ethernet address, or `None` if there is none.
-    #[cold]
-    pub(crate) fn enter_vlan(&mut self, buf: &mut P::Buf, tag: VlanTag) -> Option<MacAddr> {
-        let info = self.tables.sub_port(Vlan { parent: self.port, id: tag.id() })?;
+    /// Takes the tags off those of a trunk's frames that are of a sub-port, and notes for each by which port it came in;
+    /// gives the bytes of the tags. What is of no sub-port stays as it is.
+    #[inline(never)]
+    pub(crate) fn untag(&mut self, burst: &mut Burst<P::Buf>, scratch: &mut Scratch) -> u64 {
+        let ports = scratch.ports.insert([self.port; BURST]);
+        let mut tags = 0;
+        for (slot, port) in ports.iter_mut().enumerate().take(burst.len()) {
+            let Some(buf) = burst.slot_mut(slot) else { continue };
+            if let Some(entered) = vlan::only_tag(buf.head()).and_then(|tag| self.enter_vlan(buf, tag)) {
+                *port = entered;
+                tags += vlan::TAG_LEN as u64;
+            }
+        }
+        tags
+    }
+
+    /// Takes a frame's tag off; gives its sub-port, if there is one.
+    fn enter_vlan(&mut self, buf: &mut P::Buf, tag: VlanTag) -> Option<PortId> {
+        let port = self.tables.sub_port(Vlan { parent: self.port, id: tag.id() })?;
         if !vlan::remove(buf.head_mut()) {
             return None;
         }
         buf.trim_front(vlan::TAG_LEN)?;
-        self.port = info.id;
-        self.state.counts.receive_tagged(info.id, buf.total_len() as u64);
-        Some(info.mac)
+        self.state.counts.receive_tagged(port, buf.total_len() as u64);
+        Some(port)
     }
 
     /// Gathers a frame of a port without a device of its own; its priority is 0.
+    // Cold, so that it takes nothing from those without.
     #[cold]
     #[inline(never)]
     pub(crate) fn gather_tagged(&mut self, mut buf: P::Buf, port: PortId, bytes: usize) {

@@ -68,7 +68,7 @@ pub struct PortInfo {
     pub vlan: Option<Vlan>,
     /// Its name, also that of its kernel mirror.
     pub name: String,
-    /// Its own link-layer address.
+    /// Its own link-layer address; of a sub-port its parent's.
     pub mac: MacAddr,
     /// Largest IP packet sent, in bytes.
     pub mtu: u16,

@@ -10,7 +10,7 @@ use packet::{Family, Protocol};
 use crate::{
     Action, AddressKind, Addresses, Adjacencies, Adjacency, Answers, Backend, BackendId, Backends,
     DropReason, Fib, Frontend, Generation, Index, Limits, Lpm, NextHopId, NodeId, Origins, PortId, PortInfo,
-    ServiceId, ServicePort, Services, Source, Vlan, publish::Published, rss::Rss,
+    PortSet, ServiceId, ServicePort, Services, Source, Vlan, publish::Published, rss::Rss,
 };
 
 /// A version of the tables. Control keeps one to edit and publishes clones: a clone shares every chunk, an edit copies
@@ -42,6 +42,8 @@ pub struct Tables {
     ports: Arc<[PortInfo]>,
     /// The sub-ports, sorted.
     vlans: Arc<[(Vlan, PortId)]>,
+    /// The ports that have some.
+    trunks: PortSet,
     /// The addresses of everybody in the ports' networks.
     broadcasts: Arc<[Ipv4Addr]>,
     /// A port has a limit of its own for segments.
@@ -82,6 +84,7 @@ impl Tables {
             addresses: Addresses::default(),
             ports: Arc::new([]),
             vlans: Arc::new([]),
+            trunks: PortSet::NONE,
             broadcasts: Arc::new([]),
             clamps: false,
             snat: Arc::default(),
@@ -150,6 +153,7 @@ impl Tables {
         let vlans = self.ports.iter().filter_map(|port| port.vlan.map(|vlan| (vlan, port.id)));
         let mut vlans: Vec<_> = vlans.collect();
         vlans.sort_unstable();
+        self.trunks = vlans.iter().map(|(vlan, _)| vlan.parent).collect();
         self.vlans = vlans.into();
         self.broadcasts = self.ports.iter().flat_map(PortInfo::broadcasts).collect();
         self.clamps = self.ports.iter().any(|port| port.mss.is_some());
@@ -187,11 +191,18 @@ impl Tables {
         self.adjacencies.remove(id)
     }
 
+    /// True if frames of sub-ports come in by this port.
+    #[inline]
+    #[must_use]
+    pub const fn is_trunk(&self, port: PortId) -> bool {
+        self.trunks.contains(port)
+    }
+
     /// The sub-port with the frames of a VLAN at a port.
     #[must_use]
-    pub fn sub_port(&self, vlan: Vlan) -> Option<&PortInfo> {
+    pub fn sub_port(&self, vlan: Vlan) -> Option<PortId> {
         let at = self.vlans.binary_search_by_key(&vlan, |(vlan, _)| *vlan).ok()?;
-        self.port(self.vlans[at].1)
+        Some(self.vlans[at].1)
     }
 
     /// The port of this number.

@@ -259,9 +259,72 @@ fn the_mirror_of_a_sub_port_sees_frames_without_their_tag_and_sends_such() {
 }
 
 #[test]
-fn frontends_and_mtu_are_those_of_the_sub_port() {
+fn packets_of_one_burst_are_each_of_the_port_that_their_tag_says() {
+    for family in &FAMILIES {
+        let mut rig = rig(&mut fixture(NatMode::Snat));
+        let (tagged, untagged) =
+            (family.client, if ip(family.vip).is_ipv4() { "192.0.2.2" } else { "2001:db8:1::2" });
+        let to = |client, vip_port| key(Protocol::Udp, at(client, 4_000), at(family.vip, vip_port));
+        let flows = [to(tagged, 80), to(untagged, 80), to(tagged, 81), to(untagged, 81)];
+        for round in 0..3 {
+            for (n, flow) in flows.iter().enumerate() {
+                let packet = PacketBuilder::flow(*flow);
+                rig.push(
+                    OUTSIDE,
+                    &match n % 2 {
+                        0 => from(CLIENTS, OUTSIDE, CLIENTS_VLAN, packet),
+                        _ => arriving(OUTSIDE, packet),
+                    },
+                );
+            }
+            // Of nobody, in their midst.
+            rig.push(OUTSIDE, &from(CLIENTS, OUTSIDE, VlanTag(101), PacketBuilder::flow(flows[0])));
+            rig.settle();
+            let there = rig.sent(INSIDE);
+            let tags: Vec<_> = there.iter().map(|frame| parse(frame, frame.len()).unwrap().vlan).collect();
+            let [low, high] = BACKENDS_VLAN.map(Some);
+            assert_eq!(tags, [low, low, high, high], "{} round {round}", family.vip);
+            for (frame, at) in there.iter().zip([0, 0, 1, 1]) {
+                let back = PacketBuilder::flow(flow_of(&untag(frame, BACKENDS_VLAN[at])).reversed());
+                rig.push(INSIDE, &from(BACKENDS[at], INSIDE, BACKENDS_VLAN[at], back));
+            }
+            rig.settle();
+            let back = rig.sent(OUTSIDE);
+            for (frame, flow) in back.iter().zip(flows) {
+                let is_tagged = flow.src() == ip(tagged);
+                assert_eq!(parse(frame, frame.len()).unwrap().vlan, is_tagged.then_some(CLIENTS_VLAN));
+                let frame = if is_tagged { untag(frame, CLIENTS_VLAN) } else { frame.clone() };
+                assert_valid_checksums(&frame);
+                assert_eq!(flow_of(&frame), flow.reversed());
+            }
+            assert_eq!((back.len(), rig.dropped(DropReason::BadVlan)), (4, round + 1));
+        }
+        let ports = [OUTSIDE, CLIENTS, INSIDE, BACKENDS[0], BACKENDS[1]];
+        let received = ports.map(|port| rig.counts().ports()[port.index()]);
+        assert_eq!(received.map(|port| port.rx_packets), [15, 6, 12, 6, 6]);
+        // Their tags are the device's alone.
+        let [_, _, inside, low, high] = received.map(|port| port.rx_bytes);
+        assert_eq!(inside, low + high + 12 * 4);
+        assert_eq!((rig.counts().imbalance(), rig.counts().flows.created), (0, 4));
+    }
+}
+
+#[test]
+fn a_new_flow_begins_where_its_own_port_serves_it() {
     let family = &FAMILIES[0];
-    let mut fixture = fixture(NatMode::Snat);
+    let mut rig = rig(&mut with_narrow_ports(NatMode::Snat));
+    let to_vip = |client, port| first(key(Protocol::Udp, at(client, port), at(family.vip, 80)));
+    for port in 4_000..4_010 {
+        rig.push(OUTSIDE, &from(CLIENTS, OUTSIDE, CLIENTS_VLAN, to_vip(family.client, port)));
+        rig.push(OUTSIDE, &arriving(OUTSIDE, to_vip("192.0.2.2", port)));
+    }
+    rig.settle();
+    assert_eq!((rig.sent(INSIDE).len(), rig.dropped(DropReason::NotServedHere)), (10, 10));
+}
+
+/// The clients' sub-port serves no VIP, that of some backends takes short packets only.
+fn with_narrow_ports(mode: NatMode) -> Fixture {
+    let mut fixture = fixture(mode);
     let change = |port: &PortInfo| match port.id {
         CLIENTS => PortInfo { serves: Serves { vip: false, ..Serves::ALL }, ..port.clone() },
         id if id == BACKENDS[0] => PortInfo { mtu: 1_400, ..port.clone() },
@@ -269,7 +332,13 @@ fn frontends_and_mtu_are_those_of_the_sub_port() {
     };
     let ports: Vec<_> = fixture.tables.ports().iter().map(change).collect();
     fixture.tables.set_ports(ports);
-    let mut rig = rig(&mut fixture);
+    fixture
+}
+
+#[test]
+fn frontends_and_mtu_are_those_of_the_sub_port() {
+    let family = &FAMILIES[0];
+    let mut rig = rig(&mut with_narrow_ports(NatMode::Snat));
     let to_vip = |client: &str| key(Protocol::Udp, at(client, 4_000), at(family.vip, 80));
     let frame = from(CLIENTS, OUTSIDE, CLIENTS_VLAN, first(to_vip(family.client)));
     expect_drop(&mut rig, OUTSIDE, &frame, DropReason::NotServedHere, "the sub-port serves no VIP");

@@ -116,7 +116,9 @@ impl Case {
                 Ok(round)
             }
             Self::Established6 | Self::Tagged | Self::Part => {
-                let mut stand = Replay::stand(16_384, level)?;
+                let is_tagged = matches!(self, Self::Tagged);
+                let stand = if is_tagged { Replay::stand_with_vlan } else { Replay::stand };
+                let mut stand = stand(16_384, level)?;
                 let replay = match self {
                     Self::Part => Replay::of_parts(&mut stand, Family::V4, u16::try_from(round / 2)?),
                     Self::Tagged => Replay::of_vlan(&mut stand, u16::try_from(round)?),
