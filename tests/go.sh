@@ -19,7 +19,8 @@ from the Go project's own site and set GO=/path/to/go."
 
 # go_build PROGRAM PACKAGE FLAGS: in this folder's module.
 go_build() {
-    (cd "$HERE" && CGO_ENABLED=0 "$GO" build -trimpath -ldflags "-s -w $3" -o "$1.new" "$2") >&2 ||
+    # What -w would leave out is not made in the first place.
+    (cd "$HERE" && CGO_ENABLED=0 "$GO" build -trimpath -gcflags=all=-dwarf=false -ldflags "-s -w $3" -o "$1.new" "$2") >&2 ||
         die "go build failed (above); the modules come from $($GO env GOPROXY)"
     mv "$1.new" "$1"
 }
