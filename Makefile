@@ -10,13 +10,16 @@ FAIRLEAD := $(TARGET)/release/fairlead
 LAB := $(TARGET)/release/lab
 # Where benches leave their tables.
 PERF_DIR := $(or $(FAIRLEAD_PERF_DIR),target/perf)
+# One target after the other: they share cargo's locks, and what they build.
+.NOTPARALLEL:
+
 # Crates that link DPDK; not default members.
 DPDK_CRATES := -p dpdk-sys -p dpdk
 SETUP := deploy/setup.sh
 # Builds the appliance as it is shipped; with `-p lab`, the program that makes its lab, too.
 RELEASE := $(CARGO) build --release -p fairlead --features fairlead/dpdk
 
-.PHONY: help build demo demo-kubernetes demo-down test setup-test unit instructions dpdk-test e2e test-long bench bench-kubernetes bench-wire lint layers doc fuzz clean setup setup-build ahead systemd-test container-test cluster kube-proxy e2e-kubernetes
+.PHONY: help build demo demo-kubernetes demo-down test setup-test unit instructions dpdk-test e2e test-long bench bench-kubernetes bench-wire lint layers doc fuzz clean setup setup-build systemd-test container-test cluster kube-proxy e2e-kubernetes
 
 help: ## This list.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -43,8 +46,9 @@ demo-down: ## End demos that were kept.
 	@$(LAB) down demo
 	@$(LAB) down kubedemo
 
-# What needs Kubernetes comes last: it is still being built while the others wait for packets.
-test: setup ahead setup-test lint unit instructions dpdk-test layers doc build e2e systemd-test container-test cluster e2e-kubernetes kube-proxy ## Every test there is.
+test: setup ## Every test there is.
+	@$(SETUP) count
+	@tests/all.sh
 	@echo "make test: all green"
 
 setup-test: ## deploy/setup.sh where Rust is missing, too old, or cannot be had.
@@ -54,13 +58,7 @@ unit: ## Tests that need neither DPDK, root nor a NIC.
 	$(CARGO) test -q
 
 dpdk-test: ## Tests of the DPDK wrappers and of the packet engine on virtual devices.
-	$(CARGO) test -q $(DPDK_CRATES) -p dataplane -p fairlead --features dataplane/dpdk,dataplane/stages,fairlead/dpdk
-	$(CARGO) test -q -p perf --features dpdk,stages --bin pktgen --test stages
-
-# What takes minutes and waits for nothing begins at once, in time that nothing else wants. Whoever needs it waits for it (a
-# lock), and builds it, and tells what is wrong, if this has failed.
-ahead:
-	@chrt --idle 0 $(MAKE) --no-print-directory cluster >/dev/null 2>&1 </dev/null &
+	$(CARGO) test -q $(DPDK_CRATES) -p dataplane -p fairlead -p perf --features dataplane/dpdk,dataplane/stages,fairlead/dpdk,perf/dpdk,perf/stages
 
 e2e: setup ## End to end: real clients and servers through the appliance (root). FILTER=words narrows.
 	$(RELEASE)

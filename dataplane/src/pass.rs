@@ -71,7 +71,7 @@ pub(crate) struct Pass<'a, P: PortIo> {
     pub(crate) lanes: &'a mut [Lane<P>],
     pub(crate) state: &'a mut State<P::Buf>,
     pub(crate) now: Millis,
-    /// The port the packets at hand came in by.
+    /// The port the packet at hand came in by; while a burst is looked at, the device's.
     pub(crate) port: PortId,
     /// They are fragments that were handed to us because we have their flow.
     pub(crate) settled: bool,

@@ -19,7 +19,7 @@ pub(crate) struct Scratch {
     pub(crate) refused: [Option<ParseError>; BURST],
     pub(crate) hashes: [FlowHash; BURST],
     pub(crate) candidates: [Candidate; BURST],
-    /// By which ports they came in, where that is not the pass's for all.
+    /// Of a trunk's burst, each packet's port.
     pub(crate) ports: Option<[PortId; BURST]>,
     /// How many have no ports, so that they have no flow to be seen.
     pub(crate) portless: u32,
@@ -39,14 +39,14 @@ impl Scratch {
         }
     }
 
-    /// By which port the packet in this slot came in, if not by the pass's as all did.
+    /// The port that the packet in this slot came in by; `None`: the pass's.
     #[inline(always)]
     pub(crate) fn port(&self, slot: usize) -> Option<PortId> {
         self.ports.as_ref().map(|ports| ports[slot])
     }
 
     /// The facts of a sound frame of which nothing was seen in the flow table, and the hash of its flow if it has one; not of
-    /// one with a tag.
+    /// one with the tag of a VLAN.
     pub(crate) fn arrived(&self, slot: usize) -> Option<(&Parsed, FlowHash)> {
         let arrived = self.refused[slot].is_none() && self.is_unseen(slot) && !is_tagged(&self.parsed[slot]);
         arrived.then(|| (&self.parsed[slot], self.hashes[slot]))

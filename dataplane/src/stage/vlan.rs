@@ -1,4 +1,4 @@
-//! Sub-ports (802.1Q): a frame with the tag of one loses it before anything looks at it and is from then on a frame of that
+//! Sub-ports (802.1Q): a frame with the tag of one loses it before it is parsed and is from then on a frame of that
 //! port; what leaves by one is tagged on its way to the device it shares. Between the two nothing knows of tags.
 
 use packet::{VlanTag, vlan};

@@ -153,6 +153,11 @@ impl Tables {
         let vlans = self.ports.iter().filter_map(|port| port.vlan.map(|vlan| (vlan, port.id)));
         let mut vlans: Vec<_> = vlans.collect();
         vlans.sort_unstable();
+        debug_assert!(
+            vlans.iter().all(|(vlan, id)| self.port(vlan.parent).map(|port| port.mac)
+                == self.port(*id).map(|port| port.mac)),
+            "a sub-port has its parent's address"
+        );
         self.trunks = vlans.iter().map(|(vlan, _)| vlan.parent).collect();
         self.vlans = vlans.into();
         self.broadcasts = self.ports.iter().flat_map(PortInfo::broadcasts).collect();
