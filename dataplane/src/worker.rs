@@ -27,7 +27,7 @@ use tables::{
 };
 
 use crate::{
-    buf::Burst,
+    buf::{BURST, Burst},
     fragments::Fragments,
     handoff::Handoff,
     idle::{Idle, IdleMode},
@@ -312,11 +312,14 @@ impl<P: PortIo> Pass<'_, P> {
         received
     }
 
-    /// A burst of what each other worker handed over.
+    /// What the other workers handed over: of each about as much as it can hand over in a turn, which is a burst of every port.
     fn take_over(&mut self, burst: &mut Burst<P::Buf>, scratch: &mut Scratch) -> usize {
         let mut taken = 0;
         for source in 0..self.state.handoff.sources() {
-            if let Some(origin) = self.state.handoff.receive(source, burst) {
+            let end = taken + BURST * self.lanes.len();
+            while taken < end
+                && let Some(origin) = self.state.handoff.receive(source, burst)
+            {
                 taken += burst.len();
                 self.state.counts.packets.handoff_in += burst.len() as u64;
                 (self.port, self.settled) = (origin.port, origin.settled);

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// So many workers, connected.
-fn team(tables: &Tables) -> Vec<Rig> {
+pub(crate) fn team(tables: &Tables) -> Vec<Rig> {
     let rigs = handoff_rings(tables.workers).into_iter().zip(0..).map(|(ends, worker)| {
         let mut rig = rig_of(&RigConfig { worker: WorkerId(worker), ..RigConfig::default() }, tables.clone());
         rig.worker.connect(ends);
@@ -30,7 +30,13 @@ fn cross(rigs: &mut [Rig], tables: &Tables, port: PortId, key: AnyKey, frame: &[
     flow_of(&cross_frame(rigs, tables, port, key, frame))
 }
 
-fn cross_frame(rigs: &mut [Rig], tables: &Tables, port: PortId, key: AnyKey, frame: &[u8]) -> Vec<u8> {
+pub(crate) fn cross_frame(
+    rigs: &mut [Rig],
+    tables: &Tables,
+    port: PortId,
+    key: AnyKey,
+    frame: &[u8],
+) -> Vec<u8> {
     let owner = usize::from(of_key(key, tables).0);
     rigs[1 - owner].push(port, frame);
     rigs[1 - owner].settle();
@@ -81,6 +87,24 @@ fn flows_survive_when_every_packet_comes_to_the_wrong_worker() {
             }
         }
     }
+}
+
+/// Who took less in a turn than the others can hand over would lose packets in the end.
+#[test]
+fn what_several_ports_hand_over_is_taken_in_one_turn() {
+    let world = &WORLDS[0];
+    let (tables, mut rigs) = world_of_two(world, Protocol::Udp, NatMode::Snat);
+    let keys = (2000..).map(|sport| key(Protocol::Udp, at(world.far, sport), at(world.lb, 80)));
+    let keys = keys.filter(|key| of_key(*key, &tables) == WorkerId(1)).take(32);
+    for (n, key) in keys.enumerate() {
+        let port = if n % 2 == 0 { OUTSIDE } else { INSIDE };
+        rigs[0].push(port, &arriving(port, first(key)));
+        rigs[0].turn();
+    }
+    rigs[1].turn();
+    let counts = rigs[1].counts();
+    assert_eq!((counts.packets.handoff_in, counts.flows.created), (32, 32));
+    assert!(rigs.iter().all(|rig| rig.counts().imbalance() == 0));
 }
 
 /// Ports whose NICs have our key bring either direction of a translated flow to its worker; of a dnat flow, whose worker
