@@ -9,7 +9,10 @@ use packet::{
 };
 use tables::{DropReason, FrontendKind, NatMode, PortId, PortInfo, PortSet, Serves, Vlan, punt::Message};
 
-use crate::world::*;
+use crate::{
+    handoff::{cross_frame, team},
+    world::*,
+};
 
 /// VLAN 100 of the port outside: clients. VLAN 200 and 300 of the port inside: backends.
 const CLIENTS: PortId = PortId(2);
@@ -306,6 +309,69 @@ fn packets_of_one_burst_are_each_of_the_port_that_their_tag_says() {
         let [_, _, inside, low, high] = received.map(|port| port.rx_bytes);
         assert_eq!(inside, low + high + 12 * 4);
         assert_eq!((rig.counts().imbalance(), rig.counts().flows.created), (0, 4));
+    }
+}
+
+#[test]
+fn a_burst_after_one_of_a_trunk_is_of_its_own_port() {
+    let mut fixture = Fixture::data_centre();
+    let vlan = Vlan { parent: OUTSIDE, id: CLIENTS_VLAN.id() };
+    fixture.sub_port(CLIENTS, (vlan, "outside.100"), &[("198.51.100.1", 24)]);
+    let mut rig = rig(&mut fixture);
+    let packet = PacketBuilder::flow(key(Protocol::Udp, at("198.51.100.2", 1), at("10.0.0.11", 2)));
+    rig.push(OUTSIDE, &from(CLIENTS, OUTSIDE, CLIENTS_VLAN, packet));
+    let node = std::net::Ipv4Addr::new(10, 0, 0, 11);
+    let question = PacketBuilder::arp_request(Fixture::neighbor_mac(INSIDE, 11), node, [10, 0, 0, 1].into());
+    rig.push(INSIDE, &question.build());
+    rig.settle();
+    let sent = rig.all_sent();
+    assert_eq!(sent.iter().map(|(port, _)| *port).collect::<Vec<_>>(), [INSIDE, INSIDE]);
+    assert!(matches!(parse(&sent[1].1, 60).unwrap().body, Body::Arp(arp) if arp.target_ip == node));
+}
+
+#[test]
+fn what_is_malformed_behind_a_tag_is_its_ports_too() {
+    let mut rig = rig(&mut fixture(NatMode::Snat));
+    let to_vip = key(Protocol::Udp, at(FAMILIES[0].client, 1), at(FAMILIES[0].vip, 80));
+    let mut frame = from(CLIENTS, OUTSIDE, CLIENTS_VLAN, first(to_vip));
+    frame[18] = 0;
+    expect_drop(&mut rig, OUTSIDE, &frame, DropReason::BadIpVersion, "no version");
+    let received = [OUTSIDE, CLIENTS].map(|port| rig.counts().ports()[port.index()].rx_packets);
+    assert_eq!((received, rig.counts().imbalance()), ([1, 1], 0));
+}
+
+#[test]
+fn workers_hand_over_what_comes_in_a_vlan_without_its_tag() {
+    let family = &FAMILIES[0];
+    let mut fixture = fixture(NatMode::Snat);
+    fixture.tables.workers = 2;
+    let tables = fixture.tables();
+    let mut rigs = team(&tables);
+    for sport in 4_000..4_008 {
+        let to_vip = key(Protocol::Tcp, at(family.client, sport), at(family.vip, 80));
+        let frame = from(CLIENTS, OUTSIDE, CLIENTS_VLAN, first(to_vip));
+        let there = cross_frame(&mut rigs, &tables, OUTSIDE, to_vip, &frame);
+        let reply = flow_of(&untag(&there, BACKENDS_VLAN[0])).reversed();
+        let frame = from(BACKENDS[0], INSIDE, BACKENDS_VLAN[0], answer(reply));
+        let back = cross_frame(&mut rigs, &tables, INSIDE, reply, &frame);
+        assert_eq!(flow_of(&untag(&back, CLIENTS_VLAN)), to_vip.reversed());
+    }
+    let sum = |count: fn(&Rig) -> u64| rigs.iter().map(count).sum::<u64>();
+    assert_eq!(sum(|rig| rig.counts().ports()[CLIENTS.index()].rx_packets), 8, "once, by who received it");
+    assert_eq!((sum(|rig| rig.counts().dropped()), sum(|rig| rig.counts().packets.handoff_in)), (0, 16));
+}
+
+#[test]
+fn an_established_flow_keeps_to_the_mtu_of_its_sub_port() {
+    let family = &FAMILIES[0];
+    let mut rig = rig(&mut with_narrow_ports(NatMode::Snat));
+    let to_vip = key(Protocol::Udp, at("192.0.2.2", 4_000), at(family.vip, 80));
+    let packet = |len: usize| arriving(OUTSIDE, PacketBuilder::flow(to_vip).payload(&vec![7; len]));
+    let (_, frame) = one(rig.exchange(OUTSIDE, &packet(10)), "the first");
+    let reply = PacketBuilder::flow(flow_of(&untag(&frame, BACKENDS_VLAN[0])).reversed());
+    one(rig.exchange(INSIDE, &from(BACKENDS[0], INSIDE, BACKENDS_VLAN[0], reply)), "the reply");
+    for (len, frames) in [(1_372, 1), (1_373, 2)] {
+        assert_eq!(rig.exchange(OUTSIDE, &packet(len)).len(), frames, "{len}");
     }
 }
 
