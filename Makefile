@@ -10,9 +10,6 @@ FAIRLEAD := $(TARGET)/release/fairlead
 LAB := $(TARGET)/release/lab
 # Where benches leave their tables.
 PERF_DIR := $(or $(FAIRLEAD_PERF_DIR),target/perf)
-# One target after the other: they share cargo's locks, and what they build.
-.NOTPARALLEL:
-
 # Crates that link DPDK; not default members.
 DPDK_CRATES := -p dpdk-sys -p dpdk
 SETUP := deploy/setup.sh
@@ -20,6 +17,8 @@ SETUP := deploy/setup.sh
 RELEASE := $(CARGO) build --release -p fairlead --features fairlead/dpdk
 
 .PHONY: help build demo demo-kubernetes demo-down test setup-test unit instructions dpdk-test e2e test-long bench bench-kubernetes bench-wire lint layers doc fuzz clean setup setup-build systemd-test container-test cluster kube-proxy e2e-kubernetes
+# One after the other: they share cargo's locks, and what they build.
+.NOTPARALLEL:
 
 help: ## This list.
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r t d; do printf '  make %-14s %s\n' "$$t" "$$d"; done
@@ -46,6 +45,7 @@ demo-down: ## End demos that were kept.
 	@$(LAB) down demo
 	@$(LAB) down kubedemo
 
+# All is installed first: some tests look at what there is.
 test: setup ## Every test there is.
 	@$(SETUP) count
 	@tests/all.sh
