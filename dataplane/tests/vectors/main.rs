@@ -20,5 +20,6 @@ mod sctp;
 mod services;
 mod sweep;
 mod tcp;
+mod trunk;
 mod vlan;
 mod world;

@@ -9,25 +9,22 @@ use packet::{
 };
 use tables::{DropReason, FrontendKind, NatMode, PortId, PortInfo, PortSet, Serves, Vlan, punt::Message};
 
-use crate::{
-    handoff::{cross_frame, team},
-    world::*,
-};
+use crate::world::*;
 
 /// VLAN 100 of the port outside: clients. VLAN 200 and 300 of the port inside: backends.
-const CLIENTS: PortId = PortId(2);
-const BACKENDS: [PortId; 2] = [PortId(3), PortId(4)];
-const CLIENTS_VLAN: VlanTag = VlanTag(100);
-const BACKENDS_VLAN: [VlanTag; 2] = [VlanTag(200), VlanTag(300)];
+pub(crate) const CLIENTS: PortId = PortId(2);
+pub(crate) const BACKENDS: [PortId; 2] = [PortId(3), PortId(4)];
+pub(crate) const CLIENTS_VLAN: VlanTag = VlanTag(100);
+pub(crate) const BACKENDS_VLAN: [VlanTag; 2] = [VlanTag(200), VlanTag(300)];
 
-struct Tagged {
-    client: &'static str,
-    own: &'static str,
-    vip: &'static str,
-    backends: [&'static str; 2],
+pub(crate) struct Tagged {
+    pub(crate) client: &'static str,
+    pub(crate) own: &'static str,
+    pub(crate) vip: &'static str,
+    pub(crate) backends: [&'static str; 2],
 }
 
-const FAMILIES: [Tagged; 2] = [
+pub(crate) const FAMILIES: [Tagged; 2] = [
     Tagged {
         client: "198.51.100.2",
         own: "198.51.100.1",
@@ -47,7 +44,7 @@ const fn station(port: PortId) -> MacAddr {
     Fixture::neighbor_mac(port, 11)
 }
 
-fn fixture(mode: NatMode) -> Fixture {
+pub(crate) fn fixture(mode: NatMode) -> Fixture {
     let mut fixture = Fixture::data_centre();
     let vlan = |parent, tag: VlanTag| Vlan { parent, id: tag.id() };
     let clients = [("198.51.100.1", 24), ("2001:db8:64::1", 64)];
@@ -72,19 +69,19 @@ fn fixture(mode: NatMode) -> Fixture {
     fixture
 }
 
-fn rig(fixture: &mut Fixture) -> Rig {
+pub(crate) fn rig(fixture: &mut Fixture) -> Rig {
     let tables = fixture.tables();
     rig_of(&RigConfig { mirrored: PortSet::NONE, ..RigConfig::default() }, tables)
 }
 
 /// A frame from a machine of a sub-port.
-fn from(port: PortId, parent: PortId, tag: VlanTag, packet: PacketBuilder) -> Vec<u8> {
+pub(crate) fn from(port: PortId, parent: PortId, tag: VlanTag, packet: PacketBuilder) -> Vec<u8> {
     packet.macs(Fixture::port_mac(parent), station(port)).vlan(tag).build()
 }
 
 /// The frame with the tag that it must have taken out.
 #[track_caller]
-fn untag(frame: &[u8], tag: VlanTag) -> Vec<u8> {
+pub(crate) fn untag(frame: &[u8], tag: VlanTag) -> Vec<u8> {
     assert_eq!(parse(frame, frame.len()).unwrap().vlan, Some(tag));
     [&frame[..12], &frame[16..]].concat()
 }
@@ -261,104 +258,17 @@ fn the_mirror_of_a_sub_port_sees_frames_without_their_tag_and_sends_such() {
     assert_eq!(rig.counts().imbalance(), 0);
 }
 
-#[test]
-fn packets_of_one_burst_are_each_of_the_port_that_their_tag_says() {
-    for family in &FAMILIES {
-        let mut rig = rig(&mut fixture(NatMode::Snat));
-        let (tagged, untagged) =
-            (family.client, if ip(family.vip).is_ipv4() { "192.0.2.2" } else { "2001:db8:1::2" });
-        let to = |client, vip_port| key(Protocol::Udp, at(client, 4_000), at(family.vip, vip_port));
-        let flows = [to(tagged, 80), to(untagged, 80), to(tagged, 81), to(untagged, 81)];
-        for round in 0..3 {
-            for (n, flow) in flows.iter().enumerate() {
-                let packet = PacketBuilder::flow(*flow);
-                rig.push(
-                    OUTSIDE,
-                    &match n % 2 {
-                        0 => from(CLIENTS, OUTSIDE, CLIENTS_VLAN, packet),
-                        _ => arriving(OUTSIDE, packet),
-                    },
-                );
-            }
-            // Of nobody, in their midst.
-            rig.push(OUTSIDE, &from(CLIENTS, OUTSIDE, VlanTag(101), PacketBuilder::flow(flows[0])));
-            rig.settle();
-            let there = rig.sent(INSIDE);
-            let tags: Vec<_> = there.iter().map(|frame| parse(frame, frame.len()).unwrap().vlan).collect();
-            let [low, high] = BACKENDS_VLAN.map(Some);
-            assert_eq!(tags, [low, low, high, high], "{} round {round}", family.vip);
-            for (frame, at) in there.iter().zip([0, 0, 1, 1]) {
-                let back = PacketBuilder::flow(flow_of(&untag(frame, BACKENDS_VLAN[at])).reversed());
-                rig.push(INSIDE, &from(BACKENDS[at], INSIDE, BACKENDS_VLAN[at], back));
-            }
-            rig.settle();
-            let back = rig.sent(OUTSIDE);
-            for (frame, flow) in back.iter().zip(flows) {
-                let is_tagged = flow.src() == ip(tagged);
-                assert_eq!(parse(frame, frame.len()).unwrap().vlan, is_tagged.then_some(CLIENTS_VLAN));
-                let frame = if is_tagged { untag(frame, CLIENTS_VLAN) } else { frame.clone() };
-                assert_valid_checksums(&frame);
-                assert_eq!(flow_of(&frame), flow.reversed());
-            }
-            assert_eq!((back.len(), rig.dropped(DropReason::BadVlan)), (4, round + 1));
-        }
-        let ports = [OUTSIDE, CLIENTS, INSIDE, BACKENDS[0], BACKENDS[1]];
-        let received = ports.map(|port| rig.counts().ports()[port.index()]);
-        assert_eq!(received.map(|port| port.rx_packets), [15, 6, 12, 6, 6]);
-        // Their tags are the device's alone.
-        let [_, _, inside, low, high] = received.map(|port| port.rx_bytes);
-        assert_eq!(inside, low + high + 12 * 4);
-        assert_eq!((rig.counts().imbalance(), rig.counts().flows.created), (0, 4));
-    }
-}
-
-#[test]
-fn a_burst_after_one_of_a_trunk_is_of_its_own_port() {
-    let mut fixture = Fixture::data_centre();
-    let vlan = Vlan { parent: OUTSIDE, id: CLIENTS_VLAN.id() };
-    fixture.sub_port(CLIENTS, (vlan, "outside.100"), &[("198.51.100.1", 24)]);
-    let mut rig = rig(&mut fixture);
-    let packet = PacketBuilder::flow(key(Protocol::Udp, at("198.51.100.2", 1), at("10.0.0.11", 2)));
-    rig.push(OUTSIDE, &from(CLIENTS, OUTSIDE, CLIENTS_VLAN, packet));
-    let node = std::net::Ipv4Addr::new(10, 0, 0, 11);
-    let question = PacketBuilder::arp_request(Fixture::neighbor_mac(INSIDE, 11), node, [10, 0, 0, 1].into());
-    rig.push(INSIDE, &question.build());
-    rig.settle();
-    let sent = rig.all_sent();
-    assert_eq!(sent.iter().map(|(port, _)| *port).collect::<Vec<_>>(), [INSIDE, INSIDE]);
-    assert!(matches!(parse(&sent[1].1, 60).unwrap().body, Body::Arp(arp) if arp.target_ip == node));
-}
-
-#[test]
-fn what_is_malformed_behind_a_tag_is_its_ports_too() {
-    let mut rig = rig(&mut fixture(NatMode::Snat));
-    let to_vip = key(Protocol::Udp, at(FAMILIES[0].client, 1), at(FAMILIES[0].vip, 80));
-    let mut frame = from(CLIENTS, OUTSIDE, CLIENTS_VLAN, first(to_vip));
-    frame[18] = 0;
-    expect_drop(&mut rig, OUTSIDE, &frame, DropReason::BadIpVersion, "no version");
-    let received = [OUTSIDE, CLIENTS].map(|port| rig.counts().ports()[port.index()].rx_packets);
-    assert_eq!((received, rig.counts().imbalance()), ([1, 1], 0));
-}
-
-#[test]
-fn workers_hand_over_what_comes_in_a_vlan_without_its_tag() {
-    let family = &FAMILIES[0];
-    let mut fixture = fixture(NatMode::Snat);
-    fixture.tables.workers = 2;
-    let tables = fixture.tables();
-    let mut rigs = team(&tables);
-    for sport in 4_000..4_008 {
-        let to_vip = key(Protocol::Tcp, at(family.client, sport), at(family.vip, 80));
-        let frame = from(CLIENTS, OUTSIDE, CLIENTS_VLAN, first(to_vip));
-        let there = cross_frame(&mut rigs, &tables, OUTSIDE, to_vip, &frame);
-        let reply = flow_of(&untag(&there, BACKENDS_VLAN[0])).reversed();
-        let frame = from(BACKENDS[0], INSIDE, BACKENDS_VLAN[0], answer(reply));
-        let back = cross_frame(&mut rigs, &tables, INSIDE, reply, &frame);
-        assert_eq!(flow_of(&untag(&back, CLIENTS_VLAN)), to_vip.reversed());
-    }
-    let sum = |count: fn(&Rig) -> u64| rigs.iter().map(count).sum::<u64>();
-    assert_eq!(sum(|rig| rig.counts().ports()[CLIENTS.index()].rx_packets), 8, "once, by who received it");
-    assert_eq!((sum(|rig| rig.counts().dropped()), sum(|rig| rig.counts().packets.handoff_in)), (0, 16));
+/// The clients' sub-port serves no VIP, that of some backends takes short packets only.
+pub(crate) fn with_narrow_ports(mode: NatMode) -> Fixture {
+    let mut fixture = fixture(mode);
+    let change = |port: &PortInfo| match port.id {
+        CLIENTS => PortInfo { serves: Serves { vip: false, ..Serves::ALL }, ..port.clone() },
+        id if id == BACKENDS[0] => PortInfo { mtu: 1_400, ..port.clone() },
+        _ => port.clone(),
+    };
+    let ports: Vec<_> = fixture.tables.ports().iter().map(change).collect();
+    fixture.tables.set_ports(ports);
+    fixture
 }
 
 #[test]
@@ -373,32 +283,6 @@ fn an_established_flow_keeps_to_the_mtu_of_its_sub_port() {
     for (len, frames) in [(1_372, 1), (1_373, 2)] {
         assert_eq!(rig.exchange(OUTSIDE, &packet(len)).len(), frames, "{len}");
     }
-}
-
-#[test]
-fn a_new_flow_begins_where_its_own_port_serves_it() {
-    let family = &FAMILIES[0];
-    let mut rig = rig(&mut with_narrow_ports(NatMode::Snat));
-    let to_vip = |client, port| first(key(Protocol::Udp, at(client, port), at(family.vip, 80)));
-    for port in 4_000..4_010 {
-        rig.push(OUTSIDE, &from(CLIENTS, OUTSIDE, CLIENTS_VLAN, to_vip(family.client, port)));
-        rig.push(OUTSIDE, &arriving(OUTSIDE, to_vip("192.0.2.2", port)));
-    }
-    rig.settle();
-    assert_eq!((rig.sent(INSIDE).len(), rig.dropped(DropReason::NotServedHere)), (10, 10));
-}
-
-/// The clients' sub-port serves no VIP, that of some backends takes short packets only.
-fn with_narrow_ports(mode: NatMode) -> Fixture {
-    let mut fixture = fixture(mode);
-    let change = |port: &PortInfo| match port.id {
-        CLIENTS => PortInfo { serves: Serves { vip: false, ..Serves::ALL }, ..port.clone() },
-        id if id == BACKENDS[0] => PortInfo { mtu: 1_400, ..port.clone() },
-        _ => port.clone(),
-    };
-    let ports: Vec<_> = fixture.tables.ports().iter().map(change).collect();
-    fixture.tables.set_ports(ports);
-    fixture
 }
 
 #[test]
