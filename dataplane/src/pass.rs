@@ -238,6 +238,12 @@ impl<'a, P: PortIo> Pass<'a, P> {
         if self.state.capture.takes_passing() {
             self.show(&buf, Event::Left, port);
         }
+        self.gather_unseen(buf, port, bytes);
+    }
+
+    /// The same where what passes is not captured.
+    #[inline(always)]
+    pub(crate) fn gather_unseen(&mut self, buf: P::Buf, port: PortId, bytes: usize) {
         let Some(lane) = self.lanes.get_mut(port.index()) else {
             return self.gather_tagged(buf, port, bytes);
         };

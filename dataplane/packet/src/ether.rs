@@ -20,6 +20,13 @@ pub const SERVICE_VLAN: u16 = 0x88a8;
 /// EtherType that some switches used for stacked tags before 802.1ad.
 pub const OLD_STACKED_VLAN: u16 = 0x9100;
 
+/// True for the EtherType of a tag, of whatever kind.
+#[inline]
+#[must_use]
+pub const fn is_tag(ether_type: u16) -> bool {
+    matches!(ether_type, VLAN | SERVICE_VLAN | OLD_STACKED_VLAN)
+}
+
 /// Bytes of an untagged header.
 pub const HEADER_LEN: usize = 14;
 

@@ -101,7 +101,7 @@ fn general(frame: Frame<'_>) -> Result<Parsed, ParseError> {
         ether::IPV4 => ip::v4(frame, l3, &mut parsed)?,
         ether::IPV6 => ip::v6(frame, l3, &mut parsed)?,
         ether::ARP => parsed.body = Body::Arp(arp_facts(frame, l3)?),
-        ether::VLAN | ether::SERVICE_VLAN | ether::OLD_STACKED_VLAN => return Err(ParseError::StackedVlan),
+        behind if ether::is_tag(behind) => return Err(ParseError::StackedVlan),
         _ => {}
     }
     parsed.unfinished = checksum::is_unfinished(&parsed, frame.head);

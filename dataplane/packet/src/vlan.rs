@@ -33,13 +33,8 @@ const ADDRESSES_LEN: usize = 12;
 #[must_use]
 pub fn only_tag(head: &[u8]) -> Option<VlanTag> {
     let start: &[u8; ether::HEADER_LEN + TAG_LEN] = head.first_chunk()?;
-    if be16(start, ADDRESSES_LEN) != ether::VLAN {
-        return None;
-    }
-    match be16(start, ADDRESSES_LEN + TAG_LEN) {
-        ether::VLAN | ether::SERVICE_VLAN | ether::OLD_STACKED_VLAN => None,
-        _ => Some(VlanTag(be16(start, ether::HEADER_LEN))),
-    }
+    let [outer, inner] = [0, TAG_LEN].map(|tags| be16(start, ADDRESSES_LEN + tags));
+    (outer == ether::VLAN && !ether::is_tag(inner)).then(|| VlanTag(be16(start, ether::HEADER_LEN)))
 }
 
 /// Tags a frame in front of which [`TAG_LEN`] bytes of any content were added; false, and nothing written, if the whole is

@@ -6,10 +6,7 @@ use packet::{
     FlowKey, MacAddr, Parsed, Protocol, ether,
     plain::{Ends, Plain, Shape},
 };
-use tables::{
-    DropReason,
-    flow::{Candidate, Direction, FlowRef, Usual},
-};
+use tables::flow::{Candidate, Direction, FlowRef, Usual};
 
 use super::{rewrite::Forward, translate::numbers};
 use crate::{
@@ -155,14 +152,8 @@ impl<P: PortIo> Pass<'_, P> {
         self.state.stages.mark_packet(Stage::Rewrite);
         let end = ether::HEADER_LEN + usize::from(plain.ip_len);
         buf.truncate(end);
-        match self.lanes.get_mut(link.port.index()) {
-            Some(lane) => {
-                if let Err(buf) = lane.send(buf, end) {
-                    self.drop(buf, DropReason::TxFull);
-                }
-            }
-            None => self.gather_tagged(buf, link.port, end),
-        }
+        // While packets that pass are captured, none is a usual one.
+        self.gather_unseen(buf, link.port, end);
         self.state.stages.mark_packet(Stage::Egress);
         Ok(())
     }

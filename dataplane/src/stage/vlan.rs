@@ -41,8 +41,6 @@ impl<P: PortIo> Pass<'_, P> {
     }
 
     /// Gathers a frame of a port without a device of its own; its priority is 0.
-    // Cold, so that it takes nothing from those without.
-    #[cold]
     #[inline(never)]
     pub(crate) fn gather_tagged(&mut self, mut buf: P::Buf, port: PortId, bytes: usize) {
         let Some(vlan) = self.tables.port(port).and_then(|info| info.vlan) else {

@@ -153,9 +153,9 @@ impl Tables {
         let vlans = self.ports.iter().filter_map(|port| port.vlan.map(|vlan| (vlan, port.id)));
         let mut vlans: Vec<_> = vlans.collect();
         vlans.sort_unstable();
+        let mac = |id| self.port(id).map(|port| port.mac);
         debug_assert!(
-            vlans.iter().all(|(vlan, id)| self.port(vlan.parent).map(|port| port.mac)
-                == self.port(*id).map(|port| port.mac)),
+            vlans.iter().all(|(vlan, id)| mac(vlan.parent) == mac(*id)),
             "a sub-port has its parent's address"
         );
         self.trunks = vlans.iter().map(|(vlan, _)| vlan.parent).collect();

@@ -116,9 +116,10 @@ impl Case {
                 Ok(round)
             }
             Self::Established6 | Self::Tagged | Self::Part => {
-                let is_tagged = matches!(self, Self::Tagged);
-                let stand = if is_tagged { Replay::stand_with_vlan } else { Replay::stand };
-                let mut stand = stand(16_384, level)?;
+                let mut stand = match self {
+                    Self::Tagged => Replay::stand_with_vlan(16_384, level)?,
+                    _ => Replay::stand(16_384, level)?,
+                };
                 let replay = match self {
                     Self::Part => Replay::of_parts(&mut stand, Family::V4, u16::try_from(round / 2)?),
                     Self::Tagged => Replay::of_vlan(&mut stand, u16::try_from(round)?),
